@@ -1,0 +1,64 @@
+"""The exceptions a user can meet.
+
+Every message says what was expected and what came. `FretsawError` is the one to catch; the subclasses say which part of the input was at fault.
+"""
+
+
+class FretsawError(Exception):
+    """Base of every error that is caused by input, environment or missing files rather than by a defect of Fretsaw."""
+
+
+class ImageError(FretsawError):
+    """An image cannot be read, is empty, truncated, too large or of an unsupported kind."""
+
+
+class ShapeError(FretsawError):
+    """Arrays that belong together differ in size, or an array has the wrong number of axes or the wrong dtype."""
+
+
+class PromptError(FretsawError):
+    """A click, box or mask prompt cannot be used: outside the image, empty, not finite, or nothing to undo."""
+
+
+class ModelError(FretsawError):
+    """An unknown model name, or a model that does not offer the mode that was asked for."""
+
+
+class WeightsError(FretsawError):
+    """Base of everything that goes wrong with weight files."""
+
+
+class MissingWeightsError(WeightsError):
+    """Weights are neither in the cache nor reachable; the message says where they would lie and how to bring them."""
+
+
+class ChecksumError(WeightsError):
+    """A weight file is truncated, altered or another file than the catalogue names."""
+
+
+class StateDictError(WeightsError):
+    """Parameter names or shapes in a file do not fit the network."""
+
+
+class MissingExtraError(FretsawError):
+    """A function needs an optional dependency; the message names the extra that installs it."""
+
+
+class DeviceError(FretsawError):
+    """The device or dtype that was asked for is not available here."""
+
+
+class MemoryLimitError(FretsawError):
+    """The work would need more memory than there is; the message names the size that fits."""
+
+
+class DataError(FretsawError):
+    """A data set's folder is not laid out as expected, or one of its samples cannot be used."""
+
+
+class OutputError(FretsawError):
+    """A result cannot be written: the place exists, is not writable, or the format is unknown."""
+
+
+class ConfigError(FretsawError):
+    """A recipe, protocol or setting has an unknown name or a value outside its range."""

@@ -1,0 +1,107 @@
+"""The values that travel between the parts, and the three seams that let parts be exchanged.
+
+Shape legend: B images, P prompt sets, N points, M masks per prompt set, H W original size, S model side, h w embedding grid, C channels.
+
+The seams are plain signatures:
+
+1. image encoder: pixels -> `ImageEmbedding`;
+2. prompt embedding: anything -> `PromptEmbedding`, which is all that SAM's mask decoder consumes;
+3. refiner: `prepare` once per image, `refine` once per interaction, its state explicit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Click:
+    """One click in the original frame: x right, y down, the centre of the top-left pixel is (0, 0); fractions are allowed."""
+
+    x: float
+    y: float
+    positive: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A half-open box in pixels of the original frame: it covers columns x0 .. x1 - 1 and rows y0 .. y1 - 1."""
+
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """Everything a person has said about one object so far.
+
+    Attributes:
+        clicks: In the order they were made, original frame.
+        box: The object's box, original frame, or None.
+        previous_logits: (1, 1, S/4, S/4) float32 mask logits in the decoder's frame that the decoder starts from, or None.
+    """
+
+    clicks: tuple[Click, ...] = ()
+    box: Box | None = None
+    previous_logits: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ImageEmbedding:
+    """What an image encoder returns; it depends on the image alone.
+
+    Attributes:
+        final: (B, C, h, w) embedding at 1/16 of the model frame, the `image_embedding` of SAM's decoder.
+        high_res: Maps that the decoder adds while it upscales, finest first: (B, C/8, 4h, 4w), (B, C/4, 2h, 2w). Empty where the decoder takes none.
+        taps: Intermediate tensors by name, for methods that read inside the encoder (attention taps, trunk stages).
+    """
+
+    final: Tensor
+    high_res: tuple[Tensor, ...] = ()
+    taps: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class PromptEmbedding:
+    """What SAM's mask decoder consumes beside the image.
+
+    Attributes:
+        sparse: (P, N, C) one token per click, box corner and padding point; N may be 0.
+        dense: (P, C, h, w) the mask prompt, or the learned "no mask" vector at every place.
+    """
+
+    sparse: Tensor
+    dense: Tensor
+
+
+class ImageEncoder(Protocol):
+    """Seam 1. A `torch.nn.Module` whose forward maps pixels (B, 3, S, S), normalised, to an `ImageEmbedding`."""
+
+    def __call__(self, pixels: Tensor) -> ImageEmbedding: ...
+
+
+class Refiner(Protocol):
+    """Seam 3. Improves a coarse mask; the state it carries from click to click is a frozen value that the session keeps in its undo stack."""
+
+    def prepare(self, pixels: Tensor, embedding: ImageEmbedding) -> Any:
+        """Return the features that depend on the image alone; called once per image."""
+        ...
+
+    def refine(self, features: Any, prompt: Prompt, point_coords: Tensor, logits: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """Return better logits and the next state.
+
+        Args:
+            features: What `prepare` returned.
+            prompt: All prompts so far, original frame.
+            point_coords: (1, N, 2) the clicks' xy in the model frame.
+            logits: (1, 1, S/4, S/4) coarse mask logits of this interaction.
+            state: What the previous call returned; None at the first.
+        """
+        ...

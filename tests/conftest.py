@@ -1,0 +1,23 @@
+"""Fixtures that several test files share: where the golden figures and data lie, and a seed for everything random."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with golden figures and image sets beside the checkout; a user's clone has none."""
+    if not (SHARED / "golden").is_dir():
+        pytest.skip("needs the folder ../shared with golden figures and image sets, which is not part of the repository")
+    return SHARED
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
