@@ -20,6 +20,10 @@ class PromptError(FretsawError):
     """A click, box or mask prompt cannot be used: outside the image, empty, not finite, or nothing to undo."""
 
 
+class StaleSessionError(FretsawError):
+    """A saved session belongs to another image, model or preprocessing, or the file is broken."""
+
+
 class ModelError(FretsawError):
     """An unknown model name, or a model that does not offer the mode that was asked for."""
 

@@ -94,13 +94,15 @@ class Refiner(Protocol):
         """Return the features that depend on the image alone; called once per image."""
         ...
 
-    def refine(self, features: Any, prompt: Prompt, point_coords: Tensor, logits: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """Return better logits and the next state.
+    def refine(
+        self, features: Any, point_coords: Tensor, point_labels: Tensor, logits: Tensor, state: Mapping[str, Tensor] | None
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """Return better logits and the next state, a mapping of tensors so that a session can be written to disk.
 
         Args:
             features: What `prepare` returned.
-            prompt: All prompts so far, original frame.
-            point_coords: (1, N, 2) the clicks' xy in the model frame.
+            point_coords: (1, N, 2) xy in the model frame of all clicks and box corners so far, in the order they were made.
+            point_labels: (1, N) 1 positive, 0 negative, 2 and 3 a box's corners.
             logits: (1, 1, S/4, S/4) coarse mask logits of this interaction.
             state: What the previous call returned; None at the first.
         """

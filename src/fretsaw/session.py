@@ -1,0 +1,280 @@
+"""One image, many prompts: the state behind every click, whoever makes it (API, command line, server, evaluation).
+
+A session holds one image's embedding and a history of frozen steps. Undo and redo move along the history; nothing is computed again but the
+enlargement to the image, so they restore a result exactly.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from fretsaw import frames
+from fretsaw.errors import ModelError, PromptError, ShapeError
+from fretsaw.segmentation import Segmentation
+from fretsaw.types import Box, Click, ImageEmbedding, Prompt, Refiner
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fretsaw.methods.sam_clicks import SamClicks
+
+EMPTY_LOGIT = -frames.MASK_PROMPT_LOGIT
+"""The logits of the mask before the first prompt: background everywhere."""
+
+
+class AutomaticCut(Protocol):
+    """Cuts without a prompt, on an embedding that exists already."""
+
+    def __call__(self, image: np.ndarray, embedding: ImageEmbedding, frame: frames.Frame) -> Segmentation: ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Step:
+    """What is known after one interaction; an entry of the undo stack.
+
+    Attributes:
+        prompt: Clicks, box and, as `previous_logits`, the low-resolution logits that the next interaction starts from.
+        score: The model's own quality estimate of the mask, [0, 1].
+        full: (H, W) float32 logits where the mask did not come from the decoder (a user's own mask, an automatic cut); None where the
+            low-resolution logits say everything.
+        instances: Parts of an automatic cut.
+        refiner_state: What the refiner returned last, or None.
+    """
+
+    prompt: Prompt = Prompt()
+    score: float = 0.0
+    full: np.ndarray | None = None
+    instances: tuple[Segmentation, ...] = ()
+    refiner_state: Mapping[str, Tensor] | None = None
+
+
+class Session:
+    """Cuts one object out of one image, prompt by prompt.
+
+    Made by `Segmenter.open`. Several sessions may run in threads of their own; calls on one session are taken one after the other.
+
+    Attributes:
+        image: (H, W, 3) uint8 RGB, read-only.
+        frame: How the image lies in the model's input.
+        embedding: The image's embedding, computed once.
+        step: The current step of the history.
+    """
+
+    def __init__(
+        self,
+        image: np.ndarray,
+        model: SamClicks,
+        automatic: AutomaticCut | None = None,
+        refiner: Refiner | None = None,
+        embedding: ImageEmbedding | None = None,
+        history: Sequence[Step] = (),
+    ) -> None:
+        self.image = image.view()
+        self.image.flags.writeable = False
+        self.frame = model.preprocessing.frame_of(image)
+        self._model, self._automatic, self._refiner = model, automatic, refiner
+        self._lock = threading.RLock()
+        self._history: list[Step] = list(history) or [Step()]
+        self._position = len(self._history) - 1
+        self.embedding, self._refiner_features = _encode(image, model, refiner, embedding)
+
+    @property
+    def step(self) -> Step:
+        return self._history[self._position]
+
+    @property
+    def history(self) -> tuple[Step, ...]:
+        """The steps up to the current one, the empty start first; those that were undone are not in it."""
+        return tuple(self._history[: self._position + 1])
+
+    @property
+    def model(self) -> SamClicks:
+        """The model that answers the clicks."""
+        return self._model
+
+    @property
+    def result(self) -> Segmentation:
+        """The current mask at the image's size; empty before the first prompt."""
+        with self._lock:
+            return self._segmentation(self.step)
+
+    def click(self, x: float, y: float, positive: bool = True) -> Segmentation:
+        """Add a click and return the new mask.
+
+        Args:
+            x: Column in pixels of the image, 0 is the centre of the leftmost pixel; fractions are allowed.
+            y: Row in pixels.
+            positive: Whether the place belongs to the object.
+
+        Raises:
+            PromptError: If the click lies outside the image or is not a finite number.
+        """
+        self._check_inside(x, y)
+        with self._lock:
+            prompt = self.step.prompt
+            return self._predict(replace(prompt, clicks=(*prompt.clicks, Click(float(x), float(y), bool(positive)))))
+
+    def clicks(self, clicks: Sequence[Click], box: Box | None = None) -> Segmentation:
+        """Add several clicks, and a box if one is given, and run the decoder once for all of them; one entry in the history.
+
+        Raises:
+            PromptError: If there is nothing to add, or a click or the box lies outside the image.
+        """
+        if not clicks and box is None:
+            raise PromptError("expected at least one click or a box, got none")
+        for click in clicks:
+            self._check_inside(click.x, click.y)
+        if box is not None:
+            self._check_box(box)
+        with self._lock:
+            prompt = self.step.prompt
+            return self._predict(replace(prompt, clicks=(*prompt.clicks, *clicks), box=box or prompt.box))
+
+    def box(self, x0: float, y0: float, x1: float, y1: float) -> Segmentation:
+        """Set the object's box, half open, in pixels of the image; it replaces an earlier box and joins the clicks made so far.
+
+        Raises:
+            PromptError: If the box is empty, reversed, not finite, or does not meet the image.
+        """
+        box = Box(float(x0), float(y0), float(x1), float(y1))
+        self._check_box(box)
+        with self._lock:
+            return self._predict(replace(self.step.prompt, box=box))
+
+    def mask(self, mask: np.ndarray) -> Segmentation:
+        """Continue from a mask of one's own: it becomes the current mask, and the next click corrects it.
+
+        Earlier clicks and box are dropped (undo brings them back): they spoke of another mask.
+
+        Args:
+            mask: (H, W) bool, or (H, W) float logits, original frame.
+
+        Raises:
+            ShapeError: If the size is not the image's, or the dtype neither bool nor float.
+            PromptError: If logits are not finite.
+        """
+        mask = np.asarray(mask)
+        if mask.dtype != np.bool_ and np.issubdtype(mask.dtype, np.floating) and not np.isfinite(mask).all():
+            raise PromptError("expected finite logits, got values that are NaN or infinite")
+        low_res_logits = self._low_res(mask)
+        full = np.where(mask, -EMPTY_LOGIT, EMPTY_LOGIT) if mask.dtype == np.bool_ else mask
+        with self._lock:
+            return self._push(Step(Prompt(previous_logits=low_res_logits), score=1.0, full=full.astype(np.float32)))
+
+    def auto(self) -> Segmentation:
+        """Cut without a prompt; the result can be corrected by clicks. Earlier clicks and box are dropped (undo brings them back).
+
+        Raises:
+            ModelError: If the model has no automatic mode.
+        """
+        if self._automatic is None:
+            raise ModelError("expected a model with an automatic mode, got one that needs clicks")
+        cut = self._automatic(self.image, self.embedding, self.frame)
+        with self._lock:
+            prompt = Prompt(previous_logits=self._low_res(cut.logits))
+            return self._push(Step(prompt, score=cut.score, full=cut.logits, instances=cut.instances))
+
+    def undo(self) -> Segmentation:
+        """Take the last interaction back and return the result it restores.
+
+        Raises:
+            PromptError: If there is nothing to undo.
+        """
+        return self._move(-1, "undo")
+
+    def redo(self) -> Segmentation:
+        """Make an undone interaction again and return the result it restores.
+
+        Raises:
+            PromptError: If there is nothing to redo.
+        """
+        return self._move(1, "redo")
+
+    def reset(self) -> Segmentation:
+        """Start over on the same image, with the embedding kept and the history emptied; returns the empty result."""
+        with self._lock:
+            self._history, self._position = [Step()], 0
+            return self.result
+
+    def save(self, path: str | Path) -> Path:
+        """Write the embedding and the history to one file, from which `Segmenter.open(image, saved=path)` goes on.
+
+        The file is bound to the image, the model's weights and the preprocessing, and is refused with any other.
+        """
+        from fretsaw import session_file
+
+        return session_file.write(Path(path), self.image, self._model, self.embedding, self.history)
+
+    def _predict(self, prompt: Prompt) -> Segmentation:
+        """Run the decoder, and the refiner if there is one, and push what comes out."""
+        import torch
+
+        from fretsaw.methods.sam_clicks import best_of_three, prompt_points
+
+        state = self.step.refiner_state
+        with torch.no_grad():
+            logits, score = best_of_three(*self._model.decode(self.embedding, self._model.embed(prompt, self.frame)))
+            if self._refiner is not None:
+                logits, state = self._refiner.refine(self._refiner_features, *prompt_points(prompt, self.frame), logits, state)
+        return self._push(Step(replace(prompt, previous_logits=logits), score=float(score.clamp(0, 1)), refiner_state=state))
+
+    def _push(self, step: Step) -> Segmentation:
+        result = self._segmentation(step)
+        del self._history[self._position + 1 :]
+        self._history.append(step)
+        self._position += 1
+        return result
+
+    def _move(self, by: int, name: str) -> Segmentation:
+        with self._lock:
+            if not 0 <= self._position + by < len(self._history):
+                raise PromptError(f"nothing to {name}: {self._position} of {len(self._history) - 1} interactions are in place")
+            self._position += by
+            return self.result
+
+    def _segmentation(self, step: Step) -> Segmentation:
+        if step.full is not None:
+            logits = step.full
+        elif step.prompt.previous_logits is not None:
+            logits = frames.logits_to_image(step.prompt.previous_logits, self.frame)[0, 0].cpu().numpy()
+        else:
+            logits = np.full(self.image.shape[:2], EMPTY_LOGIT, np.float32)
+        return Segmentation(logits, step.score, image=self.image, instances=step.instances)
+
+    def _low_res(self, mask: np.ndarray) -> Tensor:
+        if mask.shape != self.image.shape[:2]:
+            raise ShapeError(f"expected a mask of the image's size {self.image.shape[:2]}, got {mask.shape}")
+        size = 4 * self.embedding.final.shape[-1]
+        return frames.mask_to_logits(mask, self.frame, size).to(self.embedding.final.device)
+
+    def _check_inside(self, x: float, y: float) -> None:
+        height, width = self.image.shape[:2]
+        if not (math.isfinite(x) and math.isfinite(y) and -0.5 <= x <= width - 0.5 and -0.5 <= y <= height - 0.5):
+            raise PromptError(f"expected a click inside the image, x in 0 .. {width - 1} and y in 0 .. {height - 1}, got ({x}, {y})")
+
+    def _check_box(self, box: Box) -> None:
+        height, width = self.image.shape[:2]
+        finite = all(math.isfinite(value) for value in (box.x0, box.y0, box.x1, box.y1))
+        if not finite or box.x0 >= box.x1 or box.y0 >= box.y1:
+            raise PromptError(f"expected a box x0 < x1, y0 < y1 of finite numbers, got ({box.x0}, {box.y0}, {box.x1}, {box.y1})")
+        if box.x1 <= 0 or box.y1 <= 0 or box.x0 >= width or box.y0 >= height:
+            raise PromptError(f"expected a box that meets the image ({width} x {height}), got ({box.x0}, {box.y0}, {box.x1}, {box.y1})")
+
+
+def _encode(image: np.ndarray, model: SamClicks, refiner: Refiner | None, embedding: ImageEmbedding | None) -> tuple[ImageEmbedding, Any]:
+    """Return the embedding, computed unless it is given, and what the refiner prepares once per image."""
+    import torch
+
+    if embedding is not None and refiner is None:
+        return embedding, None
+    with torch.no_grad():
+        pixels = model.preprocessing.pixels_of(image)
+        embedding = model.encode(pixels) if embedding is None else embedding
+        return embedding, refiner.prepare(pixels, embedding) if refiner is not None else None

@@ -1,0 +1,129 @@
+"""A session on disk: one safetensors file that holds the image's embedding and the history of steps.
+
+The file is bound to what it was computed from. Its metadata name the image (hash of its pixels), the model (checksum of its weights) and the
+preprocessing; a file that does not fit is refused, since an embedding of another image looks like any other embedding and gives plausible nonsense.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fretsaw import images
+from fretsaw.errors import OutputError, StaleSessionError
+from fretsaw.types import Box, Click, ImageEmbedding, Prompt
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fretsaw.methods.sam_clicks import SamClicks
+    from fretsaw.session import Step
+
+FORMAT = "fretsaw-session-1"
+
+
+def write(path: Path, image: np.ndarray, model: SamClicks, embedding: ImageEmbedding, history: Sequence[Step]) -> Path:
+    """Write a session file atomically and return its path.
+
+    Raises:
+        OutputError: If the folder cannot be written.
+    """
+    from safetensors.torch import save
+
+    tensors = {"embedding.final": embedding.final}
+    tensors |= {f"embedding.high_res.{i}": tensor for i, tensor in enumerate(embedding.high_res)}
+    tensors |= {f"embedding.taps.{name}": tensor for name, tensor in embedding.taps.items()}
+    steps = []
+    for i, step in enumerate(history):
+        steps.append(_step_to_json(step))
+        tensors |= {f"step.{i}.{name}": tensor for name, tensor in _step_tensors(step).items()}
+    metadata = _identity(image, model) | {"format": FORMAT, "steps": json.dumps(steps)}
+    content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+    except OSError as error:
+        raise OutputError(f"expected to write the session to {path}, got: {error.strerror or error}") from error
+    return path
+
+
+def read(path: Path, image: np.ndarray, model: SamClicks) -> tuple[ImageEmbedding, list[Step]]:
+    """Read a session file that belongs to this image and this model.
+
+    Raises:
+        StaleSessionError: If the file is no session, is broken, or belongs to another image, model or preprocessing.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            _check_identity(path, metadata, _identity(image, model))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (safe_open is no mapping)
+    except (OSError, SafetensorError) as error:
+        raise StaleSessionError(f"expected a session file at {path}, got: {error}") from error
+    high_res = [tensors[f"embedding.high_res.{i}"] for i in range(sum(name.startswith("embedding.high_res.") for name in tensors))]
+    taps = {name.removeprefix("embedding.taps."): tensor for name, tensor in tensors.items() if name.startswith("embedding.taps.")}
+    device = model.device
+    embedding = ImageEmbedding(tensors["embedding.final"].to(device), tuple(t.to(device) for t in high_res), {name: t.to(device) for name, t in taps.items()})
+    history: list[Step] = []
+    for i, step in enumerate(json.loads(metadata["steps"])):
+        own = {name.removeprefix(f"step.{i}."): tensor for name, tensor in tensors.items() if name.startswith(f"step.{i}.")}
+        history.append(_step_from(step, own, device))
+    return embedding, history
+
+
+def _identity(image: np.ndarray, model: SamClicks) -> dict[str, str]:
+    return {"image": images.image_hash(image), "model": model.checksum, "preprocessing": model.preprocessing.key}
+
+
+def _check_identity(path: Path, found: dict[str, str], expected: dict[str, str]) -> None:
+    if found.get("format") != FORMAT:
+        raise StaleSessionError(f"expected a session file ({FORMAT}) at {path}, got {found.get('format', 'another kind of file')}")
+    for name, value in expected.items():
+        if found.get(name) != value:
+            raise StaleSessionError(f"{path} belongs to another {name}: expected {value[:16]}, got {str(found.get(name))[:16]}; open the image anew")
+
+
+def _step_to_json(step: Step) -> dict[str, Any]:
+    box = asdict(step.prompt.box) if step.prompt.box is not None else None
+    return {"clicks": [asdict(click) for click in step.prompt.clicks], "box": box, "score": step.score}
+
+
+def _step_tensors(step: Step) -> dict[str, Tensor]:
+    import torch
+
+    tensors: dict[str, Tensor] = {}
+    if step.prompt.previous_logits is not None:
+        tensors["logits"] = step.prompt.previous_logits
+    if step.full is not None:
+        tensors["full"] = torch.from_numpy(np.array(step.full))
+    tensors |= {f"refiner.{name}": tensor for name, tensor in (step.refiner_state or {}).items()}
+    return tensors
+
+
+def _step_from(step: dict[str, Any], tensors: dict[str, Tensor], device: Any) -> Step:
+    from fretsaw.session import Step
+
+    logits, full = tensors.get("logits"), tensors.get("full")
+    prompt = Prompt(
+        clicks=tuple(Click(**click) for click in step["clicks"]),
+        box=Box(**step["box"]) if step["box"] is not None else None,
+        previous_logits=logits.to(device) if logits is not None else None,
+    )
+    state = {name.removeprefix("refiner."): tensor.to(device) for name, tensor in tensors.items() if name.startswith("refiner.")}
+    return Step(prompt, step["score"], full.numpy() if full is not None else None, refiner_state=state or None)
