@@ -1,0 +1,1 @@
+"""Published networks behind one seam, each with its key map."""

@@ -1,0 +1,1 @@
+"""One file per method; `sam_clicks` first."""

@@ -1,0 +1,173 @@
+"""Segment by click, box or mask with the decoder of SAM or SAM 2, on any image encoder.
+
+Read this first: every other method either replaces the image encoder (HRSAM), makes the prompt embedding (PMG-SAM, GrC-SAM) or improves the result (SAM-REF).
+
+    pixels --image_encoder--> ImageEmbedding ------------\
+                                                          mask_decoder --> four masks with their predicted IoU
+    points, previous mask --prompt_encoder--> PromptEmbedding --/
+
+Source: Segment Anything (Kirillov et al. 2023), section 3 and appendix A; SAM 2 (Ravi et al. 2024), section 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fretsaw.errors import ShapeError
+from fretsaw.frames import Frame, Preprocessing, box_to_model, longest_side, points_to_model, squash
+from fretsaw.types import ImageEmbedding, Prompt, PromptEmbedding
+
+POSITIVE, NEGATIVE, BOX_TOP_LEFT, BOX_BOTTOM_RIGHT, PADDING = 1, 0, 2, 3, -1
+"""What a point label means to the prompt encoder."""
+
+
+class SamClicks(nn.Module):
+    """An image encoder, a prompt encoder and a mask decoder that belong together.
+
+    Args:
+        image_encoder: pixels (B, 3, S, S) -> `ImageEmbedding` (seam 1).
+        prompt_encoder: (point_coords, point_labels, mask_logits) -> `PromptEmbedding`.
+        mask_decoder: (`ImageEmbedding`, `PromptEmbedding`) -> (low_res_logits, predicted_iou).
+        preprocessing: How the image encoder wants its pixels.
+        checksum: Names the weights; part of every cache key that depends on them.
+
+    Source: Segment Anything (Kirillov et al. 2023), figure 4.
+    """
+
+    def __init__(self, image_encoder: nn.Module, prompt_encoder: nn.Module, mask_decoder: nn.Module, preprocessing: Preprocessing, checksum: str = "") -> None:
+        super().__init__()
+        self.image_encoder = image_encoder
+        self.prompt_encoder = prompt_encoder
+        self.mask_decoder = mask_decoder
+        self.preprocessing = preprocessing
+        self.checksum = checksum
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return next(self.mask_decoder.parameters()).device
+
+    def to_precision(self, dtype: torch.dtype) -> SamClicks:
+        """Let the image encoder compute in `dtype`; returns self.
+
+        The prompt encoder and the mask decoder stay float32, and so do all embeddings: they cost little, and a click must not jump by a rounding error.
+        """
+        self.image_encoder.to(dtype)
+        return self
+
+    def encode(self, pixels: Tensor) -> ImageEmbedding:
+        """Return the embedding of pixels (B, 3, S, S), normalised; its tensors are float32 whatever the encoder's own dtype."""
+        dtype = next(self.image_encoder.parameters()).dtype
+        embedding = self.image_encoder(pixels.to(self.device, dtype))
+        return ImageEmbedding(
+            embedding.final.float(), tuple(level.float() for level in embedding.high_res), {name: tap.float() for name, tap in embedding.taps.items()}
+        )
+
+    def embed_prompt(self, point_coords: Tensor | None = None, point_labels: Tensor | None = None, mask_logits: Tensor | None = None) -> PromptEmbedding:
+        """Embed exactly the points given; a padding point, where the model expects one, is the caller's (see `embed`).
+
+        Args:
+            point_coords: (P, N, 2) xy in the model frame, or None.
+            point_labels: (P, N): 1 on the object, 0 on background, 2 and 3 a box's top-left and bottom-right corner, -1 padding.
+            mask_logits: (P, 1, S/4, S/4) previous logits, or None; one mask is shared among all prompt sets.
+
+        Raises:
+            ShapeError: If the three do not fit together.
+        """
+        if (point_coords is None) != (point_labels is None):
+            raise ShapeError("expected point_coords and point_labels together, got one without the other")
+        if point_coords is not None and point_labels is not None:
+            if point_coords.ndim != 3 or point_coords.shape[-1] != 2 or point_labels.shape != point_coords.shape[:2]:
+                raise ShapeError(f"expected point_coords (P, N, 2) and point_labels (P, N), got {tuple(point_coords.shape)} and {tuple(point_labels.shape)}")
+            point_coords, point_labels = point_coords.to(self.device, torch.float32), point_labels.to(self.device)
+        if mask_logits is not None:
+            mask_logits = mask_logits.to(self.device, torch.float32)
+        return self.prompt_encoder(point_coords, point_labels, mask_logits)
+
+    def embed(self, prompt: Prompt, frame: Frame) -> PromptEmbedding:
+        """Embed what a person has said about one object, P = 1, padded as the model's authors do."""
+        coords, labels = prompt_points(prompt, frame)
+        if prompt.box is None or getattr(self.prompt_encoder, "pads_beside_box", False):
+            coords, labels = pad_points(coords, labels)
+        return self.embed_prompt(coords, labels, prompt.previous_logits)
+
+    def decode(self, embedding: ImageEmbedding, prompt_embedding: PromptEmbedding) -> tuple[Tensor, Tensor]:
+        """Return all four masks of every prompt set.
+
+        Args:
+            embedding: Of one image (B = 1, shared by all prompt sets), or of B = P images, one per prompt set.
+            prompt_embedding: Of P prompt sets.
+
+        Returns:
+            low_res_logits (P, 4, S/4, S/4) and predicted_iou (P, 4). Index 0 is the single mask, 1 to 3 the three masks of an ambiguous prompt;
+            `single` and `best_of_three` choose.
+        """
+        return self.mask_decoder(embedding, prompt_embedding)
+
+
+def prompt_points(prompt: Prompt, frame: Frame) -> tuple[Tensor, Tensor]:
+    """Return a prompt's clicks and box corners as point_coords (1, N, 2) float32 in the model frame and point_labels (1, N) int64; N may be 0."""
+    coords = points_to_model(np.array([[click.x, click.y] for click in prompt.clicks]).reshape(-1, 2), frame)
+    labels = [POSITIVE if click.positive else NEGATIVE for click in prompt.clicks]
+    if prompt.box is not None:
+        coords = np.concatenate([coords, box_to_model(prompt.box, frame)])
+        labels += [BOX_TOP_LEFT, BOX_BOTTOM_RIGHT]
+    return torch.from_numpy(coords).float()[None], torch.tensor(labels, dtype=torch.int64)[None]
+
+
+def pad_points(point_coords: Tensor, point_labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Append the one padding point that SAM's decoder saw in training: (P, N, 2), (P, N) become (P, N + 1, 2), (P, N + 1)."""
+    return nn.functional.pad(point_coords, (0, 0, 0, 1)), nn.functional.pad(point_labels, (0, 1), value=PADDING)
+
+
+def single(logits: Tensor, iou: Tensor) -> tuple[Tensor, Tensor]:
+    """Keep the mask of the single-mask token: (P, 4, h, w), (P, 4) become (P, 1, h, w), (P, 1)."""
+    return logits[:, :1], iou[:, :1]
+
+
+def best_of_three(logits: Tensor, iou: Tensor) -> tuple[Tensor, Tensor]:
+    """Keep, per prompt set, the one of the three "multimask" masks with the highest predicted IoU: (P, 4, h, w), (P, 4) become (P, 1, h, w), (P, 1)."""
+    best = iou[:, 1:].argmax(dim=1) + 1
+    rows = torch.arange(len(best), device=best.device)
+    return logits[rows, best][:, None], iou[rows, best][:, None]
+
+
+def build_sam2(state_dict: Mapping[str, Tensor], config: Mapping[str, Any] | None = None, size: int = 1024, checksum: str = "") -> SamClicks:
+    """Build SAM 2 or SAM 2.1 from weights under transformers' names.
+
+    Args:
+        state_dict: Of transformers' `Sam2Model`, or of its video model, whose memory parts are left out.
+        config: A table of `fretsaw.backbones.sam2`; None means Hiera-T.
+        size: Side S of the model's input, a multiple of 32 times the trunk's window table.
+        checksum: Names the weights.
+
+    Raises:
+        StateDictError: If names or shapes do not fit the network.
+    """
+    from fretsaw.backbones import sam2
+
+    parts = sam2.build_parts(state_dict, sam2.HIERA_TINY if config is None else config, size)
+    return SamClicks(*parts, Preprocessing(squash, size), checksum).eval()
+
+
+def build_sam(state_dict: Mapping[str, Tensor], config: Mapping[str, Any] | None = None, size: int = 1024, checksum: str = "") -> SamClicks:
+    """Build SAM from weights under transformers' names (`SamModel`).
+
+    Args:
+        state_dict: Of transformers' `SamModel`.
+        config: A table of `fretsaw.backbones.sam`; None means ViT-B.
+        size: Side S of the model's input; where it is not the side of training, the position tables are resampled.
+        checksum: Names the weights.
+
+    Raises:
+        StateDictError: If names or shapes do not fit the network.
+    """
+    from fretsaw.backbones import sam
+
+    parts = sam.build_parts(state_dict, sam.VIT_BASE if config is None else config, size)
+    return SamClicks(*parts, Preprocessing(longest_side, size), checksum).eval()

@@ -1,0 +1,68 @@
+"""Tiny random SAM and SAM 2 models, a few hundred kB each, for every test that needs a model but no weights. Deterministic."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fretsaw.backbones import sam, sam2
+from fretsaw.methods.sam_clicks import SamClicks, build_sam, build_sam2
+
+CHANNELS = 32
+"""C, the width of the tiny models' embeddings."""
+
+TINY_SAM2 = {
+    "trunk": {
+        "hidden_size": 8,
+        "blocks_per_stage": [1, 1, 2, 1],
+        "embed_dim_per_stage": [8, 16, 32, 64],
+        "global_attention_blocks": [3],
+    },
+    "neck": {"fpn_hidden_size": CHANNELS},
+    "prompt": {"hidden_size": CHANNELS, "mask_input_channels": 8},
+    "decoder": {"hidden_size": CHANNELS, "mlp_dim": 64, "num_attention_heads": 2, "iou_head_hidden_dim": CHANNELS},
+}
+
+TINY_SAM = {
+    "vision": {
+        "hidden_size": 32,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 2,
+        "output_channels": CHANNELS,
+        "num_pos_feats": CHANNELS // 2,
+        "global_attn_indexes": [1, 3],
+        "window_size": 3,
+    },
+    "prompt": {"hidden_size": CHANNELS, "mask_input_channels": 8},
+    "decoder": {"hidden_size": CHANNELS, "mlp_dim": 64, "num_attention_heads": 2, "iou_head_hidden_dim": CHANNELS},
+}
+
+
+def random_weights(model: torch.nn.Module, seed: int = 0) -> dict[str, Tensor]:
+    """Return a state dict of random numbers for a network on the meta device, of the size that keeps activations near one.
+
+    transformers' own initialisation of SAM (range 1e-10) and its zero tables would make outputs that are zero whatever the code does.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    weights = {}
+    for name, value in model.state_dict().items():
+        noise = torch.randn(value.shape, generator=generator)
+        if "positional_embedding" in name:
+            weights[name] = noise
+        elif value.ndim < 2:
+            weights[name] = 0.05 * noise + float("norm" in name and name.endswith("weight"))
+        else:
+            weights[name] = noise * (len(value) / value.numel()) ** 0.5
+    if "shared_image_embedding.positional_embedding" in weights:
+        weights["prompt_encoder.shared_embedding.positional_embedding"] = weights["shared_image_embedding.positional_embedding"]
+    return weights
+
+
+def tiny_sam2(size: int = 128, seed: int = 0) -> SamClicks:
+    """Return a SAM 2 with random weights, for inputs of size x size (a multiple of 32)."""
+    return build_sam2(random_weights(sam2.build_model(TINY_SAM2, size), seed), TINY_SAM2, size, checksum=f"tiny-sam2-{seed}")
+
+
+def tiny_sam(size: int = 128, seed: int = 0) -> SamClicks:
+    """Return a SAM with random weights, for inputs of size x size (a multiple of 16)."""
+    return build_sam(random_weights(sam.build_model(TINY_SAM, size), seed), TINY_SAM, size, checksum=f"tiny-sam-{seed}")
