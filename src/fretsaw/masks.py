@@ -1,0 +1,392 @@
+"""Masks as arrays: run lengths, outlines, boxes, components, non-maximum suppression and scores.
+
+A mask is a numpy array (H, W) of bool, row 0 at the top; it need not be contiguous. Boxes are half-open, x0, y0, x1, y1 in pixels: columns x0 .. x1 - 1
+and rows y0 .. y1 - 1. Nothing here alters its arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+from numpy.typing import ArrayLike
+from pycocotools import mask as coco_mask
+
+from fretsaw.errors import ConfigError, ShapeError
+from fretsaw.outlines import fill_rings, trace_rings
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def require_mask(mask: object, name: str = "mask") -> np.ndarray:
+    """Return `mask` unchanged if it is a numpy array (H, W) of bool with at least one pixel.
+
+    Raises:
+        ShapeError: If it is anything else; the message says what came.
+    """
+    if isinstance(mask, np.ndarray) and mask.ndim == 2 and mask.dtype == np.bool_ and mask.size > 0:
+        return mask
+    hint = "; compare it with a threshold first, for example logits > 0" if isinstance(mask, np.ndarray) and mask.dtype != np.bool_ else ""
+    raise ShapeError(f"{name}: expected a numpy array (H, W) of bool with at least one pixel, got {describe(mask)}{hint}")
+
+
+def describe(value: object) -> str:
+    """Return an array's kind, shape and dtype in words, for error messages; the type's name for everything else."""
+    shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
+    if shape is None or dtype is None:
+        return type(value).__name__
+    return f"{type(value).__name__} {tuple(shape)} of {dtype}"
+
+
+def encode_rle(mask: np.ndarray) -> dict[str, Any]:
+    """Return COCO's compressed run lengths.
+
+    Args:
+        mask: (H, W) bool.
+
+    Returns:
+        `{"size": [H, W], "counts": str}`, runs in column-major order, ready for JSON.
+
+    Raises:
+        ShapeError: If `mask` is not such an array.
+
+    Source: COCO's mask API (pycocotools), which does the encoding.
+    """
+    encoded: dict[str, Any] = coco_mask.encode(np.asfortranarray(require_mask(mask), dtype=np.uint8))  # type: ignore[assignment]
+    return {"size": list(mask.shape), "counts": encoded["counts"].decode("ascii")}
+
+
+def uncompressed_rle(mask: np.ndarray) -> dict[str, Any]:
+    """Return COCO's uncompressed run lengths.
+
+    Args:
+        mask: (H, W) bool.
+
+    Returns:
+        `{"size": [H, W], "counts": list[int]}`: lengths of runs in column-major order, background first; the first is 0 where the first pixel is set.
+
+    Raises:
+        ShapeError: If `mask` is not such an array.
+    """
+    pixels = require_mask(mask).ravel(order="F")
+    changes = np.flatnonzero(pixels[1:] != pixels[:-1]) + 1
+    counts = np.diff(changes, prepend=0, append=pixels.size).tolist()
+    return {"size": list(mask.shape), "counts": [0, *counts] if pixels[0] else counts}
+
+
+def decode_rle(rle: Mapping[str, Any]) -> np.ndarray:
+    """Return the mask that run lengths stand for.
+
+    The runs are checked before they are used: pycocotools itself returns memory it never wrote where they cover too few pixels.
+
+    Args:
+        rle: `{"size": [H, W], "counts": ...}` with compressed counts (str or bytes) or a list of lengths.
+
+    Returns:
+        (H, W) bool.
+
+    Raises:
+        ShapeError: If a key is missing, the counts are malformed, or they do not cover exactly H x W pixels.
+    """
+    if not isinstance(rle, Mapping) or not {"size", "counts"} <= rle.keys():
+        raise ShapeError(
+            f"run lengths: expected a mapping with the keys 'size' and 'counts', got {rle if isinstance(rle, Mapping) else type(rle).__name__!s:.80}"
+        )
+    height, width = _size(rle["size"])
+    counts = _counts(rle["counts"])
+    if int(counts.sum()) != height * width or (counts < 0).any():
+        raise ShapeError(f"run lengths: expected lengths >= 0 that cover {height} x {width} = {height * width} pixels, got a sum of {int(counts.sum())}")
+    pixels = np.repeat(np.arange(counts.size) % 2 == 1, counts)
+    return np.ascontiguousarray(pixels.reshape(width, height).T)
+
+
+def _size(size: Any) -> tuple[int, int]:
+    try:
+        height, width = (int(side) for side in size)
+    except (TypeError, ValueError):
+        height = width = 0
+    if height < 1 or width < 1:
+        raise ShapeError(f"size: expected two sides [H, W] of at least 1, got {size!r:.80}")
+    return height, width
+
+
+def _counts(counts: Any) -> np.ndarray:
+    """Return the lengths of the runs as int64, whichever way they are written."""
+    if isinstance(counts, str | bytes):
+        return _decompress(counts.encode() if isinstance(counts, str) else counts)
+    try:
+        lengths = np.asarray(counts)
+    except ValueError:
+        lengths = np.empty(0)
+    if lengths.ndim != 1 or lengths.size == 0 or not np.issubdtype(lengths.dtype, np.integer):
+        raise ShapeError(f"run lengths: expected a string, bytes or a list of whole numbers as counts, got {type(counts).__name__} {counts!r:.60}")
+    return lengths.astype(np.int64)
+
+
+def _decompress(text: bytes) -> np.ndarray:
+    """Return the lengths behind COCO's text form.
+
+    Each number is written in 5-bit digits, lowest first, one character (48 + digit) each; 32 marks that more digits follow, 16 in the last one the sign.
+    From the fourth number on it is the difference to the number two places before.
+    """
+    digits = np.frombuffer(text, np.uint8).astype(np.int64) - 48
+    last = np.flatnonzero((digits & 32) == 0)
+    if digits.size == 0 or digits.min() < 0 or digits.max() > 63 or last.size == 0 or last[-1] != digits.size - 1:
+        raise ShapeError(f"run lengths: expected COCO's compressed counts, got {text[:40]!r}")
+    first = np.concatenate([[0], last[:-1] + 1])
+    if (last - first).max() > 8:
+        raise ShapeError("run lengths: expected lengths below 2 ** 44, got one with more than 9 digits")
+    position = np.arange(digits.size) - np.repeat(first, last - first + 1)
+    numbers = np.add.reduceat((digits & 31) << (5 * position), first)
+    numbers -= np.where(digits[last] & 16, 1 << (5 * (last - first + 1)), 0)
+    numbers[1::2] = np.cumsum(numbers[1::2])
+    numbers[2::2] = np.cumsum(numbers[2::2])
+    return numbers
+
+
+def to_polygons(mask: np.ndarray, tolerance: float = 0.0) -> list[np.ndarray]:
+    """Return the outlines of a mask, holes included.
+
+    Policy: an outline runs along the edges between pixels, so its vertices are pixel corners, in the frame of the half-open boxes: pixel (x, y) covers
+    x .. x + 1 and y .. y + 1. Every closed outline is one ring; the mask is where a point lies inside an odd number of rings (even-odd rule). Seen with
+    y down, outer rings run clockwise (positive shoelace area) and rings of holes anticlockwise (negative area). Pixels that touch at a corner only lie in
+    separate rings, or in the same ring twice at that corner. Rings come in the row order of their topmost, then leftmost corner.
+
+    `from_polygons(to_polygons(mask), mask.shape)` is exactly `mask` while `tolerance` is 0.
+
+    Args:
+        mask: (H, W) bool.
+        tolerance: How far, in pixels, a simplified outline may lie from the exact one; 0 keeps every corner. Simplified rings with fewer than three
+            vertices vanish, and thin parts may change.
+
+    Returns:
+        Rings, each (N, 2) int32 of x, y without a repeated last vertex; none for an empty mask.
+
+    Raises:
+        ShapeError: If `mask` is not a bool array (H, W).
+        ConfigError: If `tolerance` is negative or not finite.
+
+    Source: of the simplification: Douglas and Peucker 1973, through OpenCV.
+    """
+    if not (np.isfinite(tolerance) and tolerance >= 0):
+        raise ConfigError(f"tolerance: expected a number of pixels >= 0, got {tolerance}")
+    rings = trace_rings(require_mask(mask))
+    if tolerance == 0:
+        return rings
+    simplified = (cv2.approxPolyDP(ring[:, None], tolerance, closed=True)[:, 0] for ring in rings)
+    return [ring for ring in simplified if len(ring) >= 3]
+
+
+def from_polygons(polygons: Sequence[ArrayLike], size: tuple[int, int]) -> np.ndarray:
+    """Return the mask of the pixels whose centres lie inside an odd number of rings.
+
+    The centre of pixel (x, y) is (x + 0.5, y + 0.5) in the frame of the outlines (see `to_polygons`); a centre on a left or upper edge counts as inside, on a
+    right or lower edge as outside, so polygons that share an edge never overlap. Parts outside the image are cut off. The even-odd rule is not COCO's
+    union: rings that overlap cancel each other.
+
+    Args:
+        polygons: Rings, each (N, 2) of x, y or flat as COCO writes them [x, y, x, y, ...]; fractions are allowed; the last vertex need not repeat the first.
+        size: (H, W) of the mask.
+
+    Returns:
+        (H, W) bool.
+
+    Raises:
+        ShapeError: If a ring is not such an array of numbers below 2 ** 31 in size, or `size` is not two sides of at least 1.
+    """
+    return fill_rings([_ring(ring) for ring in polygons], *_size(size))
+
+
+def _ring(ring: ArrayLike) -> np.ndarray:
+    points: np.ndarray
+    try:
+        points = np.asarray(ring, dtype=np.float64)
+    except (TypeError, ValueError):
+        points = np.empty(1)
+    if points.ndim == 1 and points.size % 2 == 0:
+        points = points.reshape(-1, 2)
+    if points.ndim != 2 or points.shape[1] != 2 or not (np.abs(points) < 2**31).all():
+        raise ShapeError(f"polygon: expected vertices (N, 2) below 2 ** 31 or flat [x, y, x, y, ...], got {ring!r:.80}")
+    return points
+
+
+def mask_to_box(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """Return the smallest half-open box x0, y0, x1, y1 around a mask (H, W) bool; (0, 0, 0, 0) where it is empty.
+
+    Raises:
+        ShapeError: If `mask` is not a bool array (H, W).
+    """
+    require_mask(mask)
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if rows.size == 0:
+        return 0, 0, 0, 0
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+def components(mask: np.ndarray, connectivity: int = 8) -> tuple[np.ndarray, np.ndarray]:
+    """Return the connected components of a mask.
+
+    Args:
+        mask: (H, W) bool.
+        connectivity: 8, pixels that touch at a corner belong together, or 4.
+
+    Returns:
+        labels: (H, W) int32, 0 background, components 1 .. n in the row order of their first pixel (OpenCV's own order differs between its algorithms).
+        stats: (n + 1, 5) int32 in OpenCV's layout: x, y, width, height, area; row i belongs to label i, row 0 to the background.
+
+    Raises:
+        ShapeError: If `mask` is not a bool array (H, W).
+        ConfigError: If `connectivity` is neither 4 nor 8.
+    """
+    if connectivity not in (4, 8):
+        raise ConfigError(f"connectivity: expected 4 or 8, got {connectivity!r}")
+    pixels = np.ascontiguousarray(require_mask(mask)).view(np.uint8)
+    labels: np.ndarray
+    stats: np.ndarray
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(pixels, connectivity=connectivity, ltype=cv2.CV_32S)
+    first = [(0, 0)]
+    for label in range(1, count):
+        x, y, width = stats[label, :3].tolist()
+        first.append((y, x + int((labels[y, x : x + width] == label).argmax())))
+    order = [0, *sorted(range(1, count), key=first.__getitem__)]
+    if order == list(range(count)):
+        return labels, stats
+    renumber = np.empty(count, np.int32)
+    renumber[order] = np.arange(count, dtype=np.int32)
+    return renumber[labels], stats[order]
+
+
+def largest_component(mask: np.ndarray, connectivity: int = 8) -> np.ndarray:
+    """Return (H, W) bool of the component with the most pixels, the first in row order among equals; empty where `mask` is.
+
+    Raises:
+        ShapeError: If `mask` is not a bool array (H, W).
+        ConfigError: If `connectivity` is neither 4 nor 8.
+    """
+    labels, stats = components(mask, connectivity)
+    if len(stats) == 1:
+        return np.zeros(mask.shape, bool)
+    return labels == 1 + stats[1:, cv2.CC_STAT_AREA].argmax()
+
+
+def fill_holes(mask: np.ndarray, area: float) -> np.ndarray:
+    """Return the mask with every 8-connected piece of background below `area` pixels filled, also at the image's border.
+
+    Args:
+        mask: (H, W) bool.
+        area: Pieces of fewer pixels are filled.
+
+    Returns:
+        (H, W) bool, a new array.
+
+    Raises:
+        ShapeError: If `mask` is not a bool array (H, W).
+
+    Source: Segment Anything (Kirillov et al. 2023), appendix B, removal of small holes from automatic masks.
+    """
+    labels, stats = components(~require_mask(mask))
+    filled = stats[:, cv2.CC_STAT_AREA] < area
+    filled[0] = True
+    return filled[labels]
+
+
+def remove_islands(mask: np.ndarray, area: float) -> np.ndarray:
+    """Return the mask without its 8-connected components below `area` pixels; where all are smaller, the largest one stays.
+
+    Args:
+        mask: (H, W) bool.
+        area: Components of fewer pixels are removed.
+
+    Returns:
+        (H, W) bool, a new array.
+
+    Raises:
+        ShapeError: If `mask` is not a bool array (H, W).
+
+    Source: Segment Anything (Kirillov et al. 2023), appendix B, removal of small components from automatic masks.
+    """
+    labels, stats = components(mask)
+    kept = stats[:, cv2.CC_STAT_AREA] >= area
+    kept[0] = False
+    if len(stats) > 1 and not kept.any():
+        kept[1 + stats[1:, cv2.CC_STAT_AREA].argmax()] = True
+    return kept[labels]
+
+
+def nms(boxes: np.ndarray, scores: np.ndarray, iou_threshold: float) -> np.ndarray:
+    """Return which boxes survive greedy non-maximum suppression.
+
+    Boxes are visited by descending score, equal scores in the order they came (a stable sort); one is dropped if its intersection over union with a
+    box kept before it exceeds the threshold.
+
+    Args:
+        boxes: (n, 4) x0, y0, x1, y1; n may be 0.
+        scores: (n,); NaN comes last.
+        iou_threshold: In [0, 1].
+
+    Returns:
+        (k,) int64 indices of the kept boxes, in descending order of score.
+
+    Raises:
+        ShapeError: If the arrays have other shapes.
+        ConfigError: If the threshold is outside [0, 1].
+    """
+    boxes, scores = np.asarray(boxes, np.float64), np.asarray(scores, np.float64)
+    if boxes.ndim != 2 or boxes.shape[1] != 4 or scores.shape != boxes.shape[:1]:
+        raise ShapeError(f"nms: expected boxes (n, 4) and scores (n,), got {boxes.shape} and {scores.shape}")
+    if not 0 <= iou_threshold <= 1:
+        raise ConfigError(f"iou_threshold: expected a number in [0, 1], got {iou_threshold}")
+    order = np.argsort(-scores, kind="stable")
+    area = (boxes[:, 2:] - boxes[:, :2]).clip(min=0).prod(axis=1)
+    kept = []
+    while order.size:
+        best, rest = order[0], order[1:]
+        kept.append(best)
+        sides = (np.minimum(boxes[best, 2:], boxes[rest, 2:]) - np.maximum(boxes[best, :2], boxes[rest, :2])).clip(min=0)
+        intersection = sides.prod(axis=1)
+        # Written without a division, so that boxes without area, whose union is 0, suppress nothing.
+        order = rest[intersection <= iou_threshold * (area[best] + area[rest] - intersection)]
+    return np.array(kept, np.int64)
+
+
+def stability_score(mask_logits: np.ndarray | Tensor, threshold: float = 0.0, offset: float = 1.0) -> Any:
+    """Return how little masks change when their threshold moves: the IoU between the masks at `threshold + offset` and at `threshold - offset`.
+
+    Args:
+        mask_logits: (..., H, W) floats, numpy array or torch tensor.
+        threshold: The logit that separates object and background.
+        offset: How far the threshold is moved each way, >= 0.
+
+    Returns:
+        (...) of the same kind, in [0, 1]; 0 where even the larger mask is empty (the reference gives NaN there, which no filter keeps either).
+
+    Raises:
+        ShapeError: If there are fewer than two axes or the values are no floats.
+        ConfigError: If `offset` is negative.
+
+    Source: Segment Anything (Kirillov et al. 2023), appendix B, stable masks.
+    """
+    floating = mask_logits.dtype.kind == "f" if isinstance(mask_logits, np.ndarray) else getattr(mask_logits, "is_floating_point", bool)()
+    if not floating or mask_logits.ndim < 2:
+        raise ShapeError(f"mask_logits: expected floats (..., H, W), got {describe(mask_logits)}")
+    if not offset >= 0:
+        raise ConfigError(f"offset: expected a number >= 0, got {offset}")
+    # The smaller mask lies inside the larger one, so the areas alone give the IoU; both kinds of array know these methods.
+    smaller = (mask_logits > threshold + offset).sum((-2, -1))
+    larger = (mask_logits > threshold - offset).sum((-2, -1))
+    return smaller / larger.clip(min=1)
+
+
+def mask_iou(a: np.ndarray, b: np.ndarray) -> float:
+    """Return the intersection over union of two masks (H, W) bool, in [0, 1]; 1 where both are empty, since they are equal.
+
+    Raises:
+        ShapeError: If one is not a bool array (H, W) or their sizes differ.
+    """
+    if require_mask(a, "a").shape != require_mask(b, "b").shape:
+        raise ShapeError(f"mask_iou: expected masks of one size, got {a.shape} and {b.shape}")
+    union = np.count_nonzero(a | b)
+    return np.count_nonzero(a & b) / union if union else 1.0

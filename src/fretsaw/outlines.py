@@ -1,0 +1,84 @@
+"""The exact outline of a mask along the edges between pixels, and the way back.
+
+Coordinates are pixel corners: pixel (x, y) covers x .. x + 1 and y .. y + 1. `fretsaw.masks.to_polygons` and `from_polygons` state the policy for holes and
+check what comes in; the functions here trust their arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+
+def trace_rings(mask: np.ndarray) -> list[np.ndarray]:
+    """Return the rings (N, 2) int32 x, y of a mask (H, W) bool: outer ones clockwise seen with y down, holes anticlockwise.
+
+    Every turn of an outline is a token. Where four pixels meet like on a chessboard there are two turns, hence two tokens: one for the arm that points
+    left, one for the arm that points right. Along each row of corners the tokens pair up into horizontal edges, along each column into vertical ones; a
+    ring alternates between the two.
+    """
+    padded = np.pad(mask, 1)
+    north_west, north_east, south_west, south_east = padded[:-1, :-1], padded[:-1, 1:], padded[1:, :-1], padded[1:, 1:]
+    chessboard = (north_west == south_east) & (north_east == south_west) & (north_west != north_east)
+    y, x = np.nonzero((north_west ^ north_east ^ south_west ^ south_east) | chessboard)
+    token_corner = np.repeat(np.arange(x.size), 1 + chessboard[y, x])
+    x, y = x[token_corner], y[token_corner]
+    points_right = np.zeros(x.size, bool)
+    points_right[1:] = token_corner[1:] == token_corner[:-1]
+    # The left arm belongs to the pixel it bounds, and so goes up where the north-west pixel is set and down where the south-west one is.
+    points_down = points_right ^ (chessboard[y, x] & south_west[y, x])
+    along_row = _pair(np.arange(x.size))
+    along_column = _pair(np.lexsort((points_down, y, x)))
+    corners = np.stack([x, y], axis=1).astype(np.int32)
+    return [corners[cycle] for cycle in _cycles(along_row.tolist(), along_column.tolist(), south_east[y, x].tolist())]
+
+
+def _pair(order: np.ndarray) -> np.ndarray:
+    """Return each token's partner, where the first and second of `order` are partners, the third and fourth, and so on."""
+    partner = np.empty_like(order)
+    partner[order[0::2]], partner[order[1::2]] = order[1::2], order[0::2]
+    return partner
+
+
+def _cycles(along_row: list[int], along_column: list[int], outer: list[bool]) -> list[list[int]]:
+    """Return the tokens of each ring. A ring's first token is its topmost, then leftmost: set below right of it means outer, and the walk goes right first."""
+    seen = bytearray(len(outer))
+    cycles = []
+    for start in range(len(outer)):
+        if seen[start]:
+            continue
+        even, odd = (along_row, along_column) if outer[start] else (along_column, along_row)
+        cycle: list[int] = []
+        token = start
+        while not seen[token]:
+            middle = even[token]
+            seen[token] = seen[middle] = 1
+            cycle += (token, middle)
+            token = odd[middle]
+        cycles.append(cycle)
+    return cycles
+
+
+def fill_rings(rings: Iterable[np.ndarray], height: int, width: int) -> np.ndarray:
+    """Return (height, width) bool: the pixels whose centres lie inside an odd number of rings (N, 2) float x, y.
+
+    Every crossing of an edge with the line through a row's pixel centres flips all pixels to its right; a running exclusive or then gives the mask.
+    """
+    rings = [ring for ring in rings if len(ring)]
+    if not rings:
+        return np.zeros((height, width), bool)
+    x0, y0 = np.concatenate(rings).T
+    stop = np.cumsum([len(ring) for ring in rings])
+    following = np.arange(1, x0.size + 1)
+    following[stop - 1] = np.concatenate([[0], stop[:-1]])
+    x1, y1 = x0[following], y0[following]
+    # An edge is crossed by the rows whose centre lies in [top, bottom): half-open, so that a shared vertex counts once.
+    first = np.clip(np.ceil(np.minimum(y0, y1) - 0.5), 0, height).astype(np.int64)
+    count = np.clip(np.ceil(np.maximum(y0, y1) - 0.5), 0, height).astype(np.int64) - first
+    edge = np.repeat(np.arange(x0.size), count)
+    row = np.arange(edge.size) - np.repeat(np.cumsum(count) - count, count) + first[edge]
+    crossing = x0[edge] + (row + 0.5 - y0[edge]) * ((x1 - x0)[edge] / (y1 - y0)[edge])
+    column = np.clip(np.ceil(crossing - 0.5), 0, width).astype(np.int64)
+    flips = np.bincount(row * (width + 1) + column, minlength=height * (width + 1)) % 2 == 1
+    return np.logical_xor.accumulate(flips.reshape(height, width + 1), axis=1)[:, :width].copy()
