@@ -1,0 +1,1 @@
+"""Clicks: simulated, and drawn as maps."""

@@ -1,0 +1,117 @@
+"""The file that lets a killed run go on: one line per finished sample, written as soon as it is known."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from fretsaw.errors import OutputError
+
+_FORMAT = 1
+_HEADER = {"journal", "fingerprint", "settings"}
+_RECORD = {"sample", "signature", "record"}
+
+
+def fingerprint(settings: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of the settings in canonical JSON: equal settings give equal text, whatever their order."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, separators=(",", ":"), default=str).encode()).hexdigest()
+
+
+class Journal:
+    """Append-only records of one run.
+
+    The first line holds the settings and their fingerprint, each further line one sample. A line that a kill cut short is dropped. A journal of other settings
+    is set aside as `<name>.old` and a new one begun; `notes` says so.
+    """
+
+    def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
+        """Open or begin the journal.
+
+        Raises:
+            OutputError: If the file cannot be read or written.
+        """
+        self.path = path
+        self.notes: list[str] = []
+        self._records: dict[tuple[str, str], dict[str, Any]] = {}
+        settings = json.loads(json.dumps(settings, default=str))
+        header = {"journal": _FORMAT, "fingerprint": fingerprint(settings), "settings": settings}
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            fresh = not self._read(header)
+            self._file: IO[str] = path.open("w" if fresh else "a", encoding="utf-8")
+            if fresh:
+                self._write(header)
+        except OSError as error:
+            raise OutputError(f"The journal of the run cannot be written to {path}: {error}.") from error
+
+    def get(self, name: str, signature: str) -> dict[str, Any] | None:
+        """Return the record of a sample that is already measured, or None; the signature tells a sample from another of the same name."""
+        return self._records.get((name, signature))
+
+    def append(self, name: str, signature: str, record: Mapping[str, Any]) -> None:
+        """Write one finished sample and hand the line to the operating system, so that a kill of this process cannot lose it."""
+        self._write({"sample": name, "signature": signature, "record": record})
+
+    def close(self) -> None:
+        self._file.close()
+
+    def remove(self) -> None:
+        """Delete the file: the report now holds everything."""
+        self.close()
+        self.path.unlink(missing_ok=True)
+
+    def _write(self, line: Mapping[str, Any]) -> None:
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+
+    def _read(self, header: Mapping[str, Any]) -> bool:
+        """Take over the records of an earlier run with the same settings; return whether there is one to continue."""
+        if not self.path.exists() or self.path.stat().st_size == 0:
+            return False
+        found = self._first_line()
+        if found is None or found.get("fingerprint") != header["fingerprint"]:
+            os.replace(self.path, self.path.with_name(self.path.name + ".old"))
+            self.notes.append(f"{self.path.name} belongs to {_difference(found, header)}: starting afresh, the old one is kept as {self.path.name}.old.")
+            return False
+        kept = 0
+        for values, end in self._lines():
+            kept = end
+            if "sample" in values:
+                self._records[values["sample"], values["signature"]] = values["record"]
+        if kept < self.path.stat().st_size:
+            os.truncate(self.path, kept)
+        return True
+
+    def _first_line(self) -> dict[str, Any] | None:
+        for values, _ in self._lines():
+            return values
+        return None
+
+    def _lines(self) -> Iterator[tuple[dict[str, Any], int]]:
+        """Yield every whole line and the offset behind it; stop at the first that is torn."""
+        end = 0
+        with self.path.open("rb") as file:
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return
+                try:
+                    values = json.loads(line)
+                except ValueError:
+                    return
+                if not isinstance(values, dict) or not (values.keys() >= _HEADER or values.keys() >= _RECORD):
+                    return
+                end += len(line)
+                yield values, end
+
+
+def _difference(found: Mapping[str, Any] | None, wanted: Mapping[str, Any]) -> str:
+    if found is None or not isinstance(found.get("settings"), dict):
+        return "no run that can be continued"
+    before, after = found["settings"], wanted["settings"]
+    changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+    pairs = "; ".join(f"{name} was {before.get(name)!r}, is {after.get(name)!r}" for name in changed)
+    return f"another run ({pairs})"
