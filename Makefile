@@ -1,0 +1,43 @@
+# Two commands for a newcomer: `make demo` and `make test`. Everything lives in .venv, which is made here; nothing else is touched.
+
+PYTHON ?= python3
+BIN := .venv/bin
+EXAMPLE := examples/astronaut.png
+DEMO := demo/astronaut.png
+
+.PHONY: demo test check clean
+
+demo: .venv/.demo
+	@echo "== getting the default model (once)"
+	@$(BIN)/fretsaw models pull sam2-hiera-tiny
+	@echo "== cutting out $(EXAMPLE)"
+	@$(BIN)/fretsaw auto $(EXAMPLE) -o $(DEMO) --format overlay --overwrite
+	@echo "== the picture is at $(CURDIR)/$(DEMO)"
+
+test: .venv/.test
+	$(BIN)/python -m pytest
+
+# Format, lint, types, and the rules of the house.
+check: .venv/.test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/python -m pytest tests/test_architecture.py
+
+clean:
+	rm -rf .venv demo
+
+.venv/.python:
+	$(PYTHON) -c "import sys; sys.exit('Fretsaw needs Python 3.11 or newer, got ' + sys.version.split()[0] if sys.version_info < (3, 11) else 0)"
+	$(PYTHON) -m venv .venv
+	@touch $@
+
+.venv/.demo: .venv/.python pyproject.toml
+	@echo "== installing fretsaw into .venv"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[convert]"
+	@touch $@
+
+.venv/.test: .venv/.python pyproject.toml
+	@echo "== installing fretsaw and what its tests need into .venv"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[convert,evaluate,dev]"
+	@touch $@

@@ -1,0 +1,173 @@
+"""The door to the library: `load` a model, `open` an image, cut.
+
+segmenter = fretsaw.load()
+result = segmenter.auto("photo.jpg")
+session = segmenter.open("photo.jpg")
+result = session.click(120, 80)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fretsaw import catalog, images, session_file
+from fretsaw.errors import DeviceError, ModelError
+from fretsaw.segmentation import LabelMap, Segmentation
+from fretsaw.session import Session
+from fretsaw.types import Refiner
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+    ImageLike = str | Path | bytes | np.ndarray | Image.Image
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+class Segmenter:
+    """A loaded model; cuts any number of images, also from several threads.
+
+    Made by `load`. Which of the methods a model offers is its catalogue entry's `mode`; the others raise `ModelError`.
+
+    Attributes:
+        name: The model's name in the catalogue, or the path it was loaded from.
+        parts: The networks and methods behind it, for those who want to go below this interface.
+    """
+
+    def __init__(self, name: str, parts: catalog.Parts, refiner: Refiner | None = None) -> None:
+        self.name = name
+        self.parts = parts
+        self._refiner = refiner
+
+    def __repr__(self) -> str:
+        return f"Segmenter({self.name!r})"
+
+    def open(self, image: ImageLike, saved: str | Path | None = None) -> Session:
+        """Read and encode an image; returns the session that takes clicks.
+
+        Args:
+            image: Path, bytes of an image file, PIL image, or (H, W, 3) uint8 RGB.
+            saved: A file written by `Session.save`, from which embedding and history are restored instead of computed.
+
+        Raises:
+            ImageError: If the image cannot be read.
+            StaleSessionError: If `saved` belongs to another image or model.
+            ModelError: If the model takes no clicks.
+        """
+        pixels = images.read_image(image)
+        if self.parts.clicks is None:
+            raise ModelError(f"expected a model with an image embedding for a session, got {self.name}; fretsaw.list_models() names their modes")
+        if saved is None:
+            return Session(pixels, self.parts.clicks, self.parts.automatic, self._refiner)
+        embedding, history = session_file.read(Path(saved), pixels, self.parts.clicks)
+        return Session(pixels, self.parts.clicks, self.parts.automatic, self._refiner, embedding, history)
+
+    def auto(self, image: ImageLike, instances: bool = False) -> Segmentation:
+        """Cut an image without any prompt.
+
+        Args:
+            image: Path, bytes of an image file, PIL image, or (H, W, 3) uint8 RGB.
+            instances: Keep the separate parts in `Segmentation.instances`; otherwise it is empty.
+
+        Raises:
+            ImageError: If the image cannot be read.
+            ModelError: If the model has no automatic mode.
+        """
+        if self.parts.automatic is None:
+            raise ModelError(f"expected a model with an automatic mode, got {self.name}; fretsaw.list_models() names their modes")
+        result = self.open(image).auto()
+        return result if instances else Segmentation(result.logits, result.score, image=result.image)
+
+    def semantic(self, image: ImageLike) -> LabelMap:
+        """Give every pixel one of the classes that the model was trained on.
+
+        Raises:
+            ImageError: If the image cannot be read.
+            ModelError: If the model has no semantic mode.
+        """
+        if self.parts.semantic is None:
+            raise ModelError(f"expected a model with a semantic mode, got {self.name}; fretsaw.list_models() names their modes")
+        return self.parts.semantic(images.read_image(image))
+
+    def text(self, image: ImageLike, names: Sequence[str]) -> LabelMap:
+        """Give every pixel one of the names, or background.
+
+        Raises:
+            ImageError: If the image cannot be read.
+            ModelError: If the model has no text mode.
+        """
+        if self.parts.text is None:
+            raise ModelError(f"expected a model with a text mode, got {self.name}; fretsaw.list_models() names their modes")
+        return self.parts.text(images.read_image(image), names)
+
+
+def load(
+    name: str | Path | None = None,
+    *,
+    size: int | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    progress: Any = None,
+) -> Segmenter:
+    """Load a model, and fetch its weights if they are missing (unless FRETSAW_OFFLINE is set).
+
+    Args:
+        name: A name from `list_models`, or None for the default model.
+        size: Side of the model's input in pixels; None for the model's own.
+        device: "cpu", "cuda", "cuda:1", "mps"; None takes the best there is.
+        dtype: Precision of the image encoder: "float32", "bfloat16", "float16"; None means float32. Decoders always compute in float32.
+        progress: Called while weights are fetched, see `fretsaw.weights`; None shows a progress bar on a terminal.
+
+    Raises:
+        ModelError: If the name is unknown; the message suggests the nearest.
+        MissingWeightsError: If the weights are missing and cannot be fetched; the message says how to bring them.
+        DeviceError: If the device or dtype is not available.
+    """
+    target, precision = resolve_device(device), resolve_dtype(dtype)
+    name = str(name) if name is not None else catalog.DEFAULT
+    parts = catalog.build(name, size=size, progress=progress)
+    for module in (parts.clicks, parts.automatic, parts.semantic, parts.text):
+        if hasattr(module, "to"):
+            module.to(target)
+    if parts.clicks is not None:
+        parts.clicks.to_precision(precision)
+    return Segmenter(name, parts)
+
+
+def resolve_device(device: str | None) -> torch.device:
+    """Return the torch device for a user's word; None takes CUDA, then MPS, then the CPU.
+
+    Raises:
+        DeviceError: If the word is unknown or the device is not there.
+    """
+    import torch
+
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if device is None:
+        return torch.device("cuda" if available["cuda"] else "mps" if available["mps"] else "cpu")
+    kind, _, index = str(device).partition(":")
+    if kind not in available or (index and not index.isdigit()):
+        raise DeviceError(f"expected a device out of cpu, cuda, cuda:N, mps; got {device!r}")
+    if not available[kind] or (kind == "cuda" and index and int(index) >= torch.cuda.device_count()):
+        raise DeviceError(f"expected a device that this machine has ({', '.join(k for k, there in available.items() if there)}), got {device!r}")
+    return torch.device(device)
+
+
+def resolve_dtype(dtype: str | None) -> torch.dtype:
+    """Return the torch dtype for a user's word; None means float32.
+
+    Raises:
+        DeviceError: If the word is unknown.
+    """
+    import torch
+
+    if dtype is None:
+        return torch.float32
+    if dtype not in DTYPES:
+        raise DeviceError(f"expected a dtype out of {', '.join(DTYPES)}; got {dtype!r}")
+    return getattr(torch, dtype)

@@ -1,0 +1,235 @@
+"""The command `fretsaw`. Heavy imports happen inside the commands, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fretsaw import cli_models
+from fretsaw.cli_progress import Steps
+from fretsaw.errors import FretsawError, OutputError, PromptError
+from fretsaw.outputs import Job, find_images, plan
+
+if TYPE_CHECKING:
+    from fretsaw.segmentation import Segmentation
+
+FORMATS = {"mask": ".png", "cutout": ".png", "overlay": ".png", "json": ".json", "coco": ".json"}
+
+app = typer.Typer(
+    name="fretsaw",
+    help="Cut things out of images: by itself, by click, or by name, at the image's own resolution.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+app.add_typer(cli_models.app, name="models")
+
+Out = Annotated[Path, typer.Option("--out", "-o", help="A file for one input, else a folder.", show_default=False)]
+Model = Annotated[str | None, typer.Option("--model", help="A name from [b]fretsaw models list[/b]; default: the default model.", show_default=False)]
+Format = Annotated[str, typer.Option("--format", help="mask (8 bit, 0 / 255), cutout (RGBA), overlay, coco or json.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Write again what exists already; otherwise it is skipped.")]
+Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1 or mps; default: the best there is.", show_default=False)]
+Dtype = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16, of the image encoder.", show_default=False)]
+Size = Annotated[int | None, typer.Option("--size", help="Side of the model's input; default: the model's own.", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print what was done as JSON, and no progress.")]
+
+
+@app.command()
+def auto(
+    inputs: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Images, or folders of images.", show_default=False)],
+    out: Out,
+    model: Model = None,
+    format: Format = "mask",
+    recursive: Annotated[bool, typer.Option("--recursive", help="Go into subfolders; the tree is kept in OUT.")] = False,
+    overwrite: Overwrite = False,
+    device: Device = None,
+    dtype: Dtype = None,
+    size: Size = None,
+    as_json: Json = False,
+) -> None:
+    """Cut images without any prompt.
+
+    [b]Examples[/b]
+
+      fretsaw auto photo.jpg -o cut.png --format cutout
+
+      fretsaw auto photos/ -o masks/ --recursive
+
+      fretsaw auto photos/ -o annotations.json --format coco
+    """
+    _check_format(format, out)
+    found = find_images(inputs, recursive)
+    if format == "coco":
+        jobs = [Job(path, out) for path, _ in found]
+    else:
+        jobs = plan(found, out, FORMATS[format])
+    segmenter = None
+    todo = [job for job in jobs if overwrite or format == "coco" or not job.target.exists()]
+    if todo:
+        import fretsaw
+
+        segmenter = fretsaw.load(model, size=size, device=device, dtype=dtype)
+
+    def cut(source: Path) -> Segmentation:
+        assert segmenter is not None
+        return segmenter.auto(source)
+
+    if format == "coco":
+        from fretsaw.coco_file import CocoFile
+
+        with CocoFile(out, overwrite) as coco:
+            names = {path: str(below) for path, below in found}
+            records = _run(jobs, cut, lambda result, job: coco.add(names[job.source], result), lambda job: names[job.source] in coco, as_json)
+    else:
+        records = _run(jobs, cut, lambda result, job: result.save(job.target, format=format), lambda job: job not in todo, as_json)
+    _finish(records, as_json)
+
+
+@app.command()
+def click(
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="The image.", show_default=False)],
+    out: Out,
+    positive: Annotated[list[str] | None, typer.Option("-p", "--positive", metavar="X,Y", help="A point on the object; repeat for more.")] = None,
+    negative: Annotated[list[str] | None, typer.Option("-n", "--negative", metavar="X,Y", help="A point on the background; repeat for more.")] = None,
+    box: Annotated[str | None, typer.Option("--box", metavar="X0,Y0,X1,Y1", help="A box around the object, half open.")] = None,
+    mask: Annotated[Path | None, typer.Option("--mask", help="Start from this mask (white is the object).", show_default=False)] = None,
+    model: Model = None,
+    format: Format = "mask",
+    overwrite: Overwrite = False,
+    device: Device = None,
+    dtype: Dtype = None,
+    size: Size = None,
+    as_json: Json = False,
+) -> None:
+    """Cut one object by clicks, a box, a mask of one's own, or all of them.
+
+    Coordinates are pixels of the image; the centre of the top-left pixel is 0,0.
+
+    [b]Examples[/b]
+
+      fretsaw click photo.jpg -p 210,140 -o mask.png
+
+      fretsaw click photo.jpg --box 80,40,400,300 -n 350,60 -o cut.png --format cutout
+    """
+    from fretsaw.types import Box, Click
+
+    _check_format(format, out)
+    clicks = [Click(*_numbers(text, 2)) for text in positive or []] + [Click(*_numbers(text, 2), positive=False) for text in negative or []]
+    region = Box(*_numbers(box, 4)) if box is not None else None
+    if not clicks and region is None and mask is None:
+        raise PromptError("expected at least one of -p, -n, --box and --mask, got none")
+    [job] = plan(find_images([image]), out, FORMATS[format])
+    import fretsaw
+
+    segmenter = fretsaw.load(model, size=size, device=device, dtype=dtype) if overwrite or not job.target.exists() else None
+
+    def cut(source: Path) -> Segmentation:
+        assert segmenter is not None
+        session = segmenter.open(source)
+        if mask is not None:
+            from fretsaw.images import read_mask
+
+            session.mask(read_mask(mask) > 0)
+        return session.clicks(clicks, region) if clicks or region else session.result
+
+    records = _run([job], cut, lambda result, job: result.save(job.target, format=format), lambda job: segmenter is None, as_json)
+    _finish(records, as_json)
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Say what this machine offers: versions, devices, memory, cache, weights.
+
+    [b]Example[/b]
+
+      fretsaw doctor --json
+    """
+    from fretsaw.doctor import examine
+
+    facts = examine()
+    if as_json:
+        print(json.dumps(facts, indent=2))
+        return
+    for section, values in facts.items():
+        print(section)
+        for name, value in values.items():
+            print(f"  {name:<28} {value}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; a user's mistake ends in one line on standard error and exit status 1."""
+    try:
+        app(args=list(arguments) if arguments is not None else None)
+    except FretsawError as error:
+        print(f"fretsaw: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("fretsaw: interrupted; what was finished is kept", file=sys.stderr)
+        sys.exit(130)
+
+
+def _run(
+    jobs: Sequence[Job],
+    cut: Callable[[Path], Segmentation],
+    write: Callable[[Segmentation, Job], Any],
+    skip: Callable[[Job], bool],
+    quiet: bool,
+) -> list[dict[str, Any]]:
+    """Do the jobs one by one; a file that fails is reported and the rest goes on. Returns one record a job."""
+    records: list[dict[str, Any]] = []
+    with Steps(len(jobs), "images", quiet) as steps:
+        for job in jobs:
+            record: dict[str, Any] = {"input": str(job.source), "output": str(job.target)}
+            started = time.perf_counter()
+            try:
+                if skip(job):
+                    record["skipped"] = "the output exists"
+                else:
+                    result = cut(job.source)
+                    write(result, job)
+                    record |= {"score": round(result.score, 4), "box": list(result.box), "seconds": round(time.perf_counter() - started, 3)}
+            except FretsawError as error:
+                record["error"] = str(error)
+                if not quiet:
+                    steps.say(f"fretsaw: {job.source}: {error}")
+            records.append(record)
+            steps.advance()
+    return records
+
+
+def _finish(records: Sequence[dict[str, Any]], as_json: bool) -> None:
+    """Print the summary and exit with a status that is not 0 if any file failed."""
+    failed = sum("error" in record for record in records)
+    skipped = sum("skipped" in record for record in records)
+    if as_json:
+        print(json.dumps(records, indent=2))
+    elif len(records) == 1 and not failed and not skipped:
+        print(records[0]["output"])
+    else:
+        print(f"{len(records) - failed - skipped} written, {skipped} skipped (they exist; --overwrite writes them again), {failed} failed")
+    if failed:
+        raise typer.Exit(1)
+
+
+def _check_format(format: str, out: Path) -> None:
+    if format not in FORMATS:
+        raise OutputError(f"expected a format out of {', '.join(FORMATS)}; got {format!r}")
+    if format == "coco" and out.suffix.lower() != ".json":
+        raise OutputError(f"expected -o to end in .json for --format coco, which writes one file for all images; got {out}")
+
+
+def _numbers(text: str, count: int) -> list[float]:
+    """Read "1,2" or "1,2,3,4"."""
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    if len(values) != count:
+        raise PromptError(f"expected {count} numbers with commas between them, such as {','.join(['10', '20', '30', '40'][:count])}; got {text!r}")
+    return values

@@ -1,0 +1,206 @@
+"""The training loop: any recipe's step, one folder that a killed run continues from, no word of any method.
+
+A run is a pure function of its seed: batch number i is made from (seed, i), so a resumed run sees the batches that the uninterrupted one would have
+seen and comes to the same losses.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from fretsaw.errors import ConfigError, DataError
+
+Step = Callable[[Any, int], Mapping[str, Tensor]]
+"""Maps (batch, step number) to scalars, of which "loss" is minimised and the rest is logged."""
+
+
+class Watcher(Protocol):
+    """Told about a run; the command line draws a progress bar with it."""
+
+    def advance(self, note: str = "") -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """A learning rate factor over steps: linear warm-up, then one of the decays below.
+
+    Attributes:
+        steps: Number of steps in all.
+        warmup: Steps of linear warm-up from `start`.
+        start: Factor at step 0.
+        decay: Maps the part of the way after warm-up, [0, 1], to a factor.
+    """
+
+    steps: int
+    warmup: int = 0
+    start: float = 0.01
+    decay: Callable[[float], float] = lambda way: 1.0
+
+    def factor(self, step: int) -> float:
+        """The factor for step number `step`."""
+        if step < self.warmup:
+            return self.start + (1 - self.start) * step / self.warmup
+        return self.decay(min(1.0, (step - self.warmup) / max(1, self.steps - self.warmup)))
+
+
+def cosine(way: float) -> float:
+    """From 1 to 0 along half a cosine."""
+    return 0.5 * (1 + math.cos(math.pi * way))
+
+
+def linear(way: float) -> float:
+    """From 1 to 0 along a line: polynomial decay of power 1."""
+    return 1 - way
+
+
+def fit(
+    model: nn.Module,
+    step: Step,
+    batches: Callable[[int], Iterable[Any]],
+    optimizer: torch.optim.Optimizer,
+    schedule: Schedule,
+    folder: Path,
+    *,
+    seed: int = 0,
+    clip_norm: float | None = 1.0,
+    save_every: float = 120.0,
+    log_every: int = 20,
+    minutes: float | None = None,
+    watcher: Watcher | None = None,
+    validate: Callable[[int], Mapping[str, float]] | None = None,
+    validate_every: int = 0,
+) -> int:
+    """Train until the schedule ends, continuing what lies in `folder`.
+
+    Args:
+        model: What is trained; its parameters that need gradients are the optimizer's.
+        step: Computes the losses of a batch.
+        batches: Called once with the number of the first step to make; yields that step's batch, then the next, without end.
+        optimizer: Its groups' learning rates are the peaks; the schedule scales them.
+        schedule: Length and shape of the run.
+        folder: Holds `checkpoint.pt` and `log.jsonl`.
+        seed: Seeds torch before every step together with the step's number, for dropout and whatever a step draws.
+        clip_norm: Largest gradient norm, or None.
+        save_every: Seconds between checkpoints.
+        log_every: Steps between two lines of the log; each line holds the means since the last.
+        minutes: Stop after so long, with a checkpoint; None trains to the end.
+        watcher: Told after every step.
+        validate: Returns figures for the log; called every `validate_every` steps and at the end.
+        validate_every: 0 validates at the end only.
+
+    Returns:
+        The number of steps made in all; the schedule's number when the run is complete.
+
+    Raises:
+        ConfigError: If the checkpoint in `folder` belongs to another network or another schedule.
+        DataError: If the batches end before the schedule, or a loss is not finite.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    done = _resume(folder, model, optimizer, schedule)
+    peaks = [group.get("peak", group["lr"]) for group in optimizer.param_groups]
+    for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+        group["peak"] = peak
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    started = saved = time.monotonic()
+    totals: dict[str, float] = {}
+    counted = 0
+    stream = iter(batches(done))
+    while done < schedule.steps:
+        at_line = done % log_every == 0  # only here, so that every line of the log is a mean over the same steps, resumed or not
+        if minutes is not None and at_line and time.monotonic() - started > 60 * minutes:
+            break
+        if at_line and time.monotonic() - saved > save_every:
+            save_checkpoint(folder, model, optimizer, schedule, done)
+            saved = time.monotonic()
+        try:
+            batch = next(stream)
+        except StopIteration:
+            raise DataError(f"expected batches without end, got none for step {done} of {schedule.steps}") from None
+        torch.manual_seed(hash((seed, done)) % 2**31)
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak"] * schedule.factor(done)
+        optimizer.zero_grad(set_to_none=True)
+        losses = step(batch, done)
+        loss = losses["loss"]
+        if not torch.isfinite(loss):
+            raise DataError(f"expected a finite loss, got {loss.item()} at step {done}; the checkpoint before it is kept in {folder}")
+        loss.backward()
+        if clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(parameters, clip_norm)
+        optimizer.step()
+        done, counted = done + 1, counted + 1
+        for name, value in losses.items():
+            totals[name] = totals.get(name, 0.0) + float(value.detach())
+        means = {name: total / counted for name, total in totals.items()}
+        if watcher is not None:
+            watcher.advance(f"loss {means['loss']:.4f}")
+        if done % log_every == 0 or done == schedule.steps:
+            _log(folder, {"step": done, "seconds": round(time.monotonic() - started, 1), "lr": optimizer.param_groups[0]["lr"], **means})
+            totals, counted = {}, 0
+        if validate is not None and (done == schedule.steps or (validate_every and done % validate_every == 0)):
+            _log(folder, {"step": done, **{f"val/{name}": value for name, value in validate(done).items()}})
+    save_checkpoint(folder, model, optimizer, schedule, done)
+    return done
+
+
+def save_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, schedule: Schedule, done: int) -> None:
+    """Write `checkpoint.pt` atomically: trained parameters and buffers, the optimizer and the number of steps made."""
+    state = {
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "steps": done,
+        "schedule_steps": schedule.steps,
+    }
+    temporary = folder / f".checkpoint.{os.getpid()}.tmp"
+    torch.save(state, temporary)
+    os.replace(temporary, folder / "checkpoint.pt")
+
+
+def read_log(folder: Path) -> list[dict[str, float]]:
+    """Return the log's lines; a line that a kill cut short is left out."""
+    lines = []
+    for text in (folder / "log.jsonl").read_text().splitlines():
+        try:
+            lines.append(json.loads(text))
+        except ValueError:
+            continue
+    return lines
+
+
+def _resume(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, schedule: Schedule) -> int:
+    path = folder / "checkpoint.pt"
+    if not path.exists():
+        return 0
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    if state["schedule_steps"] != schedule.steps:
+        raise ConfigError(f"expected to continue a run of {state['schedule_steps']} steps in {folder}, got {schedule.steps}; use another folder")
+    try:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+    except (RuntimeError, ValueError) as error:
+        raise ConfigError(f"expected the checkpoint of this network in {folder}, got another one: {str(error).splitlines()[0]}; use another folder") from error
+    _cut_log(folder, state["steps"])
+    return int(state["steps"])
+
+
+def _cut_log(folder: Path, steps: int) -> None:
+    """Drop the log's lines after the checkpoint: the steps they speak of are made again."""
+    path = folder / "log.jsonl"
+    if path.exists():
+        kept = [line for line in read_log(folder) if line["step"] <= steps]
+        path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+
+
+def _log(folder: Path, line: Mapping[str, Any]) -> None:
+    with (folder / "log.jsonl").open("a") as file:
+        file.write(json.dumps(line) + "\n")

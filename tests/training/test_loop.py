@@ -1,0 +1,109 @@
+"""The training loop: resumes to the same losses, keeps a killed run's work, refuses what does not belong to it."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from torch import nn
+
+from fretsaw.errors import ConfigError, DataError
+from fretsaw.training.loop import Schedule, cosine, fit, linear, read_log
+
+
+def parts():
+    torch.manual_seed(3)
+    model = nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Dropout(0.2), nn.Linear(8, 1))
+    return model, torch.optim.AdamW(model.parameters(), lr=1e-2)
+
+
+def batch(index: int):
+    generator = torch.Generator().manual_seed(index)
+    x = torch.randn(16, 4, generator=generator)
+    return x, x.sum(1, keepdim=True)
+
+
+def batches(first: int):
+    return (batch(i) for i in itertools.count(first))
+
+
+def step_of(model):
+    return lambda data, done: {"loss": nn.functional.mse_loss(model(data[0]), data[1])}
+
+
+def run(folder, steps=60, **options):
+    model, optimizer = parts()
+    done = fit(model, step_of(model), batches, optimizer, Schedule(steps, warmup=10, decay=cosine), folder, log_every=10, **options)
+    return model, done
+
+
+def test_training_learns(tmp_path):
+    run(tmp_path, 300)
+    log = read_log(tmp_path)
+    assert log[-1]["loss"] < 0.3 * log[0]["loss"]
+
+
+def test_an_interrupted_run_comes_to_the_same_losses_and_weights(tmp_path):
+    whole, _ = run(tmp_path / "whole")
+    model, optimizer = parts()
+
+    def stops(first):
+        for i in range(first, 30):
+            yield batch(i)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, step_of(model), stops, optimizer, Schedule(60, 10, decay=cosine), tmp_path / "cut", log_every=10, save_every=0)
+    resumed, done = run(tmp_path / "cut")
+    assert done == 60
+    losses = [[line["loss"] for line in read_log(tmp_path / name)] for name in ("whole", "cut")]
+    assert losses[0] == losses[1]
+    for one, other in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path):
+    first, _ = run(tmp_path)
+    again, done = run(tmp_path)
+    assert done == 60
+    assert torch.equal(first[0].weight, again[0].weight)
+
+
+def test_a_budget_stops_with_a_checkpoint(tmp_path):
+    _, done = run(tmp_path, minutes=0)
+    assert done == 0
+    assert (tmp_path / "checkpoint.pt").exists()
+
+
+def test_validation_lands_in_the_log(tmp_path):
+    run(tmp_path, validate=lambda done: {"score": done / 100}, validate_every=25)
+    assert [line["val/score"] for line in read_log(tmp_path) if "val/score" in line] == [0.25, 0.5, 0.6]
+
+
+def test_another_network_or_schedule_is_refused(tmp_path):
+    run(tmp_path)
+    with pytest.raises(ConfigError, match="expected to continue a run of 60 steps"):
+        run(tmp_path, 70)
+    model = nn.Linear(4, 1)
+    with pytest.raises(ConfigError, match="expected the checkpoint of this network"):
+        fit(model, step_of(model), batches, torch.optim.AdamW(model.parameters()), Schedule(60), tmp_path)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_says_where(tmp_path):
+    model, optimizer = parts()
+    with pytest.raises(DataError, match="finite loss, got nan at step 3"):
+        fit(model, lambda data, done: {"loss": model(data[0]).sum() * (float("nan") if done == 3 else 1)}, batches, optimizer, Schedule(9), tmp_path)
+
+
+def test_batches_that_end_early_are_said(tmp_path):
+    model, optimizer = parts()
+    with pytest.raises(DataError, match="none for step 5 of 60"):
+        fit(model, step_of(model), lambda first: map(batch, range(first, 5)), optimizer, Schedule(60), tmp_path)
+
+
+def test_schedule_shapes():
+    schedule = Schedule(110, warmup=10, start=0.0, decay=linear)
+    assert [schedule.factor(i) for i in (0, 5, 10, 60, 110)] == [0, 0.5, 1, 0.5, 0]
+    assert cosine(0) == 1
+    assert cosine(0.5) == pytest.approx(0.5)
