@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fretsaw.backbones.sam2_onnx import convert_onnx as convert_onnx
 from fretsaw.backbones.sam_decoder import MaskDecoder, PromptEncoder, load_strict
 from fretsaw.types import ImageEmbedding
 
