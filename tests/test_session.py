@@ -7,13 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from tiny import tiny_sam, tiny_sam2
 
 from fretsaw.errors import ModelError, OutputError, PromptError, ShapeError, StaleSessionError
 from fretsaw.segmentation import Segmentation
 from fretsaw.session import Session
 from fretsaw.session_file import read
 from fretsaw.types import Box, Click
+from tiny import tiny_sam, tiny_sam2
 
 
 @pytest.fixture(scope="module")
