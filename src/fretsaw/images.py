@@ -1,0 +1,412 @@
+"""Read and write images and masks as arrays.
+
+Reading never guesses: whatever cannot be read as an image raises `ImageError` with one line that names the file, what was expected and what came.
+
+Rules, the same for files, PIL images and arrays:
+
+- A photo is shown as its EXIF orientation says; corrupt EXIF data are ignored. Of several frames or pages the first counts.
+- Transparency is composited on white, so that the model sees what a person sees in a viewer.
+- 16 bit becomes 8 bit by the high byte (value // 256); bool and 1 bit become 0 and 255. Floats have no fixed range and are refused.
+- Colour profiles are ignored; CMYK and palettes become RGB as Pillow does it.
+- Images have at least 2 x 2 pixels and at most `PIXEL_LIMIT`, checked before any pixel is decoded.
+
+Writing is atomic: a file is either there in full or not at all. The suffix chooses the format; all but JPEG are lossless.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import struct
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import cv2
+import numpy as np
+
+# The plugins register themselves with Pillow when they are imported; others (EPS, PSD, ...) stay out on purpose.
+from PIL import (
+    BmpImagePlugin,  # noqa: F401
+    GifImagePlugin,  # noqa: F401
+    Image,
+    ImageOps,
+    Jpeg2KImagePlugin,  # noqa: F401
+    JpegImagePlugin,  # noqa: F401
+    PngImagePlugin,  # noqa: F401
+    PpmImagePlugin,  # noqa: F401
+    TiffImagePlugin,  # noqa: F401
+    WebPImagePlugin,  # noqa: F401
+)
+
+from fretsaw.errors import ImageError, OutputError, ShapeError
+from fretsaw.masks import describe, mask_to_box, require_mask
+
+ImageSource = str | os.PathLike | bytes | bytearray | memoryview | IO[bytes] | Image.Image | np.ndarray
+"""What `read_image` takes."""
+
+PIXEL_LIMIT = 2**28
+"""Most pixels an image may have: 268 435 456, as 16384 x 16384. Decoded, that is 0.8 GB."""
+
+READABLE = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF", "PPM", "JPEG2000")
+"""Formats that are read, by Pillow's names; a file's content decides, not its suffix."""
+
+_ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
+    ".png": ("PNG", {}),
+    ".jpg": ("JPEG", {"quality": 95, "subsampling": 0}),
+    ".jpeg": ("JPEG", {"quality": 95, "subsampling": 0}),
+    ".webp": ("WEBP", {"lossless": True}),
+    ".tif": ("TIFF", {"compression": "tiff_deflate"}),
+    ".tiff": ("TIFF", {"compression": "tiff_deflate"}),
+    ".bmp": ("BMP", {}),
+}
+_WITHOUT_ALPHA = ("JPEG", "BMP")
+
+
+def read_image(source: ImageSource, pixel_limit: int = PIXEL_LIMIT) -> np.ndarray:
+    """Return an image as RGB.
+
+    Args:
+        source: A path, a file's bytes, a binary file object, a PIL image, or an array (H, W), (H, W, 1), (H, W, 3), (H, W, 4) of uint8, uint16 or bool.
+        pixel_limit: Most pixels, height x width, that are accepted.
+
+    Returns:
+        (H, W, 3) uint8 RGB, C-contiguous, a new array.
+
+    Raises:
+        ImageError: If the source is missing, no image, truncated, broken, empty, thinner than 2 pixels, above the limit, or of an unsupported kind.
+    """
+    if isinstance(source, np.ndarray):
+        return _array_to_rgb(source, pixel_limit)
+    image, name = _open(source, pixel_limit)
+    with _complaints(name):
+        return _to_rgb(image, name)
+
+
+def read_mask(source: ImageSource, pixel_limit: int = PIXEL_LIMIT) -> np.ndarray:
+    """Return a mask file's values: grey values as stored, else the maximum over the colour channels (palettes by their colours, alpha left out).
+
+    Args:
+        source: As in `read_image`, arrays excepted.
+        pixel_limit: Most pixels that are accepted.
+
+    Returns:
+        (H, W) uint8, uint16 for 16-bit files; 1-bit files give 0 and 255. What counts as object is the caller's rule, commonly `> 0` or `> 127`.
+
+    Raises:
+        ImageError: As `read_image`.
+    """
+    image, name = _open(source, pixel_limit)
+    with _complaints(name):
+        grey = _grey(image, name)
+        return grey if grey is not None else np.asarray(image.convert("RGB")).max(axis=2)
+
+
+def read_labels(source: ImageSource, pixel_limit: int = PIXEL_LIMIT) -> np.ndarray:
+    """Return the class ids in a label file: indices of a palette, grey values as stored, 0 and 1 of a 1-bit file.
+
+    Args:
+        source: As in `read_image`, arrays excepted.
+        pixel_limit: Most pixels that are accepted.
+
+    Returns:
+        (H, W) uint8, uint16 for 16-bit files.
+
+    Raises:
+        ImageError: As `read_image`, and if the file holds colours rather than ids.
+    """
+    image, name = _open(source, pixel_limit)
+    with _complaints(name):
+        if image.mode in ("P", "PA"):
+            return np.array(image.getchannel(0) if image.mode == "PA" else image)
+        labels = _grey(image, name)
+        if labels is None:
+            raise ImageError(f"{name}: expected class ids in a palette or grey image, got colours (mode {image.mode})")
+        return labels // 255 if image.mode == "1" else labels
+
+
+def image_hash(image: np.ndarray) -> str:
+    """Return the SHA-256, in hexadecimal, over an array's shape, dtype and bytes; equal for equal arrays whatever their memory layout."""
+    digest = hashlib.sha256(f"{image.shape} {image.dtype.str} ".encode())
+    digest.update(np.ascontiguousarray(image).data)
+    return digest.hexdigest()
+
+
+@contextmanager
+def _complaints(name: str) -> Iterator[None]:
+    """Turn whatever a decoder throws into one `ImageError`: on broken input Pillow raises about any kind of exception, MemoryError included."""
+    try:
+        yield
+    except ImageError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ImageError(f"{name}: expected a whole, undamaged image, got one that cannot be decoded ({reason or type(error).__name__})") from error
+
+
+def _open(source: Any, pixel_limit: int) -> tuple[Image.Image, str]:
+    """Return the decoded, upright first frame of whatever the source is, and a name for messages."""
+    if isinstance(source, Image.Image):
+        name = str(getattr(source, "filename", "")) or "PIL image"
+        return _decode(source, name, pixel_limit), name
+    if isinstance(source, bytes | bytearray | memoryview):
+        return _identify(io.BytesIO(source), "bytes", pixel_limit), "bytes"
+    if callable(getattr(source, "read", None)):
+        name = str(getattr(source, "name", "") or "file object")
+        with _complaints(name):
+            content = source.read()
+        if not isinstance(content, bytes):
+            raise ImageError(f"{name}: expected a file opened in binary mode, got one that reads {type(content).__name__}")
+        return _identify(io.BytesIO(content), name, pixel_limit), name
+    if not isinstance(source, str | os.PathLike):
+        raise ImageError(f"expected a path, bytes, a binary file, a PIL image or a numpy array, got {describe(source)}")
+    name = os.fsdecode(source)
+    try:
+        # Asked before opening, since opening a pipe would wait for its other end.
+        if not Path(source).is_file():
+            kind = "a folder" if Path(source).is_dir() else "no regular file" if Path(source).exists() else "a path that does not exist"
+            raise ImageError(f"{name}: expected an image file, got {kind}")
+        with open(source, "rb") as file:
+            return _identify(file, name, pixel_limit), name
+    except (OSError, ValueError) as error:
+        raise ImageError(f"{name!r}: expected a readable image file, got: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _identify(file: IO[bytes], name: str, pixel_limit: int) -> Image.Image:
+    """Find the format by content and decode.
+
+    Pillow's own `open` checks sizes against a global of its module; here the limit is an argument, so the plugins are asked directly.
+    """
+    prefix = file.read(16)
+    if not prefix:
+        raise ImageError(f"{name}: expected an image file, got an empty one")
+    with _complaints(name):
+        for kind in READABLE:
+            factory, accepts = Image.OPEN[kind]
+            if accepts is None or accepts(prefix) is not True:
+                continue
+            file.seek(0)
+            try:
+                return _decode(factory(file, ""), name, pixel_limit)
+            except (SyntaxError, IndexError, TypeError, struct.error) as error:
+                raise ImageError(f"{name}: expected a whole, undamaged {kind} image, got a broken header ({' '.join(str(error).split())[:120]})") from error
+    raise ImageError(f"{name}: expected an image ({', '.join(READABLE)}), got content of another kind that starts with {prefix[:8]!r}")
+
+
+def _decode(image: Image.Image, name: str, pixel_limit: int) -> Image.Image:
+    _check_size(image.height, image.width, name, pixel_limit)
+    with _complaints(name):
+        image.load()
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # the pixels are fine, and EXIF data come in every state of corruption
+        return image
+
+
+def _check_size(height: int, width: int, name: str, pixel_limit: int) -> None:
+    if min(height, width) < 2:
+        raise ImageError(f"{name}: expected an image of at least 2 x 2 pixels, got {width} x {height} (width x height)")
+    if height * width > pixel_limit:
+        raise ImageError(f"{name}: expected at most {pixel_limit} pixels (pixel_limit), got {width} x {height} = {width * height}")
+
+
+def _grey(image: Image.Image, name: str) -> np.ndarray | None:
+    """Return the stored grey values, uint8 or uint16, or None where the image has colours."""
+    if image.mode in ("L", "LA", "La"):
+        return np.array(image.getchannel(0))
+    if image.mode == "1":
+        return np.array(image.convert("L"))
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 65535:
+            raise ImageError(f"{name}: expected grey values of 8 or 16 bit, got integers from {values.min()} to {values.max()}")
+        return values.astype(np.uint16)
+    if image.mode == "F":
+        raise ImageError(f"{name}: expected integers of 8 or 16 bit, got floats, which have no fixed range; scale them to 0 .. 255 and convert")
+    return None
+
+
+def _to_rgb(image: Image.Image, name: str) -> np.ndarray:
+    if image.has_transparency_data and image.mode[0] not in "IF":
+        return _on_white(np.asarray(image.convert("RGBA")))
+    grey = _grey(image, name)
+    if grey is None:
+        return np.array(image.convert("RGB"))
+    return np.repeat(_to_8_bit(grey)[..., None], 3, axis=2)
+
+
+def _array_to_rgb(array: np.ndarray, pixel_limit: int) -> np.ndarray:
+    channels = array.shape[2] if array.ndim == 3 else 1
+    if array.ndim not in (2, 3) or channels not in (1, 3, 4):
+        raise ImageError(f"array: expected (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), got {describe(array)}")
+    if array.dtype not in (np.uint8, np.uint16, np.bool_):
+        raise ImageError(f"array: expected uint8, uint16 or bool, got {describe(array)}; floats have no fixed range: scale them to 0 .. 255 and convert")
+    height, width = array.shape[:2]
+    _check_size(height, width, "array", pixel_limit)
+    eight = _to_8_bit(array)
+    if channels == 4:
+        return _on_white(eight)
+    image = np.empty((height, width, 3), np.uint8)
+    image[:] = eight if eight.ndim == 3 else eight[..., None]
+    return image
+
+
+def _to_8_bit(values: np.ndarray) -> np.ndarray:
+    if values.dtype == np.bool_:
+        return values.astype(np.uint8) * 255
+    return (values >> 8).astype(np.uint8) if values.dtype == np.uint16 else values
+
+
+def _on_white(rgba: np.ndarray) -> np.ndarray:
+    alpha = rgba[..., 3:].astype(np.uint16)
+    return ((rgba[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+
+
+def write_bytes(path: str | os.PathLike, content: bytes) -> Path:
+    """Write a file atomically: a temporary file in the same folder takes the name when it is complete. Folders above are made.
+
+    Raises:
+        OutputError: If that is not possible, for example because the path is a folder, or not writable, or the disk is full.
+    """
+    target = Path(path)
+    try:
+        temporary = target.with_name(f".{uuid.uuid4().hex}.part")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            temporary.write_bytes(content)
+            os.replace(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except (OSError, ValueError) as error:
+        raise OutputError(f"{os.fsdecode(path)!r}: expected a place that can be written, got: {getattr(error, 'strerror', None) or error}") from error
+    return target
+
+
+def encode_image(image: np.ndarray | Image.Image, suffix: str) -> bytes:
+    """Return an image as the bytes of a file.
+
+    Args:
+        image: (H, W) bool (written as 0 and 255) or uint8, (H, W, 3) uint8 RGB, (H, W, 4) uint8 RGBA, or a PIL image.
+        suffix: ".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff" or ".bmp", in any case.
+
+    Raises:
+        ShapeError: If the array is none of these.
+        OutputError: If the suffix is unknown or the format cannot hold such an image, for example transparency in a JPEG.
+    """
+    if suffix.lower() not in _ENCODERS:
+        raise OutputError(f"expected an image suffix ({', '.join(_ENCODERS)}), got {suffix or 'none'!r}")
+    kind, options = _ENCODERS[suffix.lower()]
+    picture = image if isinstance(image, Image.Image) else _to_pil(image)
+    if picture.has_transparency_data and kind in _WITHOUT_ALPHA:
+        raise OutputError(f"expected a format with transparency (.png, .webp, .tif), got {suffix}")
+    buffer = io.BytesIO()
+    try:
+        picture.save(buffer, kind, **options)
+    except (OSError, ValueError) as error:
+        raise OutputError(f"expected an image that {suffix} can hold, got {picture.width} x {picture.height}, mode {picture.mode}: {error}") from error
+    return buffer.getvalue()
+
+
+def _to_pil(array: np.ndarray) -> Image.Image:
+    channels = array.shape[2] if isinstance(array, np.ndarray) and array.ndim == 3 else 0
+    depth = array.dtype == np.uint8 or (channels == 0 and array.dtype == np.bool_) if isinstance(array, np.ndarray) else False
+    if not depth or array.ndim not in (2, 3) or channels not in (0, 3, 4) or array.size == 0:
+        raise ShapeError(f"image: expected (H, W) bool or uint8, (H, W, 3) or (H, W, 4) uint8, got {describe(array)}")
+    return Image.fromarray(np.ascontiguousarray(_to_8_bit(array)))
+
+
+def write_image(path: str | os.PathLike, image: np.ndarray | Image.Image) -> Path:
+    """Write an image atomically, in the format that the suffix names, and return its path; see `encode_image`.
+
+    Raises:
+        ShapeError: If the array is no image.
+        OutputError: If the suffix is unknown, the format cannot hold the image, or the place cannot be written.
+    """
+    return write_bytes(path, encode_image(image, Path(path).suffix))
+
+
+def write_mask(path: str | os.PathLike, mask: np.ndarray) -> Path:
+    """Write a mask (H, W) bool atomically as 8-bit grey, 0 and 255, and return its path.
+
+    Raises:
+        ShapeError: If `mask` is not a bool array (H, W).
+        OutputError: If the suffix is unknown or lossy (a JPEG would not keep 0 and 255), or the place cannot be written.
+    """
+    suffix = Path(path).suffix
+    if _ENCODERS.get(suffix.lower(), ("",))[0] == "JPEG":
+        raise OutputError(f"{os.fsdecode(path)}: expected a lossless format for a mask (.png, .webp, .tif, .bmp), got {suffix}")
+    return write_bytes(path, encode_image(require_mask(mask), suffix))
+
+
+def require_image(image: object) -> np.ndarray:
+    """Return `image` unchanged if it is a numpy array (H, W, 3) of uint8 with at least one pixel.
+
+    Raises:
+        ShapeError: If it is anything else.
+    """
+    if isinstance(image, np.ndarray) and image.ndim == 3 and image.shape[2] == 3 and image.dtype == np.uint8 and image.size > 0:
+        return image
+    raise ShapeError(f"image: expected a numpy array (H, W, 3) of uint8, got {describe(image)}")
+
+
+def overlay(image: np.ndarray, mask: np.ndarray, color: tuple[int, int, int] = (30, 144, 255), alpha: float = 0.4) -> np.ndarray:
+    """Return the image with the mask shown as a tint and a crisp outline: a line of full colour inside its border, a white one outside.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        mask: (H, W) bool.
+        color: RGB of tint and outline.
+        alpha: Strength of the tint, 0 none, 1 opaque.
+
+    Returns:
+        (H, W, 3) uint8, a new array. The lines grow with the image, one pixel for every 400 of its shorter side.
+
+    Raises:
+        ShapeError: If the arrays are of another kind or differ in size.
+    """
+    _check_same_size(require_image(image), require_mask(mask))
+    result = image.copy()
+    x0, y0, x1, y1 = mask_to_box(mask)
+    if x0 == x1:
+        return result
+    line = max(1, round(min(mask.shape) / 400))
+    # All work is done near the mask; beyond the image's border counts as mask when it shrinks, so that no line runs along the border.
+    near = np.s_[max(0, y0 - line) : y1 + line, max(0, x0 - line) : x1 + line]
+    part, region = mask[near].astype(np.uint8), result[near]
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * line + 1, 2 * line + 1))
+    rim = part > cv2.erode(part, kernel)
+    halo = cv2.dilate(part, kernel) > part
+    inside = mask[near]
+    region[inside] = np.rint(region[inside] * (1.0 - alpha) + np.asarray(color, np.float64) * alpha)
+    region[rim] = color
+    region[halo] = 255
+    return result
+
+
+def cutout(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Return the image with everything but the object transparent.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        mask: (H, W) bool, or mask_probs, floats in [0, 1], which become the opacity and so give soft edges.
+
+    Returns:
+        (H, W, 4) uint8 RGBA, not premultiplied. Where nothing is visible the colours are 0 too: what was cut away is not in the file.
+
+    Raises:
+        ShapeError: If the arrays are of another kind, differ in size, or the probabilities leave [0, 1].
+    """
+    floating = isinstance(mask, np.ndarray) and mask.ndim == 2 and np.issubdtype(mask.dtype, np.floating)
+    _check_same_size(require_image(image), mask if floating else require_mask(mask))
+    if floating and not (mask.min() >= 0 and mask.max() <= 1):
+        raise ShapeError(f"mask_probs: expected values in [0, 1], got {mask.min()} to {mask.max()}; logits go through a sigmoid first")
+    alpha = np.rint(mask * np.float32(255)).astype(np.uint8)
+    return np.dstack([image * (alpha > 0)[..., None], alpha])
+
+
+def _check_same_size(image: np.ndarray, mask: np.ndarray) -> None:
+    if image.shape[:2] != mask.shape:
+        raise ShapeError(f"expected an image and a mask of one size, got {image.shape[:2]} and {mask.shape}")
