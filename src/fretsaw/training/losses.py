@@ -1,4 +1,4 @@
-"""Losses on mask logits. Every one takes logits and a target of the same shape (B, ..., h, w) and returns one number per leading index unless said otherwise."""
+"""Losses on mask logits: each takes logits and a target of one shape (..., h, w) and returns one number per leading index unless it says otherwise."""
 
 from __future__ import annotations
 
