@@ -34,7 +34,6 @@ from PIL import (
     GifImagePlugin,  # noqa: F401
     Image,
     ImageOps,
-    Jpeg2KImagePlugin,  # noqa: F401
     JpegImagePlugin,  # noqa: F401
     PngImagePlugin,  # noqa: F401
     PpmImagePlugin,  # noqa: F401
@@ -51,7 +50,7 @@ ImageSource = str | os.PathLike | bytes | bytearray | memoryview | IO[bytes] | I
 PIXEL_LIMIT = 2**28
 """Most pixels an image may have: 268 435 456, as 16384 x 16384. Decoded, that is 0.8 GB."""
 
-READABLE = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF", "PPM", "JPEG2000")
+READABLE = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF", "PPM")
 """Formats that are read, by Pillow's names; a file's content decides, not its suffix."""
 
 _ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
