@@ -51,19 +51,7 @@ class CocoFile:
         for part in result.instances or (result,):
             if not part.mask.any():
                 continue
-            x0, y0, x1, y1 = part.box
-            self._content["annotations"].append(
-                {
-                    "id": self._next,
-                    "image_id": image_id,
-                    "category_id": CATEGORY["id"],
-                    "segmentation": part.to_rle(),
-                    "area": int(part.mask.sum()),
-                    "bbox": [x0, y0, x1 - x0, y1 - y0],
-                    "iscrowd": 0,
-                    "score": round(float(part.score), 6),
-                }
-            )
+            self._content["annotations"].append(part.to_coco(image_id, self._next, CATEGORY["id"]))
             self._next += 1
         if time.monotonic() - self._written >= WRITE_INTERVAL:
             self.write()

@@ -127,7 +127,7 @@ def to_pixels(image: np.ndarray, frame: Frame, mean: tuple[float, ...], std: tup
 
     if image.dtype != np.uint8 or image.shape != (frame.height, frame.width, 3):
         raise ShapeError(f"expected an image ({frame.height}, {frame.width}, 3) uint8, got {image.shape} {image.dtype}")
-    values = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float().div_(255)
+    values = _tensor(image).permute(2, 0, 1)[None].float().div_(255)
     values = resize(values, frame.content_height, frame.content_width)
     offset, factor = torch.tensor(mean).view(1, 3, 1, 1), torch.tensor(std).view(1, 3, 1, 1)
     values = (values - offset) / factor
@@ -186,7 +186,7 @@ def mask_to_logits(mask: np.ndarray, frame: Frame, size: int) -> Tensor:
         raise ShapeError(f"expected a mask of the image's size ({frame.height}, {frame.width}), got {mask.shape}")
     if mask.dtype != np.bool_ and not np.issubdtype(mask.dtype, np.floating):
         raise ShapeError(f"expected a bool mask or float logits, got {mask.dtype}")
-    logits = torch.from_numpy(np.ascontiguousarray(mask)).float()[None, None]
+    logits = _tensor(mask).float()[None, None]
     if mask.dtype == np.bool_:
         logits = (2 * logits - 1) * MASK_PROMPT_LOGIT
     rows = max(1, round(size * frame.content_height / frame.size))
@@ -209,7 +209,7 @@ def resize_map(values: np.ndarray, height: int, width: int) -> np.ndarray:
     """`resize` for one map (H, W) of any real dtype; returns (height, width) float32."""
     import torch
 
-    return resize(torch.from_numpy(np.ascontiguousarray(values)).float()[None, None], height, width)[0, 0].numpy()
+    return resize(_tensor(values).float()[None, None], height, width)[0, 0].numpy()
 
 
 def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -218,7 +218,7 @@ def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
     if image.shape[:2] == (height, width):
         return image
-    values = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float()
+    values = _tensor(image).permute(2, 0, 1)[None].float()
     return resize(values, height, width)[0].permute(1, 2, 0).round().clamp(0, 255).to(torch.uint8).numpy()
 
 
@@ -248,6 +248,13 @@ def paste(patch: np.ndarray, box: Box, canvas: np.ndarray) -> np.ndarray:
     result = canvas.copy()
     result[int(box.y0) : int(box.y1), int(box.x0) : int(box.x1)] = patch
     return result
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    """Return a tensor with a copy of the array: results are read-only, and torch warns of sharing them."""
+    import torch
+
+    return torch.from_numpy(np.array(array, order="C"))
 
 
 def _check_size(height: int, width: int, size: int) -> None:
