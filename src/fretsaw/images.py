@@ -149,12 +149,12 @@ def _complaints(name: str) -> Iterator[None]:
 def _open(source: Any, pixel_limit: int) -> tuple[Image.Image, str]:
     """Return the decoded, upright first frame of whatever the source is, and a name for messages."""
     if isinstance(source, Image.Image):
-        name = str(getattr(source, "filename", "")) or "PIL image"
+        name = _printable(getattr(source, "filename", "") or "PIL image")
         return _decode(source, name, pixel_limit), name
     if isinstance(source, bytes | bytearray | memoryview):
         return _identify(io.BytesIO(source), "bytes", pixel_limit), "bytes"
     if callable(getattr(source, "read", None)):
-        name = str(getattr(source, "name", "") or "file object")
+        name = _printable(getattr(source, "name", "") or "file object")
         with _complaints(name):
             content = source.read()
         if not isinstance(content, bytes):
@@ -162,7 +162,7 @@ def _open(source: Any, pixel_limit: int) -> tuple[Image.Image, str]:
         return _identify(io.BytesIO(content), name, pixel_limit), name
     if not isinstance(source, str | os.PathLike):
         raise ImageError(f"expected a path, bytes, a binary file, a PIL image or a numpy array, got {describe(source)}")
-    name = os.fsdecode(source)
+    name = _printable(source)
     try:
         # Asked before opening, since opening a pipe would wait for its other end.
         if not Path(source).is_file():
@@ -171,7 +171,13 @@ def _open(source: Any, pixel_limit: int) -> tuple[Image.Image, str]:
         with open(source, "rb") as file:
             return _identify(file, name, pixel_limit), name
     except (OSError, ValueError) as error:
-        raise ImageError(f"{name!r}: expected a readable image file, got: {getattr(error, 'strerror', None) or error}") from error
+        raise ImageError(f"{name}: expected a readable image file, got: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _printable(name: object) -> str:
+    """Return a file's name so that it fits on one line and into any terminal, whatever bytes it is made of."""
+    text = os.fsdecode(name) if isinstance(name, str | bytes | os.PathLike) else str(name)
+    return text if text.isprintable() else ascii(text)
 
 
 def _identify(file: IO[bytes], name: str, pixel_limit: int) -> Image.Image:
@@ -225,13 +231,15 @@ def _grey(image: Image.Image, name: str) -> np.ndarray | None:
         return values.astype(np.uint16)
     if image.mode == "F":
         raise ImageError(f"{name}: expected integers of 8 or 16 bit, got floats, which have no fixed range; scale them to 0 .. 255 and convert")
+    if image.mode == "P" and not (image.palette and image.palette.palette):
+        raise ImageError(f"{name}: expected colours, got a palette image without its palette")
     return None
 
 
 def _to_rgb(image: Image.Image, name: str) -> np.ndarray:
+    grey = _grey(image, name)
     if image.has_transparency_data and image.mode[0] not in "IF":
         return _on_white(np.asarray(image.convert("RGBA")))
-    grey = _grey(image, name)
     if grey is None:
         return np.array(image.convert("RGB"))
     return np.repeat(_to_8_bit(grey)[..., None], 3, axis=2)
@@ -280,7 +288,7 @@ def write_bytes(path: str | os.PathLike, content: bytes) -> Path:
         finally:
             temporary.unlink(missing_ok=True)
     except (OSError, ValueError) as error:
-        raise OutputError(f"{os.fsdecode(path)!r}: expected a place that can be written, got: {getattr(error, 'strerror', None) or error}") from error
+        raise OutputError(f"{_printable(path)}: expected a place that can be written, got: {getattr(error, 'strerror', None) or error}") from error
     return target
 
 
@@ -336,7 +344,7 @@ def write_mask(path: str | os.PathLike, mask: np.ndarray) -> Path:
     """
     suffix = Path(path).suffix
     if _ENCODERS.get(suffix.lower(), ("",))[0] == "JPEG":
-        raise OutputError(f"{os.fsdecode(path)}: expected a lossless format for a mask (.png, .webp, .tif, .bmp), got {suffix}")
+        raise OutputError(f"{_printable(path)}: expected a lossless format for a mask (.png, .webp, .tif, .bmp), got {suffix}")
     return write_bytes(path, encode_image(require_mask(mask), suffix))
 
 
@@ -402,8 +410,9 @@ def cutout(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     _check_same_size(require_image(image), mask if floating else require_mask(mask))
     if floating and not (mask.min() >= 0 and mask.max() <= 1):
         raise ShapeError(f"mask_probs: expected values in [0, 1], got {mask.min()} to {mask.max()}; logits go through a sigmoid first")
-    alpha = np.rint(mask * np.float32(255)).astype(np.uint8)
-    return np.dstack([image * (alpha > 0)[..., None], alpha])
+    alpha = (mask * np.float32(255) + np.float32(0.5)).astype(np.uint8)
+    # Channel by channel, which is several times faster on large images than arithmetic on pixels of three bytes.
+    return cv2.merge([*(channel * (alpha > 0) for channel in cv2.split(image)), alpha])
 
 
 def _check_same_size(image: np.ndarray, mask: np.ndarray) -> None:

@@ -159,8 +159,8 @@ class Segmentation:
 def edge_opacity(mask_logits: np.ndarray) -> np.ndarray:
     """Return how much of each pixel an object covers, judged by where its outline passes: smooth edges about a pixel wide, opaque inside.
 
-    A logit divided by the length of its gradient is, to first order, the signed distance in pixels to the line of logit 0; half a pixel on either side
-    becomes the range 0 .. 1. A sigmoid would instead make the inside of an uncertain object translucent.
+    Beside the outline, a logit divided by the length of its gradient is, to first order, the signed distance in pixels to the line of logit 0; half a
+    pixel on either side becomes the range 0 .. 1. A sigmoid would instead make the inside of an uncertain object translucent.
 
     Args:
         mask_logits: (H, W) float.
@@ -168,13 +168,24 @@ def edge_opacity(mask_logits: np.ndarray) -> np.ndarray:
     Returns:
         (H, W) float32 in [0, 1], above 0.5 exactly where the logit is positive; NaN counts as background, as it does in `Segmentation.mask`.
     """
-    # Infinities would cancel to NaN in differences; no decoder separates better than that.
-    logits = np.clip(np.nan_to_num(mask_logits, nan=-1e4), -1e4, 1e4).astype(np.float32)
-    across, down = (cv2.Sobel(logits, cv2.CV_32F, dx, 1 - dx, ksize=1, scale=0.5, borderType=cv2.BORDER_REPLICATE) for dx in (1, 0))
-    slope = np.maximum(np.hypot(across, down), np.float32(1e-6))
-    opacity = np.clip(logits / slope + np.float32(0.5), 0, 1)
+    mask = (mask_logits > 0).astype(np.uint8)
+    cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
+    y, x = np.nonzero(cv2.dilate(mask, cross) != cv2.erode(mask, cross))
+    height, width = mask.shape
+
+    def at(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        values = mask_logits[rows.clip(0, height - 1), columns.clip(0, width - 1)]
+        # Infinities would cancel to NaN in differences; no decoder separates better than this.
+        return np.nan_to_num(values.astype(np.float32), nan=-1e4).clip(-1e4, 1e4)
+
+    here = at(y, x)
+    slope = np.hypot(at(y, x + 1) - at(y, x - 1), at(y + 1, x) - at(y - 1, x)) / 2
+    coverage = (here / np.maximum(slope, np.float32(1e-6)) + np.float32(0.5)).clip(0, 1)
     # Rounding must not move a pixel to the other side of the outline.
-    return np.where(logits > 0, np.maximum(opacity, np.nextafter(np.float32(0.5), np.float32(1))), np.minimum(opacity, np.float32(0.5)))
+    just_inside = np.nextafter(np.float32(0.5), np.float32(1))
+    opacity = mask.astype(np.float32)
+    opacity[y, x] = np.where(here > 0, np.maximum(coverage, just_inside), np.minimum(coverage, np.float32(0.5)))
+    return opacity
 
 
 @dataclass(frozen=True, eq=False, repr=False)
