@@ -108,8 +108,8 @@ def _size(size: Any) -> tuple[int, int]:
         height, width = (int(side) for side in size)
     except (TypeError, ValueError):
         height = width = 0
-    if height < 1 or width < 1:
-        raise ShapeError(f"size: expected two sides [H, W] of at least 1, got {size!r:.80}")
+    if height < 1 or width < 1 or height * width >= 2**31:
+        raise ShapeError(f"size: expected two sides [H, W] of at least 1 with fewer than 2 ** 31 pixels, got {size!r:.80}")
     return height, width
 
 

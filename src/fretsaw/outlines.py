@@ -78,7 +78,7 @@ def fill_rings(rings: Iterable[np.ndarray], height: int, width: int) -> np.ndarr
     count = np.clip(np.ceil(np.maximum(y0, y1) - 0.5), 0, height).astype(np.int64) - first
     edge = np.repeat(np.arange(x0.size), count)
     row = np.arange(edge.size) - np.repeat(np.cumsum(count) - count, count) + first[edge]
-    crossing = x0[edge] + (row + 0.5 - y0[edge]) * ((x1 - x0)[edge] / (y1 - y0)[edge])
+    crossing = x0[edge] + (row + 0.5 - y0[edge]) * (x1 - x0)[edge] / (y1 - y0)[edge]
     column = np.clip(np.ceil(crossing - 0.5), 0, width).astype(np.int64)
     flips = np.bincount(row * (width + 1) + column, minlength=height * (width + 1)) % 2 == 1
     return np.logical_xor.accumulate(flips.reshape(height, width + 1), axis=1)[:, :width].copy()
