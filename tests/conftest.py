@@ -21,3 +21,19 @@ def shared() -> Path:
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def published():
+    """Return a function that gives the path of a published network's weights, or skips the test, naming what is absent; nothing is downloaded."""
+
+    def path_of(name: str) -> Path:
+        from fretsaw import catalog
+        from fretsaw.weights import Cache, locate
+
+        path = locate(catalog.find(name).weights, Cache())
+        if path is None:
+            pytest.skip(f"needs the published weights of {name}: fretsaw models pull {name}")
+        return path
+
+    return path_of
