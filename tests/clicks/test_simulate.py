@@ -145,5 +145,5 @@ def test_hrsam_makes_no_click_on_a_perfect_mask_nor_where_every_wrong_pixel_is_c
     ],
 )
 def test_arrays_that_do_not_fit_are_refused(prediction, truth, clicked):
-    with pytest.raises(ShapeError, match="Expected"):
+    with pytest.raises(ShapeError, match="expected"):
         simulate_click(prediction, truth, clicked)

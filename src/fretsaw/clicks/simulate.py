@@ -114,8 +114,8 @@ def _deepest(region: np.ndarray, clicked: np.ndarray | None) -> tuple[float, tup
 
 def _check(prediction: np.ndarray, truth: np.ndarray, clicked: np.ndarray | None) -> None:
     if prediction.ndim != 2 or prediction.dtype != np.bool_:
-        raise ShapeError(f"Expected a prediction (H, W) bool, got {prediction.shape} {prediction.dtype}.")
+        raise ShapeError(f"expected a prediction (H, W) bool, got {prediction.shape} {prediction.dtype}")
     if truth.shape != prediction.shape or not np.issubdtype(truth.dtype, np.signedinteger):
-        raise ShapeError(f"Expected a truth {prediction.shape} of signed integers (1, 0, -1), got {truth.shape} {truth.dtype}.")
+        raise ShapeError(f"expected a truth {prediction.shape} of signed integers (1, 0, -1), got {truth.shape} {truth.dtype}")
     if clicked is not None and (clicked.shape != prediction.shape or clicked.dtype != np.bool_):
-        raise ShapeError(f"Expected clicked pixels {prediction.shape} bool, got {clicked.shape} {clicked.dtype}.")
+        raise ShapeError(f"expected clicked pixels {prediction.shape} bool, got {clicked.shape} {clicked.dtype}")

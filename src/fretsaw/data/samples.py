@@ -40,7 +40,7 @@ class Sample:
             ImageError: If it cannot be read.
         """
         if not self.image.is_file():
-            raise DataError(f"{self.name}: expected an image at {self.image}, which does not exist.")
+            raise DataError(f"{self.name}: expected an image at {self.image}, which does not exist")
         return read_image(self.image)
 
     def read_truth(self) -> np.ndarray:
@@ -50,7 +50,7 @@ class Sample:
             DataError: If the file is missing or cannot be read.
         """
         if not self.mask.is_file():
-            raise DataError(f"{self.name}: expected a mask at {self.mask}, which does not exist.")
+            raise DataError(f"{self.name}: expected a mask at {self.mask}, which does not exist")
         return self.reader(self.mask)
 
     def read(self) -> tuple[np.ndarray, np.ndarray]:
@@ -64,7 +64,7 @@ class Sample:
         truth = self.read_truth()
         if image.shape[:2] != truth.shape[:2]:
             (height, width), (mask_height, mask_width) = image.shape[:2], truth.shape[:2]
-            raise DataError(f"{self.name}: expected a mask of the image's size {width} x {height}, got {mask_width} x {mask_height} in {self.mask.name}.")
+            raise DataError(f"{self.name}: expected a mask of the image's size {width} x {height}, got {mask_width} x {mask_height} in {self.mask.name}")
         return image, truth
 
     def signature(self) -> str:

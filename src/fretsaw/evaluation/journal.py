@@ -46,7 +46,7 @@ class Journal:
             if fresh:
                 self._write(header)
         except OSError as error:
-            raise OutputError(f"The journal of the run cannot be written to {path}: {error}.") from error
+            raise OutputError(f"The journal of the run cannot be written to {path}: {error}") from error
 
     def get(self, name: str, signature: str) -> dict[str, Any] | None:
         """Return the record of a sample that is already measured, or None; the signature tells a sample from another of the same name."""
@@ -75,7 +75,7 @@ class Journal:
         found = self._first_line()
         if found is None or found.get("fingerprint") != header["fingerprint"]:
             os.replace(self.path, self.path.with_name(self.path.name + ".old"))
-            self.notes.append(f"{self.path.name} belongs to {_difference(found, header)}: starting afresh, the old one is kept as {self.path.name}.old.")
+            self.notes.append(f"{self.path.name} belongs to {_difference(found, header)}: starting afresh, the old one is kept as {self.path.name}.old")
             return False
         kept = 0
         for values, end in self._lines():

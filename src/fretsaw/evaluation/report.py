@@ -83,12 +83,12 @@ class Report:
         try:
             values = json.loads(text)
         except ValueError as error:
-            raise DataError(f"Expected a report in JSON, got text that is no JSON: {error}") from error
+            raise DataError(f"expected a report in JSON, got text that is no JSON: {error}") from error
         missing = [name for name in ("task", "protocol", "dataset", "model", "metrics") if not isinstance(values, dict) or name not in values]
         if missing:
-            raise DataError(f"Expected a report with the fields task, protocol, dataset, model and metrics; missing: {', '.join(missing)}.")
+            raise DataError(f"expected a report with the fields task, protocol, dataset, model and metrics; missing: {', '.join(missing)}")
         if values.get("format", FORMAT) > FORMAT:
-            raise DataError(f"The report has format {values['format']}; this version of Fretsaw reads formats up to {FORMAT}.")
+            raise DataError(f"The report has format {values['format']}; this version of Fretsaw reads formats up to {FORMAT}")
         known = {f.name for f in fields(cls)}
         values = {name: value for name, value in values.items() if name in known}
         values["failures"] = tuple(Failure(**failure) for failure in values.get("failures", ()))
@@ -111,7 +111,7 @@ class Report:
             os.replace(temporary, path)
         except OSError as error:
             temporary.unlink(missing_ok=True)
-            raise OutputError(f"The report cannot be written to {path}: {error}.") from error
+            raise OutputError(f"The report cannot be written to {path}: {error}") from error
 
     @classmethod
     def load(cls, path: Path | str) -> Report:
@@ -119,7 +119,7 @@ class Report:
         try:
             return cls.from_json(Path(path).read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"Expected a report at {path}: {error}.") from error
+            raise DataError(f"expected a report at {path}: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ def _require_one_protocol(reports: Sequence[Report]) -> None:
         first = reports[0]
         if (report.task, report.protocol) != (first.task, first.protocol):
             raise ConfigError(
-                f"Expected reports of one protocol in one table, got {first.task}/{first.protocol} and {report.task}/{report.protocol}; "
+                f"expected reports of one protocol in one table, got {first.task}/{first.protocol} and {report.task}/{report.protocol}; "
                 "ask for a mixed table to see both."
             )
         ours, theirs = _without_nan(dict(first.protocol_fields)), _without_nan(dict(report.protocol_fields))
@@ -194,7 +194,7 @@ def _require_one_protocol(reports: Sequence[Report]) -> None:
         if different:
             pairs = ", ".join(f"{name} {ours.get(name)} / {theirs.get(name)}" for name in different)
             raise ConfigError(
-                f"Expected reports of one protocol in one table, got {first.protocol} with different fields: {pairs}; ask for a mixed table to see both."
+                f"expected reports of one protocol in one table, got {first.protocol} with different fields: {pairs}; ask for a mixed table to see both."
             )
 
 
@@ -212,9 +212,9 @@ def _notes(reports: Sequence[Report]) -> list[str]:
     notes = []
     for report in reports:
         if report.expected_size is not None and report.dataset_size != report.expected_size:
-            notes.append(f"* {report.model} on {report.dataset}: {report.dataset_size} of {report.expected_size} samples.")
+            notes.append(f"* {report.model} on {report.dataset}: {report.dataset_size} of {report.expected_size} samples")
         if report.failures:
-            notes.append(f"* {report.model} on {report.dataset}: {len(report.failures)} samples failed.")
+            notes.append(f"* {report.model} on {report.dataset}: {len(report.failures)} samples failed")
     return notes
 
 

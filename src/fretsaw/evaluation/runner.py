@@ -149,7 +149,7 @@ def evaluate_dataset(
         OutputError: If the journal cannot be written.
     """
     if options.limit is not None and options.limit < 1:
-        raise ConfigError(f"Expected a limit of at least 1 sample, got {options.limit}.")
+        raise ConfigError(f"expected a limit of at least 1 sample, got {options.limit}")
     samples = list(dataset.samples)[: options.limit]
     key = {
         "task": task,
@@ -212,10 +212,10 @@ def run_samples(
         OutputError: If the journal cannot be written.
     """
     if workers < 1:
-        raise ConfigError(f"Expected at least 1 worker, got {workers}.")
+        raise ConfigError(f"expected at least 1 worker, got {workers}")
     names = [sample.name for sample in samples]
     if len(set(names)) != len(names):
-        raise ConfigError("Expected samples with different names.")
+        raise ConfigError("expected samples with different names")
     book = Journal(journal, settings) if journal is not None else None
     signatures = [sample.signature() for sample in samples]
     results: dict[int, dict[str, Any] | Failure] = {}

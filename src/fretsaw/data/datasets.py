@@ -1,0 +1,279 @@
+"""The image sets that papers measure on, as they lie on disk when unpacked.
+
+Each loader checks the layout first and names the folder that is missing. `open_dataset` finds the loader by name.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from fretsaw.data import truths
+from fretsaw.data.layouts import after_underscore, counted, pair, read_list, require_file, require_folder, suffix_letter
+from fretsaw.data.samples import Dataset, Reader, Sample
+from fretsaw.errors import ConfigError, DataError
+
+Loader = Callable[[Path], Dataset]
+
+_HQSEG_VAL = (
+    ("DIS5K-VD", "DIS5K/DIS-VD/im", "DIS5K/DIS-VD/gt", 470),
+    ("ThinObject5K-TE", "thin_object_detection/ThinObject5K/images_test", "thin_object_detection/ThinObject5K/masks_test", 500),
+    ("COIFT", "thin_object_detection/COIFT/images", "thin_object_detection/COIFT/masks", 280),
+    ("HRSOD", "thin_object_detection/HRSOD/images", "thin_object_detection/HRSOD/masks_max255", 287),
+)
+
+
+def grabcut(root: Path) -> Dataset:
+    """GrabCut: 50 images, one object each."""
+    images, masks = require_folder(root, "images", "data_GT"), require_folder(root, "masks", "boundary_GT")
+    return counted("grabcut", root, pair(images, masks, truths.grabcut), 50)
+
+
+def berkeley(root: Path) -> Dataset:
+    """Berkeley: 100 objects in 96 images; masks `<image>a` and `<image>b` show two objects of one image."""
+    images, masks = require_folder(root, "images"), require_folder(root, "masks")
+    return counted("berkeley", root, pair(images, masks, truths.any_channel, suffix_letter), 100)
+
+
+def davis(root: Path) -> Dataset:
+    """DAVIS-345: 345 frames of DAVIS's videos, all objects of a frame as one."""
+    images, masks = require_folder(root, "img", "images"), require_folder(root, "gt", "masks")
+    return counted("davis", root, pair(images, masks, truths.any_channel, suffix_letter), 345)
+
+
+def coco_mval(root: Path) -> Dataset:
+    """COCO-MVal: 800 objects of COCO's validation part, 10 per class."""
+    images, masks = require_folder(root, "img", "images"), require_folder(root, "gt", "masks")
+    return counted("coco_mval", root, pair(images, masks, truths.any_channel, after_underscore), 800)
+
+
+def sbd(root: Path) -> Dataset:
+    """SBD, test part: 6671 instances in 2857 images. Reads every instance map once to list the instances."""
+    images, instances, listed = require_folder(root, "img"), require_folder(root, "inst"), require_file(root, "val.txt")
+    samples = []
+    for stem in read_list(listed):
+        path = instances / f"{stem}.mat"
+        try:
+            ids = [int(i) for i in np.unique(truths.sbd_instances(path)) if i != 0]
+        except DataError:
+            ids = [1]  # The sample fails when it is read, and the run names it.
+        samples += [Sample(f"{stem}_{i:02d}", images / f"{stem}.jpg", path, partial(truths.sbd_object, index=i)) for i in ids]
+    return counted("sbd", root, samples, 6671)
+
+
+def hqseg44k_val(root: Path) -> Dataset:
+    """HQSeg-44K, validation part: DIS-VD 470, ThinObject-5K 500, COIFT 280, HRSOD 287, together 1537."""
+    parts = [(name, require_folder(root, images), require_folder(root, masks), count) for name, images, masks, count in _HQSEG_VAL]
+    samples: list[Sample] = []
+    warnings = []
+    for name, images, masks, count in parts:
+        found = pair(images, masks, truths.any_channel, prefix=f"{name}/")
+        if len(found) != count:
+            warnings.append(f"hqseg44k: expected {count} samples of {name}, found {len(found)}")
+        samples += found
+    return counted("hqseg44k", root, samples, 1537, warnings)
+
+
+def dis5k(root: Path, part: str, expected: int) -> Dataset:
+    """One part of DIS5K: DIS-TR, DIS-VD, DIS-TE1 to DIS-TE4, each with `im` and `gt`."""
+    folder = root if root.name == part else require_folder(root, part)
+    samples = pair(require_folder(folder, "im"), require_folder(folder, "gt"), truths.upper_half)
+    return counted(part.lower().replace("dis-", "dis5k-"), root, samples, expected)
+
+
+def cod10k(root: Path, part: str, expected: int) -> Dataset:
+    """COD10K's camouflaged images: as published (`Train`, `Test` with `Image`, `GT_Object`) or in the usual bundle (`Imgs`, `GT`)."""
+    folder = root if (root / "Imgs").is_dir() or (root / "Image").is_dir() else require_folder(root, part, "Imgs")
+    images, masks = require_folder(folder, "Imgs", "Image"), require_folder(folder, "GT", "GT_Object")
+    samples = [sample for sample in pair(images, masks, truths.upper_half) if "NonCAM" not in sample.name]
+    return counted(f"cod10k-{part.lower()}", root, samples, expected)
+
+
+def two_folders(root: Path, name: str, images: tuple[str, ...], masks: tuple[str, ...], reader: Reader, expected: int | None) -> Dataset:
+    """A data set of one folder of images and one of masks with equal stems."""
+    return counted(name, root, pair(require_folder(root, *images), require_folder(root, *masks), reader), expected)
+
+
+def isic(root: Path, part: str, expected: int) -> Dataset:
+    """ISIC 2018, task 1 (lesion boundaries): `<image>_segmentation.png` belongs to `<image>.jpg`."""
+    images = require_folder(root, f"ISIC2018_Task1-2_{part}_Input")
+    masks = require_folder(root, f"ISIC2018_Task1_{part}_GroundTruth")
+    samples = pair(images, masks, truths.upper_half, lambda stem, _: stem.removesuffix("_segmentation"))
+    return counted(f"isic-{part.lower()}", root, samples, expected)
+
+
+def oxford_pet(root: Path, part: str, expected: int) -> Dataset:
+    """Oxford-IIIT Pet: animal against background; the edge between them is not judged."""
+    images, masks, listed = require_folder(root, "images"), require_folder(root, "annotations/trimaps"), require_file(root, f"annotations/{part}.txt")
+    samples = [Sample(stem, images / f"{stem}.jpg", masks / f"{stem}.png", truths.trimap) for stem in read_list(listed)]
+    return counted(f"oxford-pet-{part}", root, samples, expected)
+
+
+def voc_classes(root: Path) -> Dataset:
+    """PASCAL VOC 2012, validation part of the segmentation task: 1449 class maps."""
+    images, masks = require_folder(root, "JPEGImages"), require_folder(root, "SegmentationClass")
+    listed = read_list(require_file(root, "ImageSets/Segmentation/val.txt"))
+    return counted("voc", root, [Sample(stem, images / f"{stem}.jpg", masks / f"{stem}.png", truths.voc_classes) for stem in listed], 1449)
+
+
+def voc_objects(root: Path) -> Dataset:
+    """PASCAL VOC 2012, validation part, every instance by itself: RITM counts 3417, and leaves some out by a list of its own, so the number is not checked."""
+    images, masks = require_folder(root, "JPEGImages"), require_folder(root, "SegmentationObject")
+    samples = []
+    for stem in read_list(require_file(root, "ImageSets/Segmentation/val.txt")):
+        path = masks / f"{stem}.png"
+        try:
+            ids = [int(i) for i in np.unique(truths.voc_classes(path)) if i not in (0, truths.IGNORED)]
+        except DataError:
+            ids = [1]  # The sample fails when it is read, and the run names it.
+        samples += [Sample(f"{stem}_{i:02d}", images / f"{stem}.jpg", path, partial(truths.voc_object, index=i)) for i in ids]
+    return counted("voc-objects", root, samples, None)
+
+
+def ade20k(root: Path) -> Dataset:
+    """ADE20K (the 150 classes of the scene parsing challenge), validation part: 2000 images."""
+    images, masks = require_folder(root, "images/validation"), require_folder(root, "annotations/validation")
+    return counted("ade20k", root, pair(images, masks, truths.ade20k_classes), 2000)
+
+
+def folder(root: Path) -> Dataset:
+    """A folder of one's own: `images` and `masks` (or `img`, `im` and `gt`) with equal stems, object where any channel is above 0."""
+    images, masks = require_folder(root, "images", "img", "im"), require_folder(root, "masks", "gt")
+    return counted(root.resolve().name, root, pair(images, masks, truths.any_channel), None)
+
+
+def coco_json(path: Path) -> Dataset:
+    """Every annotation of a COCO file that is no crowd, by itself; the images lie beside the file, in `images`, or where COCO puts them (`../val2017`).
+
+    Raises:
+        DataError: If the file is no COCO file, or no folder holds its first image.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        images = {int(image["id"]): image for image in content["images"]}
+        annotations = defaultdict(list)
+        for annotation in content["annotations"]:
+            if not annotation.get("iscrowd", 0):
+                annotations[int(annotation["image_id"])].append(annotation)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"expected a COCO file with images and annotations at {path}, got one that cannot be used: {error!r}") from error
+    place = coco_image_folder(path, [str(image["file_name"]) for image in images.values()])
+    samples = []
+    for number, image in images.items():
+        for annotation in annotations[number]:
+            reader = partial(truths.coco_object, segmentation=annotation["segmentation"], size=(int(image["height"]), int(image["width"])))
+            samples.append(Sample(f"{Path(image['file_name']).stem}_{annotation['id']}", place / image["file_name"], path, reader))
+    return counted(path.stem, path, samples, None)
+
+
+def coco_image_folder(path: Path, names: Iterable[str]) -> Path:
+    """Return the folder that holds the images of a COCO file.
+
+    Raises:
+        DataError: If no place that is looked at holds one of them.
+    """
+    part = path.stem.removeprefix("instances_")
+    places = [path.parent, path.parent / "images", path.parent.parent / part, path.parent.parent / "images", path.parent.parent / "images" / part]
+    for name in names:
+        for place in places:
+            if (place / name).is_file():
+                return place
+    raise DataError(f"expected the images of {path} in one of {', '.join(dict.fromkeys(map(str, places)))}; none is there")
+
+
+OBJECT_SETS: dict[str, Loader] = {
+    "grabcut": grabcut,
+    "berkeley": berkeley,
+    "davis": davis,
+    "sbd": sbd,
+    "coco_mval": coco_mval,
+    "hqseg44k": hqseg44k_val,
+    "dis5k-tr": partial(dis5k, part="DIS-TR", expected=3000),
+    "dis5k-vd": partial(dis5k, part="DIS-VD", expected=470),
+    "dis5k-te1": partial(dis5k, part="DIS-TE1", expected=500),
+    "dis5k-te2": partial(dis5k, part="DIS-TE2", expected=500),
+    "dis5k-te3": partial(dis5k, part="DIS-TE3", expected=500),
+    "dis5k-te4": partial(dis5k, part="DIS-TE4", expected=500),
+    "cod10k-train": partial(cod10k, part="Train", expected=3040),
+    "cod10k-test": partial(cod10k, part="Test", expected=2026),
+    "nc4k": partial(two_folders, name="nc4k", images=("Imgs",), masks=("GT",), reader=truths.upper_half, expected=4121),
+    "duts-tr": partial(two_folders, name="duts-tr", images=("DUTS-TR-Image",), masks=("DUTS-TR-Mask",), reader=truths.upper_half, expected=10553),
+    "duts-te": partial(two_folders, name="duts-te", images=("DUTS-TE-Image",), masks=("DUTS-TE-Mask",), reader=truths.upper_half, expected=5019),
+    "ecssd": partial(two_folders, name="ecssd", images=("images",), masks=("ground_truth_mask",), reader=truths.upper_half, expected=1000),
+    "isic-train": partial(isic, part="Training", expected=2594),
+    "isic-val": partial(isic, part="Validation", expected=100),
+    "isic-test": partial(isic, part="Test", expected=1000),
+    "oxford-pet-trainval": partial(oxford_pet, part="trainval", expected=3680),
+    "oxford-pet-test": partial(oxford_pet, part="test", expected=3669),
+    "voc-objects": voc_objects,
+    "coco": coco_json,
+    "folder": folder,
+}
+"""Data sets whose truth is one object a sample, by name: for clicks and automatic masks."""
+
+CLASS_SETS: dict[str, Loader] = {"voc": voc_classes, "ade20k": ade20k}
+"""Data sets whose truth is a class map, by name: for semantic segmentation."""
+
+
+def open_dataset(path: Path | str, name: str | None = None, sets: dict[str, Loader] = OBJECT_SETS) -> Dataset:
+    """Read a data set.
+
+    Args:
+        path: Its folder, or a COCO file.
+        name: Which layout it has and how its masks are read; None: by the folder's name, "folder" for an unknown one, "coco" for a JSON file.
+        sets: `OBJECT_SETS` or `CLASS_SETS`.
+
+    Raises:
+        ConfigError: If the name is unknown.
+        DataError: If the layout is not as expected; the message names the folder that is missing.
+    """
+    path = Path(path)
+    if name is None:
+        name = guess_name(path, sets)
+    if name not in sets:
+        raise ConfigError(f"expected a data set out of {', '.join(sets)}; got {name!r}")
+    if not path.exists():
+        raise DataError(f"expected a data set at {path}, which does not exist")
+    return sets[name](path)
+
+
+def guess_name(path: Path, sets: dict[str, Loader] = OBJECT_SETS) -> str:
+    """Return the data set that a folder's name stands for: "GrabCut", "DAVIS345" and "COCO_MVal" are found, whatever their case.
+
+    Raises:
+        ConfigError: If the name says nothing and there is no layout for plain folders.
+    """
+    if path.suffix.lower() == ".json" and "coco" in sets:
+        return "coco"
+    word = path.resolve().name.lower()
+    for name in sets:
+        if word.replace("-", "").replace("_", "").removesuffix("345") == name.replace("-", "").replace("_", ""):
+            return name
+    if "folder" in sets:
+        return "folder"
+    raise ConfigError(f"expected the name of the data set in {path} with --dataset, one of {', '.join(sets)}")
+
+
+def split(dataset: Dataset, names: Iterable[str], label: str) -> Dataset:
+    """Return the samples whose image is in a list, so that every model is measured on the same held-out part.
+
+    Args:
+        dataset: The whole.
+        names: Stems of image files.
+        label: Put behind the data set's name, "test".
+
+    Raises:
+        DataError: If a listed image is not in the data set.
+    """
+    wanted = set(names)
+    samples = tuple(sample for sample in dataset.samples if sample.image.stem in wanted)
+    missing = sorted(wanted - {sample.image.stem for sample in samples})
+    if missing:
+        raise DataError(f"expected every image of the list in {dataset.root}; missing: {', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}")
+    return replace(dataset, name=f"{dataset.name}-{label}", samples=samples, expected=None, warnings=())
