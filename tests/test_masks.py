@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import subprocess
 import sys
 
@@ -67,6 +68,17 @@ class TestRunLengths:
         rle = masks.encode_rle(mask)
         np.testing.assert_array_equal(masks.decode_rle(rle), mask)
         np.testing.assert_array_equal(coco_mask.decode(rle).astype(bool), mask)
+
+    @pytest.mark.parametrize("file", ["grid_plain.npz", "grid_crops_small_regions.npz"])
+    def test_run_lengths_and_boxes_equal_the_reference_generators(self, shared, file):
+        records = json.loads(str(np.load(shared / "golden" / file)["records"]))
+        assert records
+        for record in records:
+            mask = masks.decode_rle(record["segmentation"])
+            assert masks.encode_rle(mask) == record["segmentation"]
+            assert mask.sum() == record["area"]
+            x0, y0, x1, y1 = masks.mask_to_box(mask)
+            assert [x0, y0, x1 - 1 - x0, y1 - 1 - y0] == record["bbox"], "the reference's boxes end at the last pixel itself"
 
     def test_memory_layout_does_not_matter(self, rng):
         base = rng.random((12, 10)) > 0.5

@@ -19,9 +19,10 @@ import hashlib
 import io
 import os
 import struct
+import threading
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -47,8 +48,8 @@ from fretsaw.masks import describe, mask_to_box, require_mask
 ImageSource = str | os.PathLike | bytes | bytearray | memoryview | IO[bytes] | Image.Image | np.ndarray
 """What `read_image` takes."""
 
-PIXEL_LIMIT = 2**28
-"""Most pixels an image may have: 268 435 456, as 16384 x 16384. Decoded, that is 0.8 GB."""
+PIXEL_LIMIT = 178_956_970
+"""Most pixels an image may have unless a caller says otherwise: 13377 x 13377, beyond the largest cameras, and where Pillow itself refuses to go on."""
 
 READABLE = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF", "PPM")
 """Formats that are read, by Pillow's names; a file's content decides, not its suffix."""
@@ -63,6 +64,9 @@ _ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
     ".bmp": ("BMP", {}),
 }
 _WITHOUT_ALPHA = ("JPEG", "BMP")
+_RAISING_LIMIT = threading.Lock()
+_STRAIGHT = {"La": "LA", "RGBa": "RGBA"}
+"""Modes whose colours are multiplied by alpha, and those that they become."""
 
 
 def read_image(source: ImageSource, pixel_limit: int = PIXEL_LIMIT) -> np.ndarray:
@@ -70,7 +74,7 @@ def read_image(source: ImageSource, pixel_limit: int = PIXEL_LIMIT) -> np.ndarra
 
     Args:
         source: A path, a file's bytes, a binary file object, a PIL image, or an array (H, W), (H, W, 1), (H, W, 3), (H, W, 4) of uint8, uint16 or bool.
-        pixel_limit: Most pixels, height x width, that are accepted.
+        pixel_limit: Most pixels, height x width, that are accepted. Above `PIXEL_LIMIT` files are decoded one at a time.
 
     Returns:
         (H, W, 3) uint8 RGB, C-contiguous, a new array.
@@ -146,6 +150,20 @@ def _complaints(name: str) -> Iterator[None]:
         raise ImageError(f"{name}: expected a whole, undamaged image, got one that cannot be decoded ({reason or type(error).__name__})") from error
 
 
+@contextmanager
+def _pillow_allows(pixel_limit: int) -> Iterator[None]:
+    """Raise Pillow's limit, a global of its module, while a caller's own higher limit is in force; by default nothing is touched."""
+    if pixel_limit <= PIXEL_LIMIT:
+        yield
+        return
+    with _RAISING_LIMIT:
+        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, pixel_limit
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
+
+
 def _open(source: Any, pixel_limit: int) -> tuple[Image.Image, str]:
     """Return the decoded, upright first frame of whatever the source is, and a name for messages."""
     if isinstance(source, Image.Image):
@@ -177,18 +195,18 @@ def _open(source: Any, pixel_limit: int) -> tuple[Image.Image, str]:
 def _printable(name: object) -> str:
     """Return a file's name so that it fits on one line and into any terminal, whatever bytes it is made of."""
     text = os.fsdecode(name) if isinstance(name, str | bytes | os.PathLike) else str(name)
-    return text if text.isprintable() else ascii(text)
+    return text if text and text.isprintable() else ascii(text)
 
 
 def _identify(file: IO[bytes], name: str, pixel_limit: int) -> Image.Image:
     """Find the format by content and decode.
 
-    Pillow's own `open` checks sizes against a global of its module; here the limit is an argument, so the plugins are asked directly.
+    Pillow's own `open` warns about half of what is allowed here, so the plugins are asked directly.
     """
     prefix = file.read(16)
     if not prefix:
         raise ImageError(f"{name}: expected an image file, got an empty one")
-    with _complaints(name):
+    with _complaints(name), _pillow_allows(pixel_limit):
         for kind in READABLE:
             factory, accepts = Image.OPEN[kind]
             if accepts is None or accepts(prefix) is not True:
@@ -205,10 +223,9 @@ def _decode(image: Image.Image, name: str, pixel_limit: int) -> Image.Image:
     _check_size(image.height, image.width, name, pixel_limit)
     with _complaints(name):
         image.load()
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # the pixels are fine, and EXIF data come in every state of corruption
-        return image
+    with suppress(Exception):  # the pixels are fine, and EXIF data come in every state of corruption
+        image = ImageOps.exif_transpose(image)
+    return image.convert(_STRAIGHT[image.mode]) if image.mode in _STRAIGHT else image
 
 
 def _check_size(height: int, width: int, name: str, pixel_limit: int) -> None:
@@ -220,7 +237,7 @@ def _check_size(height: int, width: int, name: str, pixel_limit: int) -> None:
 
 def _grey(image: Image.Image, name: str) -> np.ndarray | None:
     """Return the stored grey values, uint8 or uint16, or None where the image has colours."""
-    if image.mode in ("L", "LA", "La"):
+    if image.mode in ("L", "LA"):
         return np.array(image.getchannel(0))
     if image.mode == "1":
         return np.array(image.convert("L"))
