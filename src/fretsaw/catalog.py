@@ -47,7 +47,7 @@ class Parts:
 
 
 Builder = Callable[[Path, "int | None", str], Parts]
-"""(checked weight file, side of the model's input or None for the model's own, checksum of the file) -> parts."""
+"""(checked weight file, side of the model's input or None for the model's own, checksum that names the weights) -> parts."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from shutil import rmtree
 
@@ -48,6 +48,7 @@ class Record:
         sha256: Its checksum.
         mtime_ns: When it was last written. While size and time stay the same the checksum is not computed again.
         version: Of the converter that made it.
+        identity: Names the weights, see `checksum` in `fretsaw.weights`.
         sources: {role: source and checksum of the published file}.
         fretsaw: The version of Fretsaw that made it.
     """
@@ -57,6 +58,7 @@ class Record:
     sha256: str
     mtime_ns: int
     version: int
+    identity: str
     sources: Mapping[str, str] = field(default_factory=dict)
     fretsaw: str = ""
 
@@ -104,6 +106,12 @@ class Cache:
     def file_of(self, record: Record) -> Path:
         """The file that a record speaks of."""
         return self.root / record.path
+
+    def record(self, path: Path, sha256: str, version: int, identity: str, sources: Mapping[str, str], fretsaw: str) -> Record:
+        """Return the record of a file whose checksum has just been computed; the arguments are `Record`'s."""
+        state = path.stat()
+        place = path.relative_to(self.root) if path.is_relative_to(self.root) else path
+        return Record(place.as_posix(), state.st_size, sha256, state.st_mtime_ns, version, identity, dict(sources), fretsaw)
 
     @contextmanager
     def lock(self, name: str, progress: Progress = silent) -> Iterator[None]:
@@ -183,13 +191,6 @@ class Cache:
         return self.root / "checksums" / (slug(f"{file.source} {file.member}") + ".json")
 
 
-def record_of(cache: Cache, path: Path, sha256: str, version: int, sources: Mapping[str, str], fretsaw: str) -> Record:
-    """Return the record of a file whose checksum has just been computed."""
-    state = path.stat()
-    place = path.relative_to(cache.root) if path.is_relative_to(cache.root) else path
-    return Record(place.as_posix(), state.st_size, sha256, state.st_mtime_ns, version, dict(sources), fretsaw)
-
-
 def check_record(name: str, record: Record, cache: Cache, progress: Progress = silent, thorough: bool = False) -> None:
     """Compare a recorded file with its record.
 
@@ -215,7 +216,7 @@ def check_record(name: str, record: Record, cache: Cache, progress: Progress = s
     if digest != record.sha256:
         raise ChecksumError(f"{path} was altered: expected SHA-256 {record.sha256}, got {digest}; {advice}")
     if state.st_mtime_ns != record.mtime_ns:
-        cache.write_record(name, record_of(cache, path, digest, record.version, record.sources, record.fretsaw))
+        cache.write_record(name, replace(record, mtime_ns=state.st_mtime_ns))
 
 
 def _write_json(path: Path, value: Mapping[str, object]) -> None:

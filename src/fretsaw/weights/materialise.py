@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -9,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from fretsaw.errors import ChecksumError, MissingExtraError, MissingWeightsError, WeightsError
-from fretsaw.weights.cache import Cache, Record, check_record, is_offline, record_of
+from fretsaw.weights.cache import Cache, Record, check_record, is_offline
 from fretsaw.weights.definitions import Progress, Route, WeightFile, Weights, silent
 from fretsaw.weights.files import appearing, check_file, copy_checked, require_space, sha256_of
 from fretsaw.weights.gather import check_raw, describe_sources, gather, shipped_path, take_members
@@ -72,7 +73,10 @@ def is_present(weights: Weights, cache: Cache) -> bool:
 
 
 def checksum(weights: Weights, cache: Cache | None = None) -> str:
-    """Return the SHA-256 of the file that `materialise` returned; it names the weights wherever results are cached.
+    """Return 64 hexadecimal digits that name the weights wherever results depend on them; the same on every machine.
+
+    Of a file that is used as it was published it is the SHA-256. Of a conversion it is the SHA-256 of the line with the converter's version and the published
+    files' checksums: the converted file's own bytes also hold the version of Fretsaw, and the last digits of what a converter computes.
 
     Raises:
         MissingWeightsError: If the weights are not here.
@@ -84,7 +88,7 @@ def checksum(weights: Weights, cache: Cache | None = None) -> str:
     record = _usable_record(weights, cache)
     if record is None:
         raise MissingWeightsError(missing_message(weights, cache, []))
-    return record.sha256
+    return record.identity
 
 
 def verify(weights: Weights, cache: Cache, progress: Progress = silent) -> list[Path]:
@@ -187,7 +191,9 @@ def _arrive(weights: Weights, route: Route, cache: Cache, progress: Progress, of
         digest = sha256_of(path)
         progress(task, path.stat().st_size, path.stat().st_size)
     if not _is_shipped(route):
-        cache.write_record(weights.name, record_of(cache, path, digest, weights.version, sources, fretsaw_version()))
+        line = f"{weights.version} {' '.join(checksums[role] for role in sorted(checksums))}"
+        identity = digest if route.convert is None else hashlib.sha256(line.encode()).hexdigest()
+        cache.write_record(weights.name, cache.record(path, digest, weights.version, identity, sources, fretsaw_version()))
     return path
 
 
