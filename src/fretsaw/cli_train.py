@@ -1,0 +1,76 @@
+"""`fretsaw train`: one command from a folder of photos to a checkpoint, continued where it was interrupted."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from importlib import import_module
+from typing import Annotated, Any
+
+import typer
+
+from fretsaw.cli_progress import Steps
+from fretsaw.errors import ConfigError
+
+RECIPES = {"fretsaw_tiny": "distil SAM 2 Hiera-T into the small encoder that ships"}
+
+
+def train(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help=f"One of {', '.join(RECIPES)}.", show_default=False)],
+    settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the recipe; repeat for more.")] = None,
+    show: Annotated[bool, typer.Option("--show", help="Print the recipe's settings and stop.")] = False,
+) -> None:
+    """Train a model by a recipe. The same command run again continues a run that was interrupted.
+
+    [b]Examples[/b]
+
+      fretsaw train fretsaw_tiny --show
+
+      fretsaw train fretsaw_tiny --set photos=photos/ --set out=runs/tiny --set steps=20000
+    """
+    if recipe not in RECIPES:
+        near = difflib.get_close_matches(recipe, RECIPES, n=1)
+        raise ConfigError(f"expected a recipe out of {', '.join(RECIPES)}; got {recipe!r}{f', did you mean {near[0]}?' if near else ''}")
+    module = import_module(f"fretsaw.recipes.{recipe}")
+    config = configure(module.Config, settings or (), placeholders=show)
+    if show:
+        for field in fields(config):
+            print(f"{field.name} = {getattr(config, field.name)}")
+        return
+    with Steps(config.steps, "steps") as steps:
+        done = module.run(config, steps)
+    print(f"{done} of {config.steps} steps are made; the run lies in {config.out}", file=sys.stderr)
+
+
+def configure(kind: type, settings: Sequence[str], placeholders: bool = False) -> Any:
+    """Make a recipe's configuration from KEY=VALUE texts.
+
+    Args:
+        kind: The recipe's `Config`, a dataclass.
+        settings: Texts; a value is read as the field's type.
+        placeholders: Give fields that must be set "" instead of refusing.
+
+    Raises:
+        ConfigError: If a text has no "=", a key is unknown, a value does not fit or a needed one is missing.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    known = [field.name for field in fields(kind)]
+    values: dict[str, Any] = {}
+    for text in settings:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"expected KEY=VALUE after --set, got {text!r}")
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            raise ConfigError(f"expected a setting out of {', '.join(known)}; got {key!r}{f', did you mean {near[0]}?' if near else ''}")
+        values[key] = value.split(",") if value and str(kind.__annotations__[key]).startswith("tuple") else value
+    if placeholders:
+        values = {"photos": "", "out": ""} | values
+    try:
+        return TypeAdapter(kind).validate_python(values)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise ConfigError(f"setting {'.'.join(map(str, problem['loc']))}: {problem['msg']}, got {problem.get('input')!r}") from error

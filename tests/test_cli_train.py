@@ -1,0 +1,42 @@
+"""`fretsaw train`: settings are read by type, and mistakes are said before anything runs."""
+
+from __future__ import annotations
+
+import pytest
+
+from fretsaw import cli
+from fretsaw.cli_train import configure
+from fretsaw.errors import ConfigError
+from fretsaw.recipes.fretsaw_tiny import Config
+
+
+def test_values_are_read_as_the_fields_type():
+    config = configure(Config, ["photos=a,b", "out=run", "steps=12", "rate=3e-4", "map_weights=1,0.5,0"])
+    assert (config.photos, config.steps, config.rate, config.map_weights) == ("a,b", 12, 3e-4, (1.0, 0.5, 0.0))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["photos=a", "out=b", "stepps=3"], "did you mean steps"),
+        (["photos=a", "out=b", "steps=many"], "setting steps: .*'many'"),
+        (["photos"], "expected KEY=VALUE"),
+        (["photos=a"], "setting out"),
+    ],
+)
+def test_mistakes_are_said(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        configure(Config, settings)
+
+
+def test_show_prints_every_setting(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["train", "fretsaw_tiny", "--show"])
+    assert not stop.value.code
+    assert "steps = 20000" in capsys.readouterr().out
+
+
+def test_unknown_recipe_suggests_the_nearest(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["train", "fretsaw_tini"])
+    assert "did you mean fretsaw_tiny?" in capsys.readouterr().err
