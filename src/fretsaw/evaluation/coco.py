@@ -1,0 +1,167 @@
+"""Data sets and results as COCO JSON, and COCO's average precision."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from fretsaw.data.datasets import coco_image_folder
+from fretsaw.data.truths import coco_object
+from fretsaw.errors import DataError
+from fretsaw.images import read_image
+
+CATEGORY_ID = 1
+_STATISTICS = {0: "AP", 1: "AP50", 2: "AP75"}
+
+
+@dataclass(frozen=True)
+class InstanceSample:
+    """One image of a COCO file with all its objects.
+
+    Attributes:
+        name: The image's file name.
+        image: The image's file.
+        image_id: Its id in the COCO file.
+        size: (height, width).
+        segmentations: Polygons or run-length codes of its objects; crowds are left out.
+        source: The COCO file, for messages.
+    """
+
+    name: str
+    image: Path
+    image_id: int
+    size: tuple[int, int]
+    segmentations: tuple[Any, ...]
+    source: Path
+
+    def signature(self) -> str:
+        """Return a text that changes when the image or its objects do."""
+        size = self.image.stat().st_size if self.image.is_file() else "missing"
+        return f"{self.image.name}:{size}|{hashlib.sha256(json.dumps(self.segmentations, default=str).encode()).hexdigest()}"
+
+    def read_truths(self) -> list[np.ndarray]:
+        """Return the objects' masks, (H, W) bool each.
+
+        Raises:
+            DataError: If an annotation cannot be drawn.
+        """
+        return [coco_object(self.source, segmentation, self.size) > 0 for segmentation in self.segmentations]
+
+    def read(self) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Return the image, (H, W, 3) uint8 RGB, and its objects' masks.
+
+        Raises:
+            DataError: If the image is missing or of another size than the COCO file states, or an annotation cannot be drawn.
+            ImageError: If the image cannot be read.
+        """
+        if not self.image.is_file():
+            raise DataError(f"{self.name}: expected an image at {self.image}, which does not exist.")
+        image = read_image(self.image)
+        if image.shape[:2] != self.size:
+            raise DataError(f"{self.name}: expected an image of {self.size} (height, width) as in {self.source.name}, got {image.shape[:2]}")
+        return image, self.read_truths()
+
+
+@dataclass(frozen=True)
+class InstanceSet:
+    """The images of a COCO file.
+
+    Attributes:
+        name: As reports spell it.
+        samples: In the file's order.
+        content: The file's JSON.
+        expected: Number of samples its authors state; None where unknown.
+        warnings: What a report must say about it.
+    """
+
+    name: str
+    samples: Sequence[InstanceSample]
+    content: Mapping[str, Any]
+    expected: int | None = None
+    warnings: Sequence[str] = ()
+
+    def file_list_hash(self) -> str:
+        """Return the SHA-256 over the samples' names and signatures, in order."""
+        text = "".join(f"{sample.name}\t{sample.signature()}\n" for sample in self.samples)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def read_coco(path: Path | str, images: Path | str | None = None) -> InstanceSet:
+    """Read a COCO annotation file.
+
+    Args:
+        path: The JSON file.
+        images: Folder of the images; None: beside the file, in `images`, or where COCO puts them.
+
+    Raises:
+        DataError: If it is no COCO file, or no folder holds its first image.
+    """
+    path = Path(path)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        objects = defaultdict(list)
+        for annotation in content["annotations"]:
+            if not annotation.get("iscrowd", 0):
+                objects[int(annotation["image_id"])].append(annotation["segmentation"])
+        entries = [(int(i["id"]), str(i["file_name"]), (int(i["height"]), int(i["width"]))) for i in content["images"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"expected a COCO file with images and annotations at {path}, got one that cannot be used: {error!r}") from error
+    folder = Path(images) if images is not None else coco_image_folder(path, [name for _, name, _ in entries])
+    samples = tuple(InstanceSample(name, folder / name, number, size, tuple(objects[number]), path) for number, name, size in entries)
+    return InstanceSet(path.stem, samples, content)
+
+
+def average_precision(truth: Mapping[str, Any], predictions: Sequence[Mapping[str, Any]], image_ids: Sequence[int] | None = None) -> dict[str, float]:
+    """Return COCO's AP, AP50 and AP75 of masks, as fractions; classes are not told apart.
+
+    Args:
+        truth: Content of a COCO annotation file.
+        predictions: Entries of a COCO results file: image_id, category_id, segmentation (run-length code), score.
+        image_ids: Images to count; None means all.
+
+    Returns:
+        The three figures by name; NaN where no image has an object.
+
+    Raises:
+        DataError: If truth or predictions are not of this form.
+
+    Source: Lin et al. 2014, Microsoft COCO, and pycocotools' COCOeval, which computes it: IoU 0.50 to 0.95 by 0.05, at most 100 instances an image.
+    """
+    try:
+        chosen = {image["id"] for image in truth["images"]} if image_ids is None else set(image_ids)
+        images = [image for image in truth["images"] if image["id"] in chosen]
+        annotations = [_complete(annotation, number) for number, annotation in enumerate(truth["annotations"], 1) if annotation["image_id"] in chosen]
+        results: Any = [{**prediction, "category_id": CATEGORY_ID} for prediction in predictions if prediction["image_id"] in chosen]
+        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints what it does
+            reference = _index(images, annotations)
+            found = reference.loadRes(results) if results else _index(images, [])
+            evaluation = COCOeval(reference, found, "segm")
+            evaluation.evaluate()
+            evaluation.accumulate()
+            evaluation.summarize()
+    except (KeyError, TypeError, AssertionError) as error:
+        raise DataError(f"expected truth and predictions in COCO's form, got some that cannot be used: {error!r}") from error
+    return {name: float(evaluation.stats[index]) if evaluation.stats[index] >= 0 else float("nan") for index, name in _STATISTICS.items()}
+
+
+def _complete(annotation: Mapping[str, Any], number: int) -> dict[str, Any]:
+    """Return an annotation as COCOeval needs it: of the one class, with an id and a crowd flag. Its area only sorts it by size, which AP does not use."""
+    return {"area": 1.0, "iscrowd": 0, **annotation, "id": number, "category_id": CATEGORY_ID}
+
+
+def _index(images: Sequence[Mapping[str, Any]], annotations: Sequence[Mapping[str, Any]]) -> COCO:
+    coco: Any = COCO()
+    coco.dataset = {"images": list(images), "annotations": list(annotations), "categories": [{"id": CATEGORY_ID, "name": "object"}]}
+    coco.createIndex()
+    return coco
