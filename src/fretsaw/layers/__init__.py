@@ -1,0 +1,1 @@
+"""Blocks that several networks are made of; they know nothing of segmentation."""

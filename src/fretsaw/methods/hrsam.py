@@ -1,0 +1,341 @@
+"""HRSAM and HRSAM++: image encoders for SAM's decoder whose cost grows with the number of pixels, not with its square.
+
+Legend: B images, H W pixels, h w tokens (h = H / 16 rounded up), C channels of the trunk, O channels of the embedding.
+
+    pixels (B, 3, H, W)  [+ the same, brought to anchor x anchor: HRSAM++]
+      -> patches + position table                 (B, h w [+ a a], C)
+      -> stages, each:  Flash Swin blocks (windows; every second block shifted)
+                        cycle-scan before the last block, each scale by itself
+                        [a second cycle-scan over both scales]
+                        out: linear + LayerNorm to O, added up over the stages
+      -> depthwise 3 x 3, LayerNorm               (B, O, h, w)
+
+Parameter names are the published ones. Flash Swin: `layers/windows.py`; cycle-scan: `layers/selective_scan.py`.
+
+Source: HRSAM (paper 003), sec. 3.1 and 3.6, fig. 2 and 8, appendix D.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fretsaw.errors import ConfigError, ShapeError, StateDictError
+from fretsaw.layers.attention import ROTARY_BASE
+from fretsaw.layers.blocks import AttentionLayer, FlashSwinBlock
+from fretsaw.layers.cycle_scan import CycleScan
+from fretsaw.layers.windows import PaddedWindowAttention, Shapes
+from fretsaw.types import ImageEmbedding
+from fretsaw.weights.states import load_strictly, rename
+
+PATCH = 16
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderSize:
+    """What tells one size from another.
+
+    Attributes:
+        dim: C.
+        depth: Blocks.
+        heads: Heads of each block.
+        outputs: Index of the last block of each stage.
+        window: Side of the windows in tokens; None: global attention (the paper's baseline).
+        state_size: States per channel of the cycle-scan.
+        out_channels: O.
+    """
+
+    dim: int
+    depth: int
+    heads: int
+    outputs: tuple[int, ...]
+    window: int | None = 16
+    state_size: int = 32
+    out_channels: int = 256
+
+
+SIZES = {
+    "t": EncoderSize(dim=64, depth=4, heads=2, outputs=(1, 3), window=4, state_size=8),  # for tests
+    "s": EncoderSize(dim=384, depth=12, heads=6, outputs=(2, 5, 8, 11)),
+    "b": EncoderSize(dim=768, depth=12, heads=12, outputs=(2, 5, 8, 11)),  # the paper's
+    "l": EncoderSize(dim=1024, depth=24, heads=16, outputs=(5, 11, 17, 23)),
+}
+
+ANCHOR_SIZE = 512
+"""Side of HRSAM++'s anchor map in pixels."""
+
+
+class HRSAMEncoder(nn.Module):
+    """HRSAM's image encoder; with an anchor map, HRSAM++'s.
+
+    Args:
+        size: A row of `SIZES`, or one's own.
+        anchor_size: Side of the anchor map in pixels, a multiple of 16; None: HRSAM.
+        drop_path: Rate of stochastic depth of the last block; it grows linearly from 0.
+        mlp_ratio: Hidden channels of the MLPs over C.
+        laps: R of the cycle-scan.
+        table_side: Side of the position table; 14 fits ViTs pretrained at 224.
+        attention: Attention of the blocks; `WindowAttention` leaves the padding tokens out (the paper's table 3).
+        scan: Makes a cycle-scan for (C, N, expand, R).
+
+    Raises:
+        ConfigError: If sizes do not fit each other.
+
+    Source: HRSAM (paper 003), sec. 3.1 and 3.6, appendix D.2.
+    Deviation: every stage's output passes a linear layer and LayerNorm to O before the sum, as in the published code; appendix D.2 sums first.
+    Deviation: the anchor's output and the image's are normalised by one shared LayerNorm per stage before they are concatenated, as in the published code.
+    """
+
+    def __init__(
+        self,
+        size: EncoderSize = SIZES["b"],
+        anchor_size: int | None = None,
+        drop_path: float = 0.0,
+        mlp_ratio: float = 4.0,
+        laps: int = 3,
+        table_side: int = 14,
+        attention: AttentionLayer = PaddedWindowAttention,
+        scan: Callable[[int, int, float, int], nn.Module] = CycleScan,
+    ) -> None:
+        super().__init__()
+        if not size.outputs or max(size.outputs) >= size.depth:
+            raise ConfigError(f"expected outputs among blocks 0 to {size.depth - 1}, got {size.outputs}")
+        if anchor_size is not None and (anchor_size < PATCH or anchor_size % PATCH):
+            raise ConfigError(f"expected an anchor size that is a multiple of {PATCH}, got {anchor_size}")
+        dim, out, stages = size.dim, size.out_channels, len(size.outputs)
+        scales = 1 if anchor_size is None else 2
+        self.size = size
+        self.anchor_size = anchor_size
+        self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(3, dim, PATCH, stride=PATCH)})
+        self.pos_embed = nn.Parameter(torch.zeros(1, table_side**2 + 1, dim))
+        rates = torch.linspace(0, drop_path, size.depth).tolist()
+        shifts = [0 if index % 2 == 0 else (size.window or 0) // 2 for index in range(size.depth)]
+        self.blocks = nn.ModuleList(
+            FlashSwinBlock(dim, size.heads, size.window, shift, mlp_ratio, rate, attention) for shift, rate in zip(shifts, rates, strict=True)
+        )
+        scans = [nn.ModuleList(scan(dim, size.state_size, 1.0, laps) for _ in range(stages)) for _ in range(scales)]
+        if anchor_size is None:
+            self.mamba_blocks = scans[0]
+        else:
+            self.ss_mamba_blocks, self.ms_mamba_blocks = scans
+            self.multi_scale_fusion = nn.ModuleList(nn.Sequential(nn.LayerNorm(dim)) for _ in range(stages))
+        self.lateral_convs = nn.ModuleList(nn.Sequential(nn.Linear(scales * dim, out, bias=False), nn.LayerNorm(out)) for _ in range(stages))
+        # The published list holds a transposition in the middle; here it is part of forward.
+        self.out_conv = nn.ModuleDict({"0": nn.Conv2d(out, out, 3, padding=1, groups=out, bias=False), "2": nn.LayerNorm(out)})
+        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+
+    @classmethod
+    def from_published(cls, weights: Mapping[str, Tensor], **config: Any) -> HRSAMEncoder:
+        """Build the encoder of a published checkpoint and load it strictly.
+
+        Args:
+            weights: Parameters under their published names: the backbone's alone, or a whole model's with `backbone.` before them (its `neck.` and
+                `decode_head.` are SAM's prompt encoder and mask decoder and are left out here).
+            **config: The published backbone's configuration; `downsample_sizes` makes it HRSAM++.
+
+        Raises:
+            ConfigError: If a setting is unknown, missing or one that this encoder does not have.
+            StateDictError: If names or shapes do not fit.
+        """
+        encoder = cls(**published_arguments(config))
+        renamed = rename(weights, {"backbone.": ""}, ("neck.", "decode_head.", "data_preprocessor."))
+        frequencies = renamed.pop("rope.freqs", None)
+        width = encoder.size.dim // encoder.size.heads
+        if frequencies is not None and not torch.allclose(frequencies.double(), _rotary_frequencies(width), rtol=1e-5):
+            raise StateDictError(f"expected rotary frequencies of base {ROTARY_BASE:g} for heads of {width} channels, got {frequencies.tolist()}")
+        load_strictly(encoder, renamed)
+        return encoder
+
+    def load_mae(self, weights: Mapping[str, Tensor]) -> None:
+        """Start from a masked autoencoder's encoder: patches, position table and blocks; scans, padding tokens and outputs keep their own start.
+
+        Args:
+            weights: A state dict of transformers' ViTMAE (of any version, with or without its decoder), or of the published `mae_pretrain_vit_*.pth`.
+
+        Raises:
+            StateDictError: If names or shapes do not fit.
+
+        Source: HRSAM (paper 003), appendix D.2; MAE (He et al. 2021).
+        """
+        renamed = mae_weights(weights)
+        own = {name: value for name, value in self.state_dict().items() if not _is_pretrained(name)}
+        doubled = sorted(renamed.keys() & own.keys())
+        if doubled:
+            raise StateDictError(f"expected the parameters of a ViT alone, got also {doubled[0]}")
+        load_strictly(self, {**own, **renamed})
+
+    def forward(self, pixels: Tensor) -> ImageEmbedding:
+        """Encode images of any size.
+
+        Args:
+            pixels: (B, 3, H, W) normalised. Where 16 does not divide H or W, zeros are added right and below.
+
+        Returns:
+            `final` (B, O, h, w), h = H / 16 rounded up.
+
+        Raises:
+            ShapeError: If the pixels do not have three channels.
+        """
+        if pixels.ndim != 4 or pixels.shape[1] != 3 or not pixels.numel():
+            raise ShapeError(f"expected pixels (B, 3, H, W), got {tuple(pixels.shape)}")
+        x, shapes = self._tokens(pixels)
+        outs: list[Tensor] = []
+        stages = {block: stage for stage, block in enumerate(self.size.outputs)}
+        for index, block in enumerate(self.blocks):
+            stage = stages.get(index)
+            if stage is not None:
+                x = (self.mamba_blocks if self.anchor_size is None else self.ss_mamba_blocks)[stage](x, tuple(h * w for h, w in shapes))
+            x = block(x, shapes)
+            if stage is not None:
+                if self.anchor_size is not None:
+                    x = self.ms_mamba_blocks[stage](x)
+                outs.append(self._lateral(x, shapes, stage))
+        out = torch.stack(outs).sum(dim=0).transpose(1, 2).unflatten(2, shapes[0])
+        out = self.out_conv["2"](self.out_conv["0"](out).permute(0, 2, 3, 1))
+        return ImageEmbedding(out.permute(0, 3, 1, 2).contiguous())
+
+    def _tokens(self, pixels: Tensor) -> tuple[Tensor, Shapes]:
+        """Return the tokens of all scales, (B, L, C), and each scale's (h, w)."""
+        height, width = pixels.shape[2:]
+        scales = [F.pad(pixels, (0, -width % PATCH, 0, -height % PATCH)) if height % PATCH or width % PATCH else pixels]
+        if self.anchor_size is not None:
+            scales.append(F.interpolate(scales[0], (self.anchor_size, self.anchor_size), mode="bilinear", align_corners=False))
+        side = round((self.pos_embed.shape[1] - 1) ** 0.5)
+        table = self.pos_embed[:, 1:].transpose(1, 2).unflatten(2, (side, side))  # the first row belonged to a class token
+        tokens, shapes = [], []
+        for scale in scales:
+            patches = self.patch_embed["proj"](scale)
+            shape = (patches.shape[2], patches.shape[3])
+            places = table if shape == (side, side) else F.interpolate(table, shape, mode="bilinear", align_corners=False)
+            tokens.append((patches + places).flatten(2).transpose(1, 2))
+            shapes.append(shape)
+        return torch.cat(tokens, dim=1).contiguous(), tuple(shapes)
+
+    def _lateral(self, x: Tensor, shapes: Shapes, stage: int) -> Tensor:
+        """Bring a stage's output to (B, h w, O)."""
+        linear, norm = self.lateral_convs[stage].children()
+        if self.anchor_size is None:
+            return norm(linear(x))
+        fusion = self.multi_scale_fusion[stage]
+        image, anchor = x.split([h * w for h, w in shapes], dim=1)
+        assert isinstance(linear, nn.Linear)
+        weights = linear.weight.chunk(2, dim=1)  # two products and a sum in place of a concatenation by channel
+        out = F.linear(fusion(image), weights[0])
+        anchor = F.interpolate(anchor.transpose(1, 2).unflatten(2, shapes[1]), shapes[0], mode="bilinear", align_corners=False)
+        return norm(out + F.linear(fusion(anchor.flatten(2).transpose(1, 2)), weights[1]))
+
+
+def build_hrsam(name: str, anchor_size: int | None = None, drop_path: float = 0.0) -> HRSAMEncoder:
+    """Return an untrained encoder by the letter of its size.
+
+    Args:
+        name: A key of `SIZES`.
+        anchor_size: Side of the anchor map in pixels, `ANCHOR_SIZE` in the paper; None: HRSAM.
+        drop_path: Rate of stochastic depth in training.
+
+    Raises:
+        ConfigError: If there is no such size.
+    """
+    if name not in SIZES:
+        raise ConfigError(f"expected a size among {', '.join(SIZES)}, got {name!r}")
+    return HRSAMEncoder(SIZES[name], anchor_size=anchor_size, drop_path=drop_path)
+
+
+PUBLISHED_FIXED = {"in_dim": 3, "patch_size": PATCH, "drop_rate": 0.0, "attn_drop_rate": 0.0}
+PUBLISHED_NAMES = ("embed_dim", "depth", "num_heads", "out_indices", "window_size", "state_dim", "final_embed_dim", "img_size", "extend_ratio", "mlp_ratio")
+PUBLISHED_OPTIONAL = ("drop_path_rate", "downsample_sizes", *PUBLISHED_FIXED)
+
+
+def published_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn a published backbone's configuration into this encoder's arguments.
+
+    Raises:
+        ConfigError: If a setting is unknown, missing or one that this encoder does not have.
+    """
+    missing = [name for name in PUBLISHED_NAMES if name not in config]
+    unknown = [name for name in config if name not in PUBLISHED_NAMES + PUBLISHED_OPTIONAL]
+    if missing or unknown:
+        raise ConfigError(f"expected the settings {', '.join(PUBLISHED_NAMES)}, got none for {missing} and the unknown {unknown}")
+    for name, value in PUBLISHED_FIXED.items():
+        if config.get(name, value) != value:
+            raise ConfigError(f"expected {name}={value}, got {config[name]}")
+    anchors: Sequence[int] = config.get("downsample_sizes") or ()
+    if len(anchors) > 1:
+        raise ConfigError(f"expected at most one anchor map, got downsample_sizes={list(anchors)}")
+    size = EncoderSize(
+        dim=config["embed_dim"],
+        depth=config["depth"],
+        heads=config["num_heads"],
+        outputs=tuple(config["out_indices"]),
+        window=config["window_size"],
+        state_size=config["state_dim"],
+        out_channels=config["final_embed_dim"],
+    )
+    return {
+        "size": size,
+        "anchor_size": anchors[0] if anchors else None,
+        "drop_path": config.get("drop_path_rate", 0.0),
+        "mlp_ratio": config["mlp_ratio"],
+        "laps": config["extend_ratio"],
+        "table_side": config["img_size"] // PATCH,
+    }
+
+
+# Masked autoencoders: the published file's names are this encoder's; transformers has had two sets of names of its own.
+MAE_IGNORED = ("cls_token", "mask_token", "decoder_pos_embed", "decoder_embed.", "decoder_blocks.", "decoder_norm.", "decoder_pred.", "norm.", "decoder.")
+MAE_TRANSFORMERS = {
+    "embeddings.position_embeddings": "pos_embed",
+    "embeddings.cls_token": "cls_token",
+    "embeddings.patch_embeddings.projection.": "patch_embed.proj.",
+    "layernorm.": "norm.",
+}
+MAE_LAYER = {
+    "attention.q_proj.": "attn.0.",
+    "attention.k_proj.": "attn.1.",
+    "attention.v_proj.": "attn.2.",
+    "attention.o_proj.": "attn.proj.",
+    "attention.attention.query.": "attn.0.",
+    "attention.attention.key.": "attn.1.",
+    "attention.attention.value.": "attn.2.",
+    "attention.output.dense.": "attn.proj.",
+    "layernorm_before.": "norm1.",
+    "layernorm_after.": "norm2.",
+    "mlp.": "mlp.",
+    "intermediate.dense.": "mlp.fc1.",
+    "output.dense.": "mlp.fc2.",
+}
+
+
+def mae_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a masked autoencoder's encoder under this encoder's names; queries, keys and values are joined.
+
+    Raises:
+        StateDictError: If a layer lacks one of the three.
+    """
+    layers = {
+        f"{prefix}{index}.{theirs}": f"blocks.{index}.{ours}"
+        for prefix in ("layers.", "encoder.layer.")
+        for index in range(64)
+        for theirs, ours in MAE_LAYER.items()
+    }
+    renamed = rename(rename(weights, {"vit.": ""}), {**MAE_TRANSFORMERS, **layers})
+    renamed = rename(renamed, {}, MAE_IGNORED)
+    for name in [name for name in renamed if ".attn.0." in name]:
+        parts = [name.replace(".attn.0.", f".attn.{part}.") for part in range(3)]
+        if any(part not in renamed for part in parts):
+            raise StateDictError(f"expected query, key and value of {name}, got only {[part for part in parts if part in renamed]}")
+        renamed[name.replace(".attn.0.", ".attn.qkv.")] = torch.cat([renamed.pop(part) for part in parts])
+    return renamed
+
+
+def _is_pretrained(name: str) -> bool:
+    return name.startswith(("pos_embed", "patch_embed.", "blocks.")) and not name.endswith(".attn.padding")
+
+
+def _rotary_frequencies(width: int) -> Tensor:
+    return ROTARY_BASE ** (-torch.arange(0, width // 2, 2, dtype=torch.float64) / (width // 2))
