@@ -193,6 +193,7 @@ def test_cocos_rule_keeps_false_alarms(aquarium):
     matched, everything = evaluate_instances(aquarium, Seer, "pmg-sam"), evaluate_instances(aquarium, Seer, "coco")
     assert sum(len(record["predictions"]) for record in everything.samples) == 5
     assert everything.protocol_fields["matching"] == "greedy"
+    assert ["greedy" in everything.warnings[0], "Hungarian" in matched.warnings[0]] == [True, True]
     assert everything.metrics["AP"] <= matched.metrics["AP"]
 
 

@@ -277,7 +277,14 @@ def evaluate_instances(
         progress=progress,
     )
     measured = [record["image_id"] for record in report.samples]
-    return replace(report, metrics={**average_precision(dataset.content, _predictions(report), measured), **report.metrics})
+    metrics = {**average_precision(dataset.content, _predictions(report), measured), **report.metrics}
+    return replace(report, metrics=metrics, warnings=[*report.warnings, _what_was_done(fields)])
+
+
+def _what_was_done(protocol: InstanceProtocol) -> str:
+    rule = "one to one by the Hungarian algorithm" if protocol.matching == "hungarian" else f"greedy by score, as COCO does, from IoU {protocol.matching_iou}"
+    kept = "only matched instances were scored, so false alarms cost nothing" if protocol.kept == "matched" else "all instances were scored"
+    return f"instances and truths were matched {rule}; {kept}"
 
 
 def _predictions(report: Report) -> list[dict[str, Any]]:
