@@ -117,7 +117,7 @@ def test_the_missing_folder_is_named(tmp_path, name, which):
 def test_every_loader_is_tested_here():
     special = {"sbd", "hqseg44k", "oxford-pet-trainval", "oxford-pet-test", "voc-objects", "coco"}
     assert set(OBJECT_SETS) == set(PAIRS) | special
-    assert set(CLASS_SETS) == {"voc", "ade20k"}
+    assert set(CLASS_SETS) == {"voc", "ade20k", "folder"}
 
 
 def test_grabcuts_band_is_ignored(tmp_path):
@@ -249,6 +249,12 @@ def test_ade20k(tmp_path):
     assert dataset.expected == 2000
 
 
+def test_a_folder_of_class_maps(tmp_path):
+    image(tmp_path / "images" / "a.jpg")
+    write(tmp_path / "labels" / "a.png", np.full(SIZE, 255, np.uint8))
+    assert (open_dataset(tmp_path, "folder", CLASS_SETS).samples[0].read()[1] == truths.IGNORED).all()
+
+
 def coco_file(path: Path) -> None:
     image(path.parent / "images" / "1.jpg")
     runs = {"size": list(SIZE), "counts": [0, 10, 130]}
@@ -321,7 +327,7 @@ def test_names_are_guessed_from_folders():
     guesses = {"GrabCut": "grabcut", "DAVIS345": "davis", "COCO_MVal": "coco_mval", "DUTS-TE": "duts-te", "holiday": "folder", "ann.json": "coco"}
     assert {word: guess_name(Path("/x") / word) for word in guesses} == guesses
     with pytest.raises(ConfigError, match="--dataset"):
-        guess_name(Path("/x/holiday"), CLASS_SETS)
+        guess_name(Path("/x/holiday"), {"voc": CLASS_SETS["voc"]})
 
 
 def test_unknown_names_and_missing_folders_are_refused(tmp_path):

@@ -119,7 +119,7 @@ def voc_classes(root: Path) -> Dataset:
     """PASCAL VOC 2012, validation part of the segmentation task: 1449 class maps."""
     images, masks = require_folder(root, "JPEGImages"), require_folder(root, "SegmentationClass")
     listed = read_list(require_file(root, "ImageSets/Segmentation/val.txt"))
-    return counted("voc", root, [Sample(stem, images / f"{stem}.jpg", masks / f"{stem}.png", truths.voc_classes) for stem in listed], 1449)
+    return counted("voc", root, [Sample(stem, images / f"{stem}.jpg", masks / f"{stem}.png", truths.class_ids) for stem in listed], 1449)
 
 
 def voc_objects(root: Path) -> Dataset:
@@ -129,7 +129,7 @@ def voc_objects(root: Path) -> Dataset:
     for stem in read_list(require_file(root, "ImageSets/Segmentation/val.txt")):
         path = masks / f"{stem}.png"
         try:
-            ids = [int(i) for i in np.unique(truths.voc_classes(path)) if i not in (0, truths.IGNORED)]
+            ids = [int(i) for i in np.unique(truths.class_ids(path)) if i not in (0, truths.IGNORED)]
         except DataError:
             ids = [1]  # The sample fails when it is read, and the run names it.
         samples += [Sample(f"{stem}_{i:02d}", images / f"{stem}.jpg", path, partial(truths.voc_object, index=i)) for i in ids]
@@ -146,6 +146,12 @@ def folder(root: Path) -> Dataset:
     """A folder of one's own: `images` and `masks` (or `img`, `im` and `gt`) with equal stems, object where any channel is above 0."""
     images, masks = require_folder(root, "images", "img", "im"), require_folder(root, "masks", "gt")
     return counted(root.resolve().name, root, pair(images, masks, truths.any_channel), None)
+
+
+def classes_folder(root: Path) -> Dataset:
+    """A folder of one's own with class maps: `images` and `labels` (or `annotations`, `masks`), ids as stored in grey or palette files, 255 ignored."""
+    images, masks = require_folder(root, "images", "img"), require_folder(root, "labels", "annotations", "masks")
+    return counted(root.resolve().name, root, pair(images, masks, truths.class_ids), None)
 
 
 def coco_json(path: Path) -> Dataset:
@@ -217,7 +223,7 @@ OBJECT_SETS: dict[str, Loader] = {
 }
 """Data sets whose truth is one object a sample, by name: for clicks and automatic masks."""
 
-CLASS_SETS: dict[str, Loader] = {"voc": voc_classes, "ade20k": ade20k}
+CLASS_SETS: dict[str, Loader] = {"voc": voc_classes, "ade20k": ade20k, "folder": classes_folder}
 """Data sets whose truth is a class map, by name: for semantic segmentation."""
 
 

@@ -59,8 +59,8 @@ def voc_object(path: Path, index: int) -> np.ndarray:
     return truth
 
 
-def voc_classes(path: Path) -> np.ndarray:
-    """VOC `SegmentationClass`: 0 background, 1 to 20 classes, 255 ignored."""
+def class_ids(path: Path) -> np.ndarray:
+    """Class ids as stored, in a palette or grey image; 255 is ignored. VOC's `SegmentationClass`: 0 background, 1 to 20 classes."""
     return _labels(path).astype(np.int32)
 
 

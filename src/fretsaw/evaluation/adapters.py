@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+import cv2
 import numpy as np
 import torch
 
@@ -111,20 +112,61 @@ def predictor_for(segmenter: Segmenter, protocol: ClickProtocol) -> ClickPredict
     Raises:
         ModelError: If the model takes no clicks.
     """
-    model = segmenter.parts.clicks
-    if model is None:
-        raise ModelError(f"expected a model that takes clicks, got {segmenter.name}; fretsaw.list_models() names their modes")
+    decoder = decoder_of(segmenter, single if protocol.multimask == "single" else best_of_three)
     if protocol.previous_mask == "low_res_logits_best" and protocol.multimask == "best_predicted_iou" and protocol.input == "model":
         return SessionPredictor(segmenter)
-    preprocessing = replace(model.preprocessing, frame=frames.longest_side) if protocol.input == "longest_side" else None
-    return DecoderPredictor(model, single if protocol.multimask == "single" else best_of_three, preprocessing, segmenter._refiner)
+    if protocol.input == "longest_side":
+        decoder.preprocessing = replace(decoder.preprocessing, frame=frames.longest_side)
+    return decoder
+
+
+def decoder_of(segmenter: Segmenter, choose: Choice = best_of_three) -> DecoderPredictor:
+    """Return a loaded model's decoder, with its refiner, as a predictor that takes any clicks at any time.
+
+    Raises:
+        ModelError: If the model takes no clicks.
+    """
+    if segmenter.parts.clicks is None:
+        raise ModelError(f"expected a model that takes clicks, got {segmenter.name}; fretsaw.list_models() names their modes")
+    return DecoderPredictor(segmenter.parts.clicks, choose, refiner=segmenter._refiner)
 
 
 def load_segmenter(name: str, size: int | None, device: str, dtype: str, refiner: str | None, threads: int | None) -> Segmenter:
-    """Load a model for measuring, on a fixed number of threads: sums are rounded differently on another number, and a report must not depend on the workers."""
+    """Load a model for measuring.
+
+    Args:
+        name: As `fretsaw.load` takes it.
+        size: Side of the model's input, or None for its own.
+        device: As torch spells it.
+        dtype: Of the image encoder.
+        refiner: A refiner's name, or None.
+        threads: Number of threads on the CPU, or None to leave it as it is. It is fixed because sums are rounded differently on another number, and a report
+            must not depend on the number of workers.
+    """
     from fretsaw import api
 
     if threads is not None:
-        os.environ.setdefault("OMP_NUM_THREADS", str(threads))
         torch.set_num_threads(threads)
+        cv2.setNumThreads(threads)
     return api.load(name, size=size, device=device, dtype=dtype, **({"refiner": refiner} if refiner is not None else {}))
+
+
+def load_predictor(protocol: ClickProtocol, name: str, size: int | None, device: str, dtype: str, refiner: str | None, threads: int | None) -> ClickPredictor:
+    """Load a model as the predictor of a click protocol, see `load_segmenter` and `predictor_for`."""
+    return predictor_for(load_segmenter(name, size, device, dtype, refiner, threads), protocol)
+
+
+def weights_checksum(name: str) -> str:
+    """Return the checksum of a model's weights; what is missing is fetched first.
+
+    Raises:
+        ModelError: If there is no such name.
+        WeightsError: If the weights are missing and cannot be fetched, or damaged.
+    """
+    from fretsaw import catalog, weights
+    from fretsaw.weights.files import sha256_of
+
+    if name not in catalog.CATALOGUE and Path(name).is_file():
+        return sha256_of(Path(name))
+    catalog.weights_path(name)
+    return weights.checksum(catalog.find(name).weights)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -12,7 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from fretsaw.errors import ConfigError, DataError, OutputError
+from fretsaw.errors import ConfigError, DataError
+from fretsaw.images import write_bytes
 
 FORMAT = 1
 _PACKAGES = ("fretsaw", "torch", "transformers", "numpy", "opencv-python-headless", "pillow", "scipy")
@@ -103,15 +103,7 @@ class Report:
         Raises:
             OutputError: If the place is not writable.
         """
-        path = Path(path)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(self.to_json(), encoding="utf-8")
-            os.replace(temporary, path)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise OutputError(f"The report cannot be written to {path}: {error}") from error
+        write_bytes(path, self.to_json().encode())
 
     @classmethod
     def load(cls, path: Path | str) -> Report:
@@ -159,7 +151,7 @@ def table(reports: Sequence[Report], metrics: Sequence[str], published: Iterable
 
     Args:
         reports: Reports of one task under one protocol, every field of it equal.
-        metrics: Columns, by metric name; a value that a report lacks is shown as "-".
+        metrics: Columns, by the name of a metric or a timing; a value that a report lacks is shown as "-".
         published: Rows from papers; only those of the reports' data sets are shown, marked as printed.
 
     Raises:
@@ -205,7 +197,7 @@ def _header(metrics: Sequence[str]) -> list[str]:
 def _row(report: Report, metrics: Sequence[str]) -> list[str]:
     partial = bool(report.failures) or (report.expected_size is not None and report.dataset_size != report.expected_size)
     count = f"{len(report.samples)}{'*' if partial else ''}"
-    return [report.model, report.dataset, count, *(_number(report.metrics.get(name)) for name in metrics)]
+    return [report.model, report.dataset, count, *(_number(report.metrics.get(name, report.timing.get(name))) for name in metrics)]
 
 
 def _notes(reports: Sequence[Report]) -> list[str]:
