@@ -183,7 +183,7 @@ def test_a_refiner_sees_the_points_and_its_state_goes_back_with_undo(model, imag
         def prepare(self, pixels, embedding):
             return pixels.shape
 
-        def refine(self, features, point_coords, point_labels, logits, state):
+        def refine(self, features, point_coords, point_labels, logits, previous_logits, state):
             assert features == (1, 3, 128, 128)
             assert point_coords.shape[1] == point_labels.shape[1]
             calls = state["calls"] + 1 if state else torch.tensor(1)

@@ -222,8 +222,23 @@ class Session:
         with torch.no_grad():
             logits, score = best_of_three(*self._model.decode(self.embedding, self._model.embed(prompt, self.frame)))
             if self._refiner is not None:
-                logits, state = self._refiner.refine(self._refiner_features, *prompt_points(prompt, self.frame), logits, state)
-        return self._push(Step(replace(prompt, previous_logits=logits), score=float(score.clamp(0, 1)), refiner_state=state))
+                points = prompt_points(prompt, self.frame)
+                logits, state = self._refiner.refine(self._refiner_features, *points, logits, prompt.previous_logits, state)
+        full = self._keep_untouched(logits) if self._refiner is not None else None
+        return self._push(Step(replace(prompt, previous_logits=logits), float(score.clamp(0, 1)), full, refiner_state=state))
+
+    def _keep_untouched(self, logits: Tensor) -> np.ndarray | None:
+        """Where a mask that did not come from the decoder was refined in one region only, keep its own pixels everywhere else, bit for bit."""
+        before = self.step
+        if before.full is None or before.prompt.previous_logits is None:
+            return None
+        from torch import cat
+
+        changed = (logits != before.prompt.previous_logits).float()
+        if bool(changed.all()):
+            return None
+        enlarged = frames.logits_to_image(cat((logits, changed), 1), self.frame)[0].cpu().numpy()
+        return np.where(enlarged[1] > 0, enlarged[0], before.full)
 
     def _push(self, step: Step) -> Segmentation:
         result = self._segmentation(step)

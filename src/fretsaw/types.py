@@ -95,15 +95,22 @@ class Refiner(Protocol):
         ...
 
     def refine(
-        self, features: Any, point_coords: Tensor, point_labels: Tensor, logits: Tensor, state: Mapping[str, Tensor] | None
+        self,
+        features: Any,
+        point_coords: Tensor,
+        point_labels: Tensor,
+        logits: Tensor,
+        previous_logits: Tensor | None,
+        state: Mapping[str, Tensor] | None,
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Return better logits and the next state, a mapping of tensors so that a session can be written to disk.
 
         Args:
             features: What `prepare` returned.
-            point_coords: (1, N, 2) xy in the model frame of all clicks and box corners so far, in the order they were made.
+            point_coords: (1, N, 2) xy in the model frame of all clicks so far, in the order they were made, then the box's corners.
             point_labels: (1, N) 1 positive, 0 negative, 2 and 3 a box's corners.
             logits: (1, 1, S/4, S/4) coarse mask logits of this interaction.
+            previous_logits: (1, 1, S/4, S/4) the mask before this interaction, or None; it may be a user's own.
             state: What the previous call returned; None at the first.
         """
         ...

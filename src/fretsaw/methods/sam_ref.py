@@ -1,0 +1,309 @@
+"""SAM-REF: look at the image again, with the prompts and the coarse mask in hand, and mend the mask.
+
+    pixels ----image branch----+                                    (once per image)
+    embedding ----upscaled-----+--> base
+    disks, coarse logits --prompt branch--> + --N blocks--> F(N) --heads--> error map, detail map --eq. 1--> global mask
+    F(N), coarse logits --RoIAlign around the last click--> heads --eq. 2--> local mask, pasted onto the previous mask
+    the error region grew? local : global
+
+Source: SAM-REF (Yu et al. 2024), section 3, figure 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fretsaw.clicks.encode import disk_maps
+from fretsaw.frames import expand_box
+from fretsaw.types import Box, ImageEmbedding
+
+BOX_FACTOR = 1.4
+"""How much the box around a change is expanded before it is refined (FocalClick)."""
+
+LOGIT_SCALE = 10.0
+"""Coarse logits enter the network divided by this and clamped to plus or minus 2: SAM's logits reach beyond 30."""
+
+CROP_SIZE = 256
+"""Side of the crop that PatchDiff works on."""
+
+
+@dataclass(frozen=True, slots=True)
+class RefinerFeatures:
+    """What depends on the image alone.
+
+    Attributes:
+        fused: (1, width, s, s) the image branch.
+        embedding: (1, width, s, s) the upscaled image embedding.
+        model_size: Side S of the model frame; s = S / 4.
+    """
+
+    fused: Tensor
+    embedding: Tensor
+    model_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class GlobalResult:
+    """What GlobalDiff says: logits after equation 1, its two maps as logits, and the last feature F(N)."""
+
+    logits: Tensor
+    error_map: Tensor
+    detail_map: Tensor
+    feature: Tensor
+
+
+def blend(error_map: Tensor, detail_map: Tensor, coarse: Tensor) -> Tensor:
+    """Take the detail where an error is expected, and the coarse logits elsewhere: s d + (1 - s) c, s = sigmoid(error).
+
+    Source: SAM-REF, equations 1 and 2.
+    """
+    return torch.lerp(coarse, detail_map, error_map.sigmoid())
+
+
+class BasicBlock(nn.Module):
+    """Two 3 x 3 convolutions around a skip connection, at constant width and scale.
+
+    Source: Deep Residual Learning (He et al. 2016), figure 5, left.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = F.relu(self.norm1(self.conv1(x)))
+        return F.relu(x + self.norm2(self.conv2(inner)))
+
+
+class Heads(nn.Module):
+    """Halve the channels, then predict error map and detail map by 1 x 1 convolutions.
+
+    Source: SAM-REF, section 3.3.3.
+    """
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.reduce = nn.Conv2d(channels, width // 2, 3, padding=1)
+        self.error = nn.Conv2d(width // 2, 1, 1)
+        self.detail = nn.Conv2d(width // 2, 1, 1)
+        # Start as the identity: sigmoid(-4) = 0.02 of the detail map.
+        nn.init.constant_(self.error.bias, -4.0)
+
+    def forward(self, feature: Tensor) -> tuple[Tensor, Tensor]:
+        reduced = F.relu(self.reduce(feature))
+        return self.error(reduced), self.detail(reduced)
+
+
+class GlobalDiff(nn.Module):
+    """The whole image, seen with the prompts.
+
+    Args:
+        width: Channels at a quarter of the model frame; 64 in the paper, 32 for speed.
+        blocks: Residual blocks N.
+        channels: C of the image embedding.
+
+    Source: SAM-REF, section 3.3.
+
+    Deviation: The image branch and the upscaled embedding are computed once per image and kept; the paper computes them at every click.
+
+    Deviation: Coarse logits are divided by 10 and clamped to [-2, 2] before they enter; the paper does not say how they are scaled.
+    """
+
+    def __init__(self, width: int = 64, blocks: int = 3, channels: int = 256) -> None:
+        super().__init__()
+        half = width // 2
+        self.image = nn.Sequential(nn.Conv2d(3, half, 3, 2, 1), nn.BatchNorm2d(half), nn.ReLU(), nn.Conv2d(half, width, 3, 2, 1))
+        self.prompt = nn.Sequential(nn.Conv2d(3, half, 3, 1, 1), nn.BatchNorm2d(half), nn.ReLU(), nn.Conv2d(half, width, 3, 1, 1))
+        self.upscale = nn.Sequential(
+            nn.ConvTranspose2d(channels, 2 * width, 2, 2), nn.BatchNorm2d(2 * width), nn.ReLU(), nn.ConvTranspose2d(2 * width, width, 2, 2)
+        )
+        self.blocks = nn.ModuleList(BasicBlock(width) for _ in range(blocks))
+        self.heads = Heads(width, width)
+
+    def prepare(self, pixels: Tensor, embedding: ImageEmbedding) -> RefinerFeatures:
+        """Return what depends on the image alone."""
+        return RefinerFeatures(self.image(pixels), self.upscale(embedding.final), pixels.shape[-1])
+
+    def forward(self, features: RefinerFeatures, disks: Tensor, coarse: Tensor) -> GlobalResult:
+        """Refine the whole mask.
+
+        Args:
+            features: From `prepare`.
+            disks: (P, 2, s, s) positive and negative prompt map.
+            coarse: (P, 1, s, s) mask logits of this interaction.
+        """
+        x = features.fused + self.prompt(torch.cat([disks, (coarse / LOGIT_SCALE).clamp(-2, 2)], 1))
+        for block in self.blocks:
+            x = block(x + features.embedding)
+        error_map, detail_map = self.heads(x)
+        return GlobalResult(blend(error_map, detail_map, coarse), error_map, detail_map, x)
+
+
+class PatchDiff(nn.Module):
+    """A crop around what the last click changed, seen closely.
+
+    Source: SAM-REF, section 3.4.1.
+    """
+
+    def __init__(self, width: int = 64) -> None:
+        super().__init__()
+        self.heads = Heads(width + 1, width)
+
+    def forward(self, feature: Tensor, coarse: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Refine crops.
+
+        Args:
+            feature: (P, width, s, s) GlobalDiff's F(N).
+            coarse: (P, 1, s, s) the decoder's logits.
+            boxes: (P, 4) x0, y0, x1, y1, half open, in pixels of the maps.
+
+        Returns:
+            Refined logits, error map and detail map of the crops, each (P, 1, 256, 256).
+        """
+        local = roi_align(coarse, boxes, CROP_SIZE)
+        crops = torch.cat([roi_align(feature, boxes, CROP_SIZE), (local / LOGIT_SCALE).clamp(-2, 2)], 1)
+        error_map, detail_map = self.heads(crops)
+        return blend(error_map, detail_map, local), error_map, detail_map
+
+
+class SamRef(nn.Module):
+    """The refiner (seam 3): GlobalDiff, PatchDiff and the choice between them.
+
+    Args:
+        width: Channels; 64 in the paper, 32 for speed.
+        blocks: Residual blocks in GlobalDiff.
+        channels: C of the image embedding.
+
+    Source: SAM-REF, section 3.2 and 3.4.2.
+    """
+
+    def __init__(self, width: int = 64, blocks: int = 3, channels: int = 256) -> None:
+        super().__init__()
+        self.config = {"width": width, "blocks": blocks, "channels": channels}
+        self.global_diff = GlobalDiff(width, blocks, channels)
+        self.patch_diff = PatchDiff(width)
+
+    def prepare(self, pixels: Tensor, embedding: ImageEmbedding) -> RefinerFeatures:
+        """Return the features of an image: pixels (1, 3, S, S) and its embedding."""
+        return self.global_diff.prepare(pixels.to(embedding.final.device), embedding)
+
+    def refine(
+        self,
+        features: RefinerFeatures,
+        point_coords: Tensor,
+        point_labels: Tensor,
+        logits: Tensor,
+        previous_logits: Tensor | None,
+        state: Mapping[str, Tensor] | None,
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """Mend a coarse mask; see `fretsaw.types.Refiner`.
+
+        The state holds `error_map`, GlobalDiff's error logits of the interaction before. Without a previous mask GlobalDiff answers; on a mask that came
+        from elsewhere (a user's own, an automatic cut), which has no error map yet, PatchDiff does, so that what was not clicked stays.
+        """
+        point_coords, point_labels = point_coords.to(logits.device), point_labels.to(logits.device)
+        disks = disk_maps(point_coords, point_labels, features.model_size, logits.shape[-1])
+        result = self.global_diff(features, disks, logits)
+        state_after = {"error_map": result.error_map}
+        if previous_logits is None or not error_region_grew(result.error_map, state["error_map"] if state else None):
+            return result.logits, state_after
+        place = (last_place(point_coords[0], point_labels[0]) + 0.5) * (logits.shape[-1] / features.model_size) - 0.5
+        box = changed_box(result.logits[0, 0] > 0, previous_logits[0, 0] > 0, (float(place[0]), float(place[1])))
+        if box is None:
+            return previous_logits, state_after
+        crop, _, _ = self.patch_diff(result.feature, logits, torch.tensor([[box.x0, box.y0, box.x1, box.y1]], device=logits.device))
+        return paste_crop(crop, box, previous_logits), state_after
+
+
+def error_region_grew(error_map: Tensor, before: Tensor | None) -> bool:
+    """Whether more pixels have sigmoid(error) > 0.5 than before; without a before, any growth counts.
+
+    Source: SAM-REF, section 3.4.2.
+    """
+    count = int((error_map > 0).sum())
+    return before is None or count > int((before > 0).sum())
+
+
+def last_place(point_coords: Tensor, point_labels: Tensor) -> Tensor:
+    """Return the xy of the last click among points (N, 2) with labels (N,); the box's centre where there is no click."""
+    clicks = point_coords[(point_labels == 0) | (point_labels == 1)]
+    return clicks[-1] if len(clicks) else point_coords[(point_labels == 2) | (point_labels == 3)].mean(0)
+
+
+def changed_box(mask: Tensor, previous: Tensor, click: tuple[float, float], factor: float = BOX_FACTOR) -> Box | None:
+    """Return the box around the change that the last click made.
+
+    Args:
+        mask: (h, w) bool, GlobalDiff's.
+        previous: (h, w) bool.
+        click: xy in pixels of the masks; may be fractional.
+        factor: How much the box is expanded about its centre.
+
+    Returns:
+        The expanded box of the 8-connected component of (mask xor previous) that holds the click, or None where the click changed nothing.
+
+    Source: SAM-REF, section 3.4.1; the factor from FocalClick (Chen et al. 2022).
+    """
+    changed = (mask ^ previous).cpu().numpy().astype(np.uint8)
+    height, width = changed.shape
+    column, row = min(max(round(click[0]), 0), width - 1), min(max(round(click[1]), 0), height - 1)
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(changed, connectivity=8)
+    label = labels[row, column]
+    if label == 0:
+        return None
+    x, y, columns, rows, _ = stats[label]
+    return expand_box(Box(x, y, x + columns, y + rows), factor, 2, height, width)
+
+
+def roi_align(values: Tensor, boxes: Tensor, size: int, samples: int = 2) -> Tensor:
+    """Resample boxes to size x size: the mean of samples x samples bilinear samples in every cell.
+
+    Args:
+        values: (P, C, h, w).
+        boxes: (P, 4) x0, y0, x1, y1 in edge coordinates of the map, one a row of the batch.
+        size: Side of the result.
+        samples: Per cell and axis.
+
+    Returns:
+        (P, C, size, size).
+
+    Source: Mask R-CNN (He et al. 2017), section 3, with half-pixel centres (`aligned=True` of torchvision).
+    """
+    height, width = values.shape[-2:]
+    boxes = boxes.to(values.dtype)
+    places = (torch.arange(size * samples, device=values.device, dtype=values.dtype) + 0.5) / (size * samples)
+    x = boxes[:, :1] + places * (boxes[:, 2:3] - boxes[:, :1])
+    y = boxes[:, 1:2] + places * (boxes[:, 3:] - boxes[:, 1:2])
+    grid = torch.stack(torch.broadcast_tensors((2 * x / width - 1)[:, None, :], (2 * y / height - 1)[:, :, None]), -1)
+    sampled = F.grid_sample(values, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return F.avg_pool2d(sampled, samples)
+
+
+def paste_crop(crop: Tensor, box: Box, canvas: Tensor) -> Tensor:
+    """Return `canvas` (1, 1, h, w) with `crop` (1, 1, a, b), resampled to the box's size, in the box; outside it every bit is kept."""
+    rows, columns = int(box.y1 - box.y0), int(box.x1 - box.x0)
+    result = canvas.clone()
+    # The mean over each pixel's own area: unlike a wider filter it is not cut off at the crop's border, so a crop returns as it came.
+    patch = F.interpolate(crop, (rows, columns), mode="area")
+    result[..., int(box.y0) : int(box.y1), int(box.x0) : int(box.x1)] = patch
+    return result
+
+
+def build_sam_ref(state_dict: Mapping[str, Tensor], config: Mapping[str, Any]) -> SamRef:
+    """Build a refiner from its weights and the `config` that was saved with them; loading is strict."""
+    from fretsaw.weights import load_strictly
+
+    refiner = SamRef(**config)
+    load_strictly(refiner, dict(state_dict))
+    return refiner.eval().requires_grad_(False)

@@ -1,0 +1,207 @@
+"""SAM-REF: equations 1 and 2, the crop and its way back, the selector's branches, and the refiner inside a session."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from fretsaw.methods import sam_ref
+from fretsaw.methods.sam_ref import SamRef, blend, changed_box, error_region_grew, paste_crop, roi_align
+from fretsaw.session import Session
+from fretsaw.types import Box, ImageEmbedding
+from tiny import CHANNELS, tiny_sam, tiny_sam2
+
+
+@pytest.fixture(scope="module")
+def refiner() -> SamRef:
+    torch.manual_seed(0)
+    return SamRef(width=8, blocks=2, channels=CHANNELS).eval()
+
+
+@pytest.fixture
+def image(rng) -> np.ndarray:
+    return rng.integers(0, 256, (60, 90, 3), dtype=np.uint8)
+
+
+def features_of(refiner: SamRef) -> sam_ref.RefinerFeatures:
+    torch.manual_seed(1)
+    with torch.no_grad():
+        return refiner.prepare(torch.randn(1, 3, 128, 128), ImageEmbedding(torch.randn(1, CHANNELS, 8, 8)))
+
+
+def square(x0: int, y0: int, x1: int, y1: int) -> torch.Tensor:
+    mask = torch.zeros(32, 32, dtype=torch.bool)
+    mask[y0:y1, x0:x1] = True
+    return mask
+
+
+def test_equation_1_by_hand():
+    error = torch.tensor([0.0, torch.log(torch.tensor(3.0)), -50.0, 50.0])
+    detail, coarse = torch.tensor([2.0, 4.0, 7.0, 7.0]), torch.tensor([-4.0, -4.0, 3.0, 3.0])
+    assert torch.allclose(blend(error, detail, coarse), torch.tensor([-1.0, 2.0, 3.0, 7.0]))
+
+
+def test_error_region_counts_pixels_and_not_strength():
+    few, many = torch.full((1, 1, 4, 4), -1.0), torch.full((1, 1, 4, 4), -1.0)
+    few[..., 0, :2] = 50.0
+    many[..., 0, :3] = 0.1
+    assert error_region_grew(many, few)
+    assert not error_region_grew(few, many)
+    assert not error_region_grew(few, few)
+    assert error_region_grew(few, None)
+
+
+def test_changed_box_is_around_the_component_that_holds_the_click():
+    previous, mask = square(0, 0, 0, 0), square(4, 6, 14, 16) | square(22, 22, 30, 30)
+    assert changed_box(mask, previous, (8.2, 9.9), factor=1.0) == Box(4, 6, 14, 16)
+    assert changed_box(mask, previous, (25, 25), factor=1.0) == Box(22, 22, 30, 30)
+    assert changed_box(mask, previous, (8, 9), factor=1.4) == Box(2, 4, 16, 18)
+    assert changed_box(mask, previous, (18, 3)) is None
+    assert changed_box(mask, mask, (8, 9)) is None
+
+
+def test_changed_box_sees_what_was_taken_away_and_stays_inside():
+    assert changed_box(square(0, 0, 0, 0), square(0, 0, 10, 10), (2, 2)) == Box(0, 0, 12, 12)
+
+
+def test_roi_align_of_the_whole_map_at_its_own_size_keeps_a_ramp():
+    ramp = torch.arange(16.0).expand(1, 1, 16, 16).clone()
+    out = roi_align(ramp, torch.tensor([[0.0, 0, 16, 16]]), 16)
+    assert torch.allclose(out[..., 1:-1], ramp[..., 1:-1], atol=1e-5)
+
+
+def test_roi_align_equals_its_definition():
+    torch.manual_seed(0)
+    values = torch.randn(1, 2, 12, 10)
+    x0, y0, x1, y1 = 1.3, 2.1, 8.7, 10.4
+    out = roi_align(values, torch.tensor([[x0, y0, x1, y1]]), 3)
+
+    def bilinear(x: float, y: float) -> torch.Tensor:
+        x, y = x - 0.5, y - 0.5
+        left, top = int(np.floor(x)), int(np.floor(y))
+        u, v = x - left, y - top
+        v00, v10, v01, v11 = values[0, :, top, left], values[0, :, top, left + 1], values[0, :, top + 1, left], values[0, :, top + 1, left + 1]
+        return (1 - u) * (1 - v) * v00 + u * (1 - v) * v10 + (1 - u) * v * v01 + u * v * v11
+
+    width, height = (x1 - x0) / 3, (y1 - y0) / 3
+    for row in range(3):
+        for column in range(3):
+            places = [(x0 + (column + (a + 0.5) / 2) * width, y0 + (row + (b + 0.5) / 2) * height) for a in range(2) for b in range(2)]
+            expected = torch.stack([bilinear(x, y) for x, y in places]).mean(0)
+            assert torch.allclose(out[0, :, row, column], expected, atol=1e-5)
+
+
+def test_paste_touches_nothing_outside_the_box():
+    torch.manual_seed(0)
+    canvas, crop = torch.randn(1, 1, 32, 32), torch.full((1, 1, 256, 256), 5.0)
+    result = paste_crop(crop, Box(3, 5, 20, 30), canvas)
+    outside = torch.ones(32, 32, dtype=torch.bool)
+    outside[5:30, 3:20] = False
+    assert torch.equal(result[0, 0][outside], canvas[0, 0][outside])
+    assert torch.allclose(result[0, 0][~outside], torch.tensor(5.0))
+
+
+def test_a_crop_returns_to_where_it_came_from():
+    rows, columns = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
+    smooth = (columns / 7 + rows / 11)[None, None]
+    box = Box(4, 6, 20, 26)
+    crop = roi_align(smooth, torch.tensor([[4.0, 6, 20, 26]]), 256)
+    assert torch.allclose(paste_crop(crop, box, smooth), smooth, atol=0.02)
+
+
+def test_a_fresh_refiner_is_almost_the_identity(refiner):
+    """Training starts from the decoder's own mask: the error heads begin at sigmoid(-4)."""
+    coarse = torch.randn(1, 1, 32, 32) * 8
+    with torch.no_grad():
+        logits, _ = refiner.refine(features_of(refiner), torch.tensor([[[60.0, 60.0]]]), torch.tensor([[1]]), coarse, None, None)
+    assert ((logits > 0) == (coarse > 0)).float().mean() > 0.97
+
+
+def fixed(refiner: SamRef, monkeypatch, logits: torch.Tensor, errors: int) -> None:
+    """Let GlobalDiff answer with a given mask and a given number of error pixels, and PatchDiff with logits of 9."""
+    error_map = torch.full((1, 1, 32, 32), -1.0)
+    error_map.view(-1)[:errors] = 1.0
+    result = sam_ref.GlobalResult(logits, error_map, logits, torch.zeros(1, 8, 32, 32))
+    monkeypatch.setattr(refiner.global_diff, "forward", lambda *arguments: result)
+    nine = torch.full((1, 1, 256, 256), 9.0)
+    monkeypatch.setattr(refiner.patch_diff, "forward", lambda *arguments: (nine, nine, nine))
+
+
+def signed(mask: torch.Tensor) -> torch.Tensor:
+    return torch.where(mask, 3.0, -3.0)[None, None]
+
+
+CLICK = (torch.tensor([[[33.5, 33.5]]]), torch.tensor([[1]]))  # pixel 8 of the maps
+
+
+def test_selector_takes_the_global_mask_while_the_error_region_shrinks(refiner, monkeypatch):
+    features, previous = features_of(refiner), signed(square(4, 4, 20, 20))
+    fixed(refiner, monkeypatch, signed(square(6, 6, 30, 30)), errors=10)
+    before = {"error_map": torch.ones(1, 1, 32, 32)}
+    logits, state = refiner.refine(features, *CLICK, torch.zeros(1, 1, 32, 32), previous, before)
+    assert torch.equal(logits, signed(square(6, 6, 30, 30)))
+    assert int((state["error_map"] > 0).sum()) == 10
+
+
+def test_selector_patches_the_previous_mask_when_the_error_region_grows(refiner, monkeypatch):
+    features, previous = features_of(refiner), signed(square(20, 20, 30, 30))
+    fixed(refiner, monkeypatch, signed(square(4, 4, 14, 14) | square(20, 20, 30, 30)), errors=10)
+    before = {"error_map": torch.full((1, 1, 32, 32), -1.0)}
+    logits, _ = refiner.refine(features, *CLICK, torch.zeros(1, 1, 32, 32), previous, before)
+    box = square(2, 2, 16, 16)
+    assert torch.equal(logits[0, 0][~box], previous[0, 0][~box])
+    assert (logits[0, 0][box] == 9).all()
+
+
+def test_nothing_happens_where_the_click_changed_nothing(refiner, monkeypatch):
+    features, previous = features_of(refiner), signed(square(4, 4, 14, 14))
+    fixed(refiner, monkeypatch, signed(square(4, 4, 14, 14) | square(25, 25, 30, 30)), errors=10)
+    logits, _ = refiner.refine(features, *CLICK, torch.zeros(1, 1, 32, 32), previous, None)
+    assert logits is previous
+
+
+@pytest.mark.parametrize("build", [tiny_sam, tiny_sam2])
+def test_inside_a_session_over_any_encoder_undo_restores_the_state(refiner, image, build):
+    session = Session(image, build(128), refiner=refiner)
+    first = session.click(40, 30)
+    state = session.step.refiner_state
+    session.click(70, 20, positive=False)
+    assert np.array_equal(session.undo().logits, first.logits)
+    assert session.step.refiner_state is state
+
+
+def test_ones_own_mask_keeps_every_pixel_outside_the_refined_region(refiner, image, monkeypatch):
+    """At the image's own size, not only at the decoder's."""
+    own = np.zeros((60, 90), bool)
+    own[::7, ::5] = True  # detail that a quarter of the size cannot hold
+    session = Session(image, tiny_sam2(128), refiner=refiner)
+    session.mask(own)
+    low = session.step.prompt.previous_logits
+    changed = low.clone()
+    changed[..., 4:14, 4:14] = 9.0
+    monkeypatch.setattr(refiner, "refine", lambda *arguments: (changed, {"error_map": changed}))
+    result = session.click(18, 12)
+    far = np.ones((60, 90), bool)
+    far[: int(15 * 60 / 32) + 2, : int(15 * 90 / 32) + 2] = False
+    assert np.array_equal(result.mask[far], own[far])
+    assert result.mask[12:20, 16:30].all()
+
+
+def test_gradients_reach_every_parameter(refiner):
+    refiner.zero_grad()
+    pixels, embedding = torch.randn(1, 3, 128, 128), ImageEmbedding(torch.randn(1, CHANNELS, 8, 8))
+    coarse = torch.randn(1, 1, 32, 32)
+    result = refiner.global_diff(refiner.prepare(pixels, embedding), torch.zeros(1, 2, 32, 32), coarse)
+    local, error_map, _ = refiner.patch_diff(result.feature, coarse, torch.tensor([[2.0, 3, 20, 22]]))
+    (result.logits.square().mean() + local.square().mean() + error_map.mean() + result.error_map.mean()).backward()
+    assert [name for name, parameter in refiner.named_parameters() if parameter.grad is None or parameter.grad.abs().sum() == 0] == []
+
+
+def test_saved_weights_build_the_same_refiner(refiner):
+    again = sam_ref.build_sam_ref(refiner.state_dict(), refiner.config)
+    features, coarse = features_of(refiner), torch.randn(1, 1, 32, 32)
+    with torch.no_grad():
+        one, _ = refiner.refine(features, *CLICK, coarse, None, None)
+        other, _ = again.refine(features, *CLICK, coarse, None, None)
+    assert torch.equal(one, other)
