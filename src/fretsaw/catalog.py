@@ -219,10 +219,9 @@ def _convert_sam2(files: Mapping[str, Path]) -> dict[str, Tensor]:
 
 
 def _convert_u2netp(files: Mapping[str, Path]) -> dict[str, Tensor]:
-    from fretsaw.backbones.u2net import convert_onnx
+    from fretsaw.backbones.u2net import compact, convert_onnx
 
-    # as the shipped file: half precision, without the norms, which are identities
-    return {name: tensor.half() for name, tensor in convert_onnx(files["network"]).items() if ".bn_s1." not in name}
+    return compact(convert_onnx(files["network"]))
 
 
 def _convert_efficientnet_lite0(files: Mapping[str, Path]) -> dict[str, Tensor]:
@@ -272,7 +271,7 @@ _U2NETP = Weights(
     "u2netp",
     (
         Route(
-            {"network": WeightFile("package:u2netp.safetensors", "", 2274330, "65540ec1e3306d8f30da8f93627d290767783c13dd7ce8f33835e133faa43877")},
+            {"network": WeightFile("package:u2netp.safetensors", "", 2376178, "2c628eb6b9760abab6e63450756021eaf77377acde2e4e3d1453f61c63468174")},
         ),
         Route(
             {
@@ -291,7 +290,7 @@ _U2NETP = Weights(
     ),
     "Apache-2.0",
     "Qin et al., U²-Net small, trained on DUTS-TR",
-    2274330,
+    2376178,
 )
 
 _EFFICIENTNET_LITE0 = Weights(
@@ -331,7 +330,7 @@ def _sam21_hiera(word: str, revision: str, size: int) -> Entry:
 
 
 CATALOGUE: dict[str, Entry] = {
-    DEFAULT: Entry("click, auto", _SAM2_HIERA_TINY, partial(_sam2, "HIERA_TINY")),
+    DEFAULT: Entry("click", _SAM2_HIERA_TINY, partial(_sam2, "HIERA_TINY")),
     "u2netp": Entry("backbone", _U2NETP),
     "efficientnet-lite0": Entry("backbone", _EFFICIENTNET_LITE0),
     "sam-vit-b": _sam_vit("b", "base", "70c1a07f894ebb5b307fd9eaaee97b9dfc16068f", 93735728),

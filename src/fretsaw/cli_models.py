@@ -15,6 +15,7 @@ import typer
 from fretsaw import catalog
 from fretsaw.errors import FretsawError
 from fretsaw.weights import Cache, Progress, bring, is_present, locate, materialise, read_metadata, shown_progress, silent, verify
+from fretsaw.weights.gather import shipped_path
 
 app = typer.Typer(name="models", help="List, fetch, check and convert the models' weights.", no_args_is_help=True, rich_markup_mode="rich")
 
@@ -111,7 +112,7 @@ def info(name: Name, as_json: Json = False) -> None:
     for file in facts["files"]:
         size = f"{file['size']} bytes" if file["size"] else "size recorded at the first download"
         print(f"file       {file['file']} of {file['source']}\n           {size}, SHA-256 {file['sha256'] or 'recorded at the first download'}")
-        print(f"           by hand: {file['place']}")
+        print(f"           place: {file['place']}")
 
 
 @app.command()
@@ -176,7 +177,7 @@ def describe(name: str, cache: Cache) -> dict[str, Any]:
             "file": file.member or file.address,
             "size": file.size,
             "sha256": cache.recorded_checksum(file),
-            "place": str(cache.raw_path(name, file)),
+            "place": str(shipped_path(file) if file.client == "package" else cache.raw_path(name, file)),
         }
         for route in weights.routes
         for role, file in route.files.items()

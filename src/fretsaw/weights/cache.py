@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from shutil import rmtree
@@ -216,7 +216,8 @@ def check_record(name: str, record: Record, cache: Cache, progress: Progress = s
     if digest != record.sha256:
         raise ChecksumError(f"{path} was altered: expected SHA-256 {record.sha256}, got {digest}; {advice}")
     if state.st_mtime_ns != record.mtime_ns:
-        cache.write_record(name, replace(record, mtime_ns=state.st_mtime_ns))
+        with suppress(OSError):  # a cache that is read-only here serves as well; the file is then read anew each time
+            cache.write_record(name, replace(record, mtime_ns=state.st_mtime_ns))
 
 
 def _write_json(path: Path, value: Mapping[str, object]) -> None:

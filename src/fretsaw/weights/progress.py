@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TextIO
 from fretsaw.weights.definitions import Progress
 
 if TYPE_CHECKING:
+    from rich.progress import Progress as Bars
     from rich.progress import TaskID
 
 LINE_INTERVAL = 5.0
@@ -25,11 +26,14 @@ def shown_progress(stream: TextIO | None = None) -> Iterator[Progress]:
         stream: Where to write; None means standard error, so that standard output stays clean for results.
     """
     out: TextIO = sys.stderr if stream is None else stream
-    if out.isatty():
-        with _bars(out) as progress:
-            yield progress
-    else:
+    if not out.isatty():
         yield _Lines(out)
+        return
+    bars = _Bars(out)
+    try:
+        yield bars
+    finally:
+        bars.stop()
 
 
 class _Lines:
@@ -47,23 +51,34 @@ class _Lines:
         print(f"{task}{f': {done / 1e6:.1f} of {total / 1e6:.1f} MB' if total else ''}", file=self.stream, flush=True)
 
 
-@contextmanager
-def _bars(stream: TextIO) -> Iterator[Progress]:
+class _Bars:
+    """One bar per task; nothing is drawn, and rich is not imported, before the first task begins."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+        self.bars: Bars | None = None
+        self.tasks: dict[str, TaskID] = {}
+
+    def __call__(self, task: str, done: int, total: int | None) -> None:
+        if self.bars is None:
+            self.bars = _start_bars(self.stream)
+        if task not in self.tasks:
+            self.tasks[task] = self.bars.add_task(task, total=total)
+        self.bars.update(self.tasks[task], completed=done, total=total)
+
+    def stop(self) -> None:
+        if self.bars is not None:
+            self.bars.stop()
+
+
+def _start_bars(stream: TextIO) -> Bars:
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bars
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
     from rich.table import Column
 
     # long file names give way to the bar and its figures, so that each task keeps to one line of 80 columns
     name = TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis", max_width=40), markup=False)
     figures = DownloadColumn(table_column=Column(no_wrap=True))
-    columns = (name, BarColumn(bar_width=12), figures, TimeRemainingColumn(table_column=Column(no_wrap=True)))
-    tasks: dict[str, TaskID] = {}
-    with Bars(*columns, console=Console(file=stream)) as bars:
-
-        def progress(task: str, done: int, total: int | None) -> None:
-            if task not in tasks:
-                tasks[task] = bars.add_task(task, total=total)
-            bars.update(tasks[task], completed=done, total=total)
-
-        yield progress
+    bars = Progress(name, BarColumn(bar_width=12), figures, TimeRemainingColumn(table_column=Column(no_wrap=True)), console=Console(file=stream))
+    bars.start()
+    return bars
