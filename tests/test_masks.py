@@ -173,7 +173,7 @@ class TestPolygons:
         np.testing.assert_array_equal(masks.from_polygons(masks.to_polygons(mask), mask.shape), mask)
 
     @given(st.lists(hnp.arrays(np.float64, st.tuples(st.integers(0, 6), st.just(2)), elements=st.integers(-12, 40).map(lambda v: v / 4)), max_size=3))
-    @settings(max_examples=200)
+    @settings(max_examples=100)
     def test_any_polygon_follows_the_even_odd_rule_at_pixel_centres(self, rings):
         mask = masks.from_polygons(rings, (6, 7))
         expected = [[inside(x + 0.5, y + 0.5, rings) for x in range(7)] for y in range(6)]

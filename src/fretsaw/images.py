@@ -28,19 +28,9 @@ from typing import IO, Any
 
 import cv2
 import numpy as np
-
-# The plugins register themselves with Pillow when they are imported; others (EPS, PSD, ...) stay out on purpose.
-from PIL import (
-    BmpImagePlugin,  # noqa: F401
-    GifImagePlugin,  # noqa: F401
-    Image,
-    ImageOps,
-    JpegImagePlugin,  # noqa: F401
-    PngImagePlugin,  # noqa: F401
-    PpmImagePlugin,  # noqa: F401
-    TiffImagePlugin,  # noqa: F401
-    WebPImagePlugin,  # noqa: F401
-)
+import PIL.TiffImagePlugin  # registers itself with Pillow, as the next one does
+import PIL.WebPImagePlugin  # noqa: F401
+from PIL import Image, ImageOps
 
 from fretsaw.errors import ImageError, OutputError, ShapeError
 from fretsaw.masks import describe, mask_to_box, require_mask
@@ -203,6 +193,7 @@ def _identify(file: IO[bytes], name: str, pixel_limit: int) -> Image.Image:
 
     Pillow's own `open` warns about half of what is allowed here, so the plugins are asked directly.
     """
+    Image.preinit()  # BMP, GIF, JPEG, PNG and PPM; what can run programs, as EPS does, stays out
     prefix = file.read(16)
     if not prefix:
         raise ImageError(f"{name}: expected an image file, got an empty one")

@@ -317,7 +317,7 @@ def _write_name(canvas: Image.Image, name: str, mask: np.ndarray, color: tuple[i
     """Write a name at the pixel deepest inside the largest part of a mask, moved so that it stays inside the picture."""
     depth = cv2.distanceTransform(np.pad(masks.largest_component(mask), 1).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     y, x = np.unravel_index(int(depth.argmax()), depth.shape)
-    size = max(12, min(canvas.size) // 28)
+    size = max(14, min(canvas.size) // 22)
     draw = ImageDraw.Draw(canvas)
     font = ImageFont.load_default(size)
     style: dict[str, Any] = {"font": font, "anchor": "mm", "stroke_width": max(1, size // 8)}
