@@ -136,6 +136,11 @@ def test_a_worker_that_dies_is_reported():
         run_samples(NUMBERS, build, die, settings={}, workers=2)
 
 
+def test_functions_that_cannot_travel_are_refused():
+    with pytest.raises(ConfigError, match="sent to several workers"):
+        run_samples(NUMBERS, lambda: 3, third, settings={}, workers=2)
+
+
 def test_a_finished_run_leaves_no_journal_and_a_failed_sample_is_tried_again(tmp_path):
     journal = tmp_path / "r.journal"
     run_samples(NUMBERS[:3], build, third, settings={}, journal=journal)

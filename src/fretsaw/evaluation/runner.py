@@ -12,6 +12,8 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import pickle
+import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -283,11 +285,15 @@ def _measured(
     """Yield (index, result) as samples finish."""
     if not samples:
         return
-    if workers == 1:
+    if min(workers, len(samples)) == 1:
         state = build()
         for index, sample in enumerate(samples):
             yield index, _measure_one(state, measure, sample)
         return
+    try:
+        pickle.dumps((build, measure))
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise ConfigError(f"expected functions that can be sent to several workers (of a module, or a partial of one), got others: {error}") from error
     context = multiprocessing.get_context("spawn")
     executor = ProcessPoolExecutor(min(workers, len(samples)), mp_context=context, initializer=_start_worker, initargs=(build, measure))
     try:
@@ -296,8 +302,8 @@ def _measured(
             yield futures[future], future.result()
     except BrokenProcessPool as error:
         raise FretsawError(
-            "A worker process ended before its sample was done, most likely for want of memory. "
-            "What was finished is kept: run the same command again, with fewer workers."
+            "a worker process ended before its sample was done: most likely for want of memory, or because the calling script has no guard "
+            "`if __name__ == '__main__'`. What was finished is kept: run the same again, with fewer workers"
         ) from error
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
@@ -328,6 +334,7 @@ _worker: _Worker | None = None
 def _start_worker(build: Callable[[], Any], measure: Callable[[Any, Any], Mapping[str, Any]]) -> None:
     global _worker
     _worker = _Worker(build, measure)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it too, and ends the run in order
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
