@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tiny import tiny_sam2
 
 import fretsaw
 from fretsaw import cli
@@ -17,6 +16,8 @@ from fretsaw.catalog import Parts
 from fretsaw.errors import ImageError
 from fretsaw.masks import decode_rle
 from fretsaw.segmentation import Segmentation
+from hostile import make_hostile
+from tiny import tiny_sam2
 
 
 def bright_is_object(image, embedding, frame) -> Segmentation:
@@ -182,13 +183,14 @@ def test_help_shows_examples(capsys):
 
 def test_every_hostile_file_gives_one_clear_line(loads, tmp_path, capsys):
     """Issue after issue in other tools: a traceback, or a silent black mask."""
-    import hostile
-
-    files = hostile.make(tmp_path / "hostile")
-    assert len(files) >= 25
-    status = run("auto", *[file for file in files if file.exists()], "-o", tmp_path / "out", "--json")
-    assert status == 1
-    for record in json.loads(capsys.readouterr().out):
+    refused, readable = make_hostile(tmp_path / "hostile")
+    files = [file for file in (*refused, *readable) if file.is_file()]
+    assert len(refused) >= 25
+    assert run("auto", *files, "-o", tmp_path / "out", "--json") == 1
+    records = json.loads(capsys.readouterr().out)
+    failed = {Path(record["input"]) for record in records if "error" in record}
+    assert failed == {file for file in refused if file.is_file()}
+    for record in records:
         if "error" in record:
             assert record["error"].count("\n") == 0
             assert len(record["error"]) < 400

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -166,6 +167,7 @@ def doctor(as_json: Json = False) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; a user's mistake ends in one line on standard error and exit status 1."""
+    warnings.filterwarnings("ignore", module="PIL")  # a broken file is reported once, by us
     try:
         app(args=list(arguments) if arguments is not None else None)
     except FretsawError as error:
@@ -199,7 +201,7 @@ def _run(
             except FretsawError as error:
                 record["error"] = str(error)
                 if not quiet:
-                    steps.say(f"fretsaw: {job.source}: {error}")
+                    steps.say(f"fretsaw: {error}" if str(job.source) in str(error) else f"fretsaw: {job.source}: {error}")
             records.append(record)
             steps.advance()
     return records

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from fretsaw.errors import OutputError
+from fretsaw.images import write_bytes
 from fretsaw.segmentation import Segmentation
 
 CATEGORY = {"id": 1, "name": "object", "supercategory": "object"}
@@ -58,14 +57,7 @@ class CocoFile:
 
     def write(self) -> None:
         """Write the file atomically."""
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=self._path.parent, prefix=f".{self._path.name}.")
-            with os.fdopen(handle, "w") as file:
-                json.dump(self._content, file)
-            os.replace(temporary, self._path)
-        except OSError as error:
-            raise OutputError(f"expected to write {self._path}, got: {error.strerror or error}") from error
+        write_bytes(self._path, json.dumps(self._content).encode())
         self._written = time.monotonic()
 
     def __enter__(self) -> CocoFile:

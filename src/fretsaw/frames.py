@@ -207,7 +207,6 @@ def resize(values: Tensor, height: int, width: int) -> Tensor:
 
 def resize_map(values: np.ndarray, height: int, width: int) -> np.ndarray:
     """`resize` for one map (H, W) of any real dtype; returns (height, width) float32."""
-    import torch
 
     return resize(_tensor(values).float()[None, None], height, width)[0, 0].numpy()
 

@@ -9,7 +9,11 @@ from pathlib import Path
 
 from fretsaw.errors import ImageError, OutputError
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm", ".jp2"})
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm"})
+"""Files with these suffixes are taken from a folder."""
+
+WRITABLE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"})
+"""An output that ends in one of these is a file, not a folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +61,7 @@ def plan(found: Sequence[tuple[Path, Path]], out: Path, suffix: str = ".png") ->
     Raises:
         OutputError: If `out` is a file where a folder is needed, or two images would still share an output.
     """
-    if len(found) == 1 and out.suffix.lower() in IMAGE_SUFFIXES | {suffix} and not out.is_dir():
+    if len(found) == 1 and out.suffix.lower() in WRITABLE_SUFFIXES | {suffix} and not out.is_dir():
         return [Job(found[0][0], out)]
     if out.exists() and not out.is_dir():
         raise OutputError(f"expected a folder for {len(found)} result(s), got the file {out}")

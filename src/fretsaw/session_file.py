@@ -7,8 +7,6 @@ preprocessing; a file that does not fit is refused, since an embedding of anothe
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fretsaw import images
-from fretsaw.errors import OutputError, StaleSessionError
+from fretsaw.errors import StaleSessionError
 from fretsaw.types import Box, Click, ImageEmbedding, Prompt
 
 if TYPE_CHECKING:
@@ -46,19 +44,7 @@ def write(path: Path, image: np.ndarray, model: SamClicks, embedding: ImageEmbed
         tensors |= {f"step.{i}.{name}": tensor for name, tensor in _step_tensors(step).items()}
     metadata = _identity(image, model) | {"format": FORMAT, "steps": json.dumps(steps)}
     content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
-    except OSError as error:
-        raise OutputError(f"expected to write the session to {path}, got: {error.strerror or error}") from error
-    return path
+    return images.write_bytes(path, content)
 
 
 def read(path: Path, image: np.ndarray, model: SamClicks) -> tuple[ImageEmbedding, list[Step]]:
