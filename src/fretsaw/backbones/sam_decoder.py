@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,9 @@ from fretsaw.types import ImageEmbedding, PromptEmbedding
 
 PATCH = 16
 """Model pixels per cell of the image embedding, along one axis."""
+
+PROMPTS_AT_ONCE = {"cpu": 1}
+"""How many prompt sets are decoded together, by device type; 64 elsewhere. A CPU is faster one by one, because one prompt's image fits its cache."""
 
 
 def positional_encoding(unit_xy: Tensor, gaussian: Tensor) -> Tensor:
@@ -58,6 +61,8 @@ class PromptEncoder(nn.Module):
         size: Side S of the model frame, or (height, width).
         pads_beside_box: Whether the padding point is also appended where a box is given: SAM 2 was trained so, SAM was not.
     """
+
+    gaussian: Tensor
 
     def __init__(
         self, gaussian: Tensor, labels: Tensor, padding: Tensor, no_mask: Tensor, mask_embed: nn.Module, size: int | tuple[int, int], pads_beside_box: bool
@@ -125,26 +130,55 @@ def check_embeddings(embedding: ImageEmbedding, prompt: PromptEmbedding) -> None
         )
 
 
+class ImageSide(NamedTuple):
+    """What one layer of the two-way transformer needs from the image: heads apart, (P or 1, heads, h * w, C / heads)."""
+
+    key: Tensor
+    value: Tensor
+    query: Tensor
+
+
+def image_side(layer: Any, image: Tensor, positions: Tensor) -> ImageSide:
+    """Project the image (P or 1, h * w, C) for one layer; a decoder that answers many prompts does so once for the first."""
+    placed = image + positions
+    read, write = layer.cross_attn_token_to_image, layer.cross_attn_image_to_token
+    heads = read.num_attention_heads
+    return ImageSide(_heads(read.k_proj(placed), heads), _heads(read.v_proj(image), heads), _heads(write.q_proj(placed), heads))
+
+
 def attend(attention: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Multi-head attention of (P, N, C) to (P or 1, M, C) with the projections of one of transformers' decoder attentions."""
+    """Multi-head attention with heads apart, (P or 1, heads, N or M, C / heads), followed by the output projection; returns (P, N, C)."""
+    count = max(len(query), len(key))
+    query, key, value = (part.expand(count, -1, -1, -1) for part in (query, key, value))
+    mixed = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+    return attention.o_proj(mixed) if hasattr(attention, "o_proj") else attention.out_proj(mixed)
+
+
+def attend_tokens(attention: Any, query: Tensor, value: Tensor) -> Tensor:
+    """Let tokens (P, N, C) attend to each other; `value` lacks the positional encoding that `query`, which is also the key, may have."""
     heads = attention.num_attention_heads
-    q, k, v = (
-        projection(part).unflatten(-1, (heads, -1)).transpose(1, 2)
-        for projection, part in ((attention.q_proj, query), (attention.k_proj, key), (attention.v_proj, value))
-    )
-    count = max(len(q), len(k))
-    mixed = F.scaled_dot_product_attention(q.expand(count, -1, -1, -1), k.expand(count, -1, -1, -1), v.expand(count, -1, -1, -1))
-    output = attention.o_proj if hasattr(attention, "o_proj") else attention.out_proj
-    return output(mixed.transpose(1, 2).flatten(2))
+    return attend(attention, _heads(attention.q_proj(query), heads), _heads(attention.k_proj(query), heads), _heads(attention.v_proj(value), heads))
 
 
-def two_way_transformer(transformer: Any, tokens: Tensor, image: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+def read_image(attention: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Let tokens (P, N, C) attend to the image, whose `key` and `value` are projected already; returns (P, N, C)."""
+    return attend(attention, _heads(attention.q_proj(query), attention.num_attention_heads), key, value)
+
+
+def write_image(attention: Any, image_query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Let the image, whose queries are projected already, attend to tokens `key` and `value` (P, N, C); returns (P, h * w, C)."""
+    heads = attention.num_attention_heads
+    return attend(attention, image_query, _heads(attention.k_proj(key), heads), _heads(attention.v_proj(value), heads))
+
+
+def two_way_transformer(transformer: Any, tokens: Tensor, image: Tensor, first: ImageSide, positions: Tensor) -> tuple[Tensor, Tensor]:
     """Let the tokens look at the image and the image at the tokens, twice, then the tokens once more.
 
     Args:
         transformer: transformers' `SamTwoWayTransformer` or `Sam2TwoWayTransformer`.
         tokens: (P, N, C) output and prompt tokens; they serve as their own positional encoding.
         image: (P or 1, h * w, C) image embedding plus dense prompt.
+        first: `image_side` of the first layer.
         positions: (1, h * w, C).
 
     Returns:
@@ -152,20 +186,33 @@ def two_way_transformer(transformer: Any, tokens: Tensor, image: Tensor, positio
 
     Source: Segment Anything (Kirillov et al. 2023), figure 14.
     """
-    queries, keys = tokens, image
+    queries, keys, side = tokens, image, first
     for layer in transformer.layers:
         if layer.skip_first_layer_pe:
-            queries = attend(layer.self_attn, queries, queries, queries)
+            queries = attend_tokens(layer.self_attn, queries, queries)
         else:
-            placed = queries + tokens
-            queries = queries + attend(layer.self_attn, placed, placed, queries)
+            side = image_side(layer, keys, positions)
+            queries = queries + attend_tokens(layer.self_attn, queries + tokens, queries)
         queries = layer.layer_norm1(queries)
-        placed_keys = keys + positions
-        queries = layer.layer_norm2(queries + attend(layer.cross_attn_token_to_image, queries + tokens, placed_keys, keys))
+        queries = layer.layer_norm2(queries + read_image(layer.cross_attn_token_to_image, queries + tokens, side.key, side.value))
         queries = layer.layer_norm3(queries + layer.mlp(queries))
-        keys = layer.layer_norm4(keys + attend(layer.cross_attn_image_to_token, placed_keys, queries + tokens, queries))
-    queries = queries + attend(transformer.final_attn_token_to_image, queries + tokens, keys + positions, keys)
+        keys = layer.layer_norm4(keys + write_image(layer.cross_attn_image_to_token, side.query, queries + tokens, queries))
+    final = transformer.final_attn_token_to_image
+    heads = final.num_attention_heads
+    queries = queries + read_image(final, queries + tokens, _heads(final.k_proj(keys + positions), heads), _heads(final.v_proj(keys), heads))
     return transformer.layer_norm_final_attn(queries), keys
+
+
+def enlarge(convolution: nn.ConvTranspose2d, image: Tensor) -> Tensor:
+    """Apply a transposed convolution of kernel and stride 2 to the last axis: (..., C) to (..., 2, 2, C'), the two axes being row and column of the four."""
+    channels = convolution.out_channels
+    weight = convolution.weight.permute(2, 3, 1, 0).reshape(4 * channels, -1)
+    bias = None if convolution.bias is None else convolution.bias.repeat(4)
+    return F.linear(image, weight, bias).unflatten(-1, (2, 2, channels))
+
+
+def _heads(values: Tensor, heads: int) -> Tensor:
+    return values.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
 class MaskDecoder(nn.Module):
@@ -174,12 +221,17 @@ class MaskDecoder(nn.Module):
     Args:
         decoder: transformers' `SamMaskDecoder` or `Sam2MaskDecoder`.
         gaussian: (2, C/2) frequencies of the positional encoding.
+
+    Source: Segment Anything (Kirillov et al. 2023), appendix A, "Lightweight mask decoder".
     """
+
+    gaussian: Tensor
 
     def __init__(self, decoder: Any, gaussian: Tensor) -> None:
         super().__init__()
         self.decoder = decoder
         self.register_buffer("gaussian", gaussian)
+        self._positions: tuple[Any, Tensor] | None = None
 
     def leading_tokens(self) -> list[Tensor]:
         """Return the learned output tokens (T, C) that stand before the IoU token."""
@@ -192,26 +244,67 @@ class MaskDecoder(nn.Module):
             ShapeError: If the two embeddings do not fit together.
         """
         check_embeddings(embedding, prompt)
-        decoder, count = self.decoder, len(prompt.sparse)
-        height, width = embedding.final.shape[-2:]
-        leading = self.leading_tokens()
-        learned = torch.cat([*leading, decoder.iou_token.weight, decoder.mask_tokens.weight])
-        tokens = torch.cat([learned.expand(count, -1, -1), prompt.sparse], dim=1)
-        image = (embedding.final + prompt.dense).flatten(2).transpose(1, 2)
-        tokens, image = two_way_transformer(decoder.transformer, tokens, image, image_positions(height, width, self.gaussian))
-        first = sum(len(part) for part in leading)
-        iou = decoder.iou_prediction_head(tokens[:, first])
-        mask_tokens = tokens[:, first + 1 : first + 1 + decoder.num_mask_tokens]
-        weights = torch.stack([mlp(mask_tokens[:, i]) for i, mlp in enumerate(decoder.output_hypernetworks_mlps)], dim=1)
-        upscaled = self.upscale(image.transpose(1, 2).unflatten(-1, (height, width)), embedding.high_res)
-        return (weights @ upscaled.flatten(2)).unflatten(-1, upscaled.shape[-2:]), iou
+        grid = (embedding.final.shape[-2], embedding.final.shape[-1])
+        positions = self._image_positions(*grid)
+        # One dense prompt for all, expanded and not copied, lets one image serve all prompts of the first layer.
+        dense = prompt.dense[:1] if prompt.dense.stride(0) == 0 else prompt.dense
+        image = (embedding.final + dense).flatten(2).transpose(1, 2).contiguous()
+        first = image_side(self.decoder.transformer.layers[0], image, positions)
+        count = len(prompt.sparse)
+        step = PROMPTS_AT_ONCE.get(image.device.type, 64)
+        parts = []
+        for start in range(0, count, step):
+            rows = slice(start, start + step)
+            side = ImageSide(*(_rows(part, rows) for part in first))
+            high_res = tuple(_rows(level, rows) for level in embedding.high_res)
+            parts.append(self._decode(prompt.sparse[rows], _rows(image, rows), side, positions, high_res, grid))
+        return torch.cat([logits for logits, _ in parts]), torch.cat([iou for _, iou in parts])
 
-    def upscale(self, image: Tensor, high_res: tuple[Tensor, ...]) -> Tensor:
-        """Enlarge (P, C, h, w) to (P, C/8, 4h, 4w), adding the encoder's finer maps where it has any."""
-        decoder = self.decoder
-        fine, middle = high_res if high_res else (0, 0)
-        image = decoder.activation(decoder.upscale_layer_norm(decoder.upscale_conv1(image) + middle))
-        return decoder.activation(decoder.upscale_conv2(image) + fine)
+    def _image_positions(self, height: int, width: int) -> Tensor:
+        """Return `image_positions`, kept from the last call: a million sines and cosines are a tenth of a click's time."""
+        key = (height, width, self.gaussian.device, self.gaussian.dtype, self.gaussian._version)
+        if self._positions is None or self._positions[0] != key:
+            self._positions = key, image_positions(height, width, self.gaussian)
+        return self._positions[1]
+
+    def _decode(
+        self, sparse: Tensor, image: Tensor, first: ImageSide, positions: Tensor, high_res: tuple[Tensor, ...], grid: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
+        decoder, leading = self.decoder, self.leading_tokens()
+        learned = torch.cat([*leading, decoder.iou_token.weight, decoder.mask_tokens.weight])
+        tokens = torch.cat([learned.expand(len(sparse), -1, -1), sparse], dim=1)
+        tokens, image = two_way_transformer(decoder.transformer, tokens, image, first, positions)
+        at = sum(len(part) for part in leading)
+        iou = decoder.iou_prediction_head(tokens[:, at])
+        mask_tokens = tokens[:, at + 1 : at + 1 + decoder.num_mask_tokens]
+        weights = torch.stack([mlp(mask_tokens[:, i]) for i, mlp in enumerate(decoder.output_hypernetworks_mlps)], dim=2)
+        return self._masks(image.unflatten(1, grid), high_res, weights), iou
+
+    def _masks(self, image: Tensor, high_res: tuple[Tensor, ...], weights: Tensor) -> Tensor:
+        """Upscale the image (P, h, w, C) by four and weigh its channels by `weights` (P, C/8, M); returns (P, M, 4h, 4w).
+
+        Channels stay last and each place keeps its own 4 x 4 finer places beside it, so that both transposed convolutions are plain matrix products;
+        only the finished masks are put in order.
+        """
+        decoder, norm = self.decoder, self.decoder.upscale_layer_norm
+        height, width = image.shape[1], image.shape[2]
+        image = enlarge(decoder.upscale_conv1, image)
+        if high_res:
+            middle = high_res[1].permute(0, 2, 3, 1).unflatten(2, (width, 2)).unflatten(1, (height, 2))
+            image += middle.transpose(2, 3)
+        image = decoder.activation(F.layer_norm(image, norm.normalized_shape, norm.weight, norm.bias, norm.eps))
+        image = enlarge(decoder.upscale_conv2, image)
+        if high_res:
+            fine = high_res[0].permute(0, 2, 3, 1).unflatten(2, (width, 2, 2)).unflatten(1, (height, 2, 2))
+            image += fine.permute(0, 1, 4, 2, 5, 3, 6, 7)
+        masks = decoder.activation(image).flatten(1, -2) @ weights
+        ordered = masks.unflatten(1, (height, width, 2, 2, 2, 2)).permute(0, 7, 1, 3, 5, 2, 4, 6)
+        return ordered.reshape(len(masks), -1, 4 * height, 4 * width)
+
+
+def _rows(values: Tensor, rows: slice) -> Tensor:
+    """Take some prompt sets' rows, or the one row that all of them share."""
+    return values if len(values) == 1 else values[rows]
 
 
 def load_strict(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
