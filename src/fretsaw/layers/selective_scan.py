@@ -66,8 +66,8 @@ def selective_scan(x: Tensor, delta: Tensor, A: Tensor, write: Tensor, read: Ten
 def final_state(x: Tensor, delta: Tensor, A: Tensor, write: Tensor) -> Tensor:
     """Return the state after the last token, (B, D, N), from zero, without running the recurrence.
 
-    h_L is the sum over t of exp(A (delta_(t+1) + ... + delta_L)) delta_t write_t x_t: no token waits for another, and tokens whose weight is below the square of
-    the rounding error are left out.
+    h_L is the sum over t of exp(A (delta_(t+1) + ... + delta_L)) delta_t write_t x_t: no token waits for another, and tokens whose weight is below the square
+    of the rounding error are left out.
 
     Args:
         x: (B, L, D).
