@@ -132,8 +132,8 @@ def load(
     name = str(name) if name is not None else catalog.DEFAULT
     parts = catalog.build(name, size=size, progress=progress)
     for module in (parts.clicks, parts.automatic, parts.semantic, parts.text):
-        if hasattr(module, "to"):
-            module.to(target)
+        if (move := getattr(module, "to", None)) is not None:
+            move(target)
     if parts.clicks is not None:
         parts.clicks.to_precision(precision)
     return Segmenter(name, parts)

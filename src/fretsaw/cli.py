@@ -123,7 +123,8 @@ def click(
     from fretsaw.types import Box, Click
 
     _check_format(format, out)
-    clicks = [Click(*_numbers(text, 2)) for text in positive or []] + [Click(*_numbers(text, 2), positive=False) for text in negative or []]
+    places = [(text, True) for text in positive or []] + [(text, False) for text in negative or []]
+    clicks = [Click(x, y, sign) for (x, y), sign in ((_numbers(text, 2), sign) for text, sign in places)]
     region = Box(*_numbers(box, 4)) if box is not None else None
     if not clicks and region is None and mask is None:
         raise PromptError("expected at least one of -p, -n, --box and --mask, got none")

@@ -101,7 +101,7 @@ class _DecoderImage:
         with torch.no_grad():
             answer, _ = self._predictor.choose(*model.decode(self._embedding, model.embed(prompt, self._frame)))
             if refiner is not None:
-                answer, self._state = refiner.refine(self._features, *prompt_points(prompt, self._frame), answer, self._state)
+                answer, self._state = refiner.refine(self._features, *prompt_points(prompt, self._frame), answer, mask_logits, self._state)
         self._last = answer
         return frames.logits_to_image(answer, self._frame)[0, 0].cpu().numpy()
 

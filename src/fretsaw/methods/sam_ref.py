@@ -98,6 +98,7 @@ class Heads(nn.Module):
         self.error = nn.Conv2d(width // 2, 1, 1)
         self.detail = nn.Conv2d(width // 2, 1, 1)
         # Start as the identity: sigmoid(-4) = 0.02 of the detail map.
+        assert self.error.bias is not None
         nn.init.constant_(self.error.bias, -4.0)
 
     def forward(self, feature: Tensor) -> tuple[Tensor, Tensor]:

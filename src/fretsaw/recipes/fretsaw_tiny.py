@@ -12,8 +12,9 @@ teacher's on random prompts. The second says which errors of the maps matter.
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -182,6 +183,40 @@ def train(config: Config, student: nn.Module, teacher: SamClicks, watcher: Watch
         minutes=config.minutes or None,
         watcher=watcher,
     )
+
+
+def run(config: Config, watcher: Watcher | None = None) -> int:
+    """Build student and teacher, train, and write `out`/student.safetensors, half precision, which `start` of a later run takes.
+
+    Raises:
+        DataError: If there are no photos.
+        WeightsError: If the teacher's or the trunk's weights are missing and cannot be fetched.
+    """
+    from fretsaw import catalog
+    from fretsaw.methods.fretsaw_tiny import FretsawTinyEncoder
+    from fretsaw.weights import load_state_dict, load_strictly
+
+    student = FretsawTinyEncoder()
+    if config.start:
+        load_strictly(student, {name: tensor.float() for name, tensor in load_state_dict(Path(config.start)).items()})
+    else:
+        student.load_trunk(load_state_dict(catalog.weights_path("efficientnet-lite0")))
+    teacher = catalog.build("sam2-hiera-tiny", size=config.size).clicks
+    assert teacher is not None
+    teacher = teacher.to(config.device).to_precision(torch.bfloat16 if config.dtype == "bfloat16" else torch.float32)
+    done = train(config, student, teacher, watcher)
+    export(student, Path(config.out) / "student.safetensors", {"steps": str(done), "teacher": teacher.checksum, "config": json.dumps(asdict(config))})
+    return done
+
+
+def export(student: nn.Module, path: Path, metadata: Mapping[str, str]) -> None:
+    """Write a student's parameters in half precision with what they were made from."""
+    from safetensors.torch import save
+
+    from fretsaw.images import write_bytes
+
+    tensors = {name: tensor.detach().cpu().half().contiguous() for name, tensor in student.state_dict().items()}
+    write_bytes(path, save(tensors, {"recipe": "fretsaw_tiny", **metadata}))
 
 
 def _row(embedding: ImageEmbedding, index: int) -> ImageEmbedding:
