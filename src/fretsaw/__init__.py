@@ -11,7 +11,6 @@ Nothing heavy is imported until it is used.
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import version as _version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from fretsaw.session import Session
     from fretsaw.types import Box, Click
 
-__version__ = _version("fretsaw")
+__version__ = "0.1.0"
 __all__ = ["Box", "Click", "FretsawError", "LabelMap", "Segmentation", "Segmenter", "Session", "list_models", "load"]
 
 _HOMES = {

@@ -50,7 +50,9 @@ class Config:
         minutes: Stop after so long, to be continued; 0 trains to the end.
         device: "cpu", "cuda", "mps".
         dtype: Of the teacher, and of autocast in the student: "float32" or "bfloat16".
-        start: Weights to start from, an earlier stage's student.safetensors.
+        start: Weights to start from, an earlier stage's student.safetensors; without, the trunk starts from ImageNet.
+        trunk: File of the trunk's ImageNet weights; "" takes the catalogue's.
+        teacher: Name or file of the teacher.
     """
 
     photos: str
@@ -71,6 +73,8 @@ class Config:
     device: str = "cpu"
     dtype: str = "float32"
     start: str = ""
+    trunk: str = ""
+    teacher: str = "sam2-hiera-tiny"
     map_weights: tuple[float, float, float] = field(default=(1.0, 0.25, 0.25))
 
 
@@ -200,8 +204,8 @@ def run(config: Config, watcher: Watcher | None = None) -> int:
     if config.start:
         load_strictly(student, {name: tensor.float() for name, tensor in load_state_dict(Path(config.start)).items()})
     else:
-        student.load_trunk(load_state_dict(catalog.weights_path("efficientnet-lite0")))
-    teacher = catalog.build("sam2-hiera-tiny", size=config.size).clicks
+        student.load_trunk(load_state_dict(Path(config.trunk) if config.trunk else catalog.weights_path("efficientnet-lite0")))
+    teacher = catalog.build(config.teacher, size=config.size).clicks
     assert teacher is not None
     teacher = teacher.to(config.device).to_precision(torch.bfloat16 if config.dtype == "bfloat16" else torch.float32)
     done = train(config, student, teacher, watcher)
