@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 from fretsaw.backbones.sam2_onnx import convert_onnx as convert_onnx
 from fretsaw.backbones.sam_decoder import MaskDecoder, PromptEncoder, load_strict
-from fretsaw.types import ImageEmbedding
+from fretsaw.errors import ShapeError
+from fretsaw.types import ImageEmbedding, PromptEmbedding
 
 HIERA_TINY: dict[str, Any] = {"trunk": {}}
 """SAM 2 and SAM 2.1 Hiera-T, transformers' default. A table holds keyword arguments of transformers' configurations: `trunk`, `neck`, `prompt`, `decoder`."""
@@ -49,6 +50,9 @@ HIERA_LARGE: dict[str, Any] = {
 }
 """SAM 2 and SAM 2.1 Hiera-L."""
 
+WINDOW_TABLE = 32
+"""Model pixels that the trunk's repeated position table covers, along one axis."""
+
 IGNORED = (
     r"mask_decoder\.pred_obj_score_head\.",
     r"memory_",
@@ -62,19 +66,54 @@ IGNORED = (
 """Names a file may hold and this network does not use: the video model's memory, and the head that says whether an object is in the frame."""
 
 
+class HieraAttention(nn.Module):
+    """Attention of a Hiera block, with queries pooled at the start of a stage; takes the place of transformers' `Sam2MultiScaleAttention`.
+
+    transformers' own forward also computes attention weights between heads that nothing uses, which costs a twentieth of the encoder's time.
+
+    Args:
+        attention: transformers' module, whose projections are taken over.
+
+    Source: Hiera (Ryali et al. 2023), figure 3; SAM 2 (Ravi et al. 2024), appendix D.1.
+    """
+
+    def __init__(self, attention: Any) -> None:
+        super().__init__()
+        self.qkv = attention.qkv
+        self.proj = attention.proj
+        self.heads = attention.num_attention_heads
+        self.query_stride = attention.query_stride
+
+    def forward(self, hidden_states: Tensor, **_: Any) -> Tensor:
+        """Map windows (B, h, w, C) to (B, h', w', C'), h' and w' being h and w over the query stride."""
+        batch, height, width, _channels = hidden_states.shape
+        query, key, value = self.qkv(hidden_states).reshape(batch, height * width, 3, self.heads, -1).unbind(2)
+        if self.query_stride:
+            grid = query.reshape(batch, height, width, -1).permute(0, 3, 1, 2)
+            pooled = F.max_pool2d(grid, self.query_stride, self.query_stride).permute(0, 2, 3, 1)
+            height, width = pooled.shape[1:3]
+            query = pooled.reshape(batch, height * width, self.heads, -1)
+        mixed = F.scaled_dot_product_attention(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))
+        return self.proj(mixed.transpose(1, 2).reshape(batch, height, width, -1))
+
+
 class Sam2ImageEncoder(nn.Module):
     """Hiera trunk, feature pyramid and the decoder's two projections of the fine levels.
 
     Args:
-        trunk: transformers' `Sam2HieraDetModel`.
+        trunk: transformers' `Sam2HieraDetModel`; the attention of its blocks is replaced by `HieraAttention`.
         neck: transformers' `Sam2VisionNeck`.
         fine: The decoder's `conv_s0`.
         middle: The decoder's `conv_s1`.
         no_memory: (C,) the vector that says "no earlier frame"; it is part of every still image's embedding.
+
+    Source: SAM 2 (Ravi et al. 2024), section 4, "Image encoder", and appendix D.1.
     """
 
     def __init__(self, trunk: Any, neck: Any, fine: nn.Conv2d, middle: nn.Conv2d, no_memory: Tensor) -> None:
         super().__init__()
+        for block in trunk.blocks:
+            block.attn = HieraAttention(block.attn)
         self.trunk = trunk
         self.neck = neck
         self.fine = fine
@@ -82,16 +121,47 @@ class Sam2ImageEncoder(nn.Module):
         self.no_memory = nn.Parameter(no_memory)
 
     def forward(self, pixels: Tensor) -> ImageEmbedding:
-        """Return `final` (B, C, S/16, S/16) and `high_res` (B, C/8, S/4, S/4), (B, C/4, S/8, S/8)."""
-        stages = [stage.permute(0, 3, 1, 2) for stage in self.trunk(pixels).intermediate_hidden_states]
+        """Encode pixels (B, 3, S, S).
+
+        Returns:
+            `final` (B, C, S/16, S/16) and `high_res` (B, C/8, S/4, S/4), (B, C/4, S/8, S/8). Their memory runs channels last, as the decoder reads them.
+        """
+        fine, middle, final, coarse = self.trunk(pixels).intermediate_hidden_states
         # The neck lists its convolutions from the coarsest stage to the finest; only the two coarsest stages are merged.
-        coarse, final, middle, fine = (conv(stage) for conv, stage in zip(self.neck.convs, reversed(stages), strict=True))
-        final = final + F.interpolate(coarse, scale_factor=2.0, mode="nearest") + self.no_memory[:, None, None]
-        return ImageEmbedding(final, (self.fine(fine), self.middle(middle)))
+        to_coarse, to_final, to_middle, to_fine = self.neck.convs
+        final = _project(final, to_final.weight, to_final.bias) + self.no_memory
+        coarse = _project(coarse, to_coarse.weight, to_coarse.bias)
+        final = final + coarse.repeat_interleave(2, dim=1).repeat_interleave(2, dim=2)
+        levels = final, _project(fine, *_chain(to_fine, self.fine)), _project(middle, *_chain(to_middle, self.middle))
+        final, fine, middle = (level.permute(0, 3, 1, 2) for level in levels)
+        return ImageEmbedding(final, (fine, middle))
+
+
+def _project(tokens: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Apply a 1 x 1 convolution to (B, h, w, C)."""
+    return F.linear(tokens, weight.flatten(1), bias)
+
+
+def _chain(first: nn.Conv2d, second: nn.Conv2d) -> tuple[Tensor, Tensor]:
+    """Return weight and bias of two 1 x 1 convolutions in a row, made one: the 256 channels between them at S/4 would cost eight times the product."""
+    outer, inner = second.weight.flatten(1).float(), first.weight.flatten(1).float()
+    assert first.bias is not None  # both published convolutions have one
+    assert second.bias is not None
+    bias = outer @ first.bias.float() + second.bias.float()
+    return (outer @ inner).to(first.weight.dtype), bias.to(first.weight.dtype)
 
 
 class Sam2MaskDecoder(MaskDecoder):
-    """SAM 2's decoder: an object token leads, finer maps are added while upscaling, the predicted IoU passes a sigmoid."""
+    """SAM 2's decoder: an object token leads, finer maps are added while upscaling, the predicted IoU passes a sigmoid, logits stay within +-32.
+
+    Source: SAM 2 (Ravi et al. 2024), section 4, "Prompt encoder and mask decoder"; the limit is that of its image predictor.
+    """
+
+    LIMIT = 32.0
+
+    def forward(self, embedding: ImageEmbedding, prompt: PromptEmbedding) -> tuple[Tensor, Tensor]:
+        logits, iou = super().forward(embedding, prompt)
+        return logits.clamp(-self.LIMIT, self.LIMIT), iou
 
     def leading_tokens(self) -> list[Tensor]:
         return [self.decoder.obj_score_token.weight]
@@ -102,6 +172,7 @@ def build_model(config: Mapping[str, Any], size: int) -> Any:
     from transformers import Sam2Config, Sam2HieraDetConfig, Sam2MaskDecoderConfig, Sam2Model, Sam2PromptEncoderConfig, Sam2VisionConfig
 
     trunk = Sam2HieraDetConfig(image_size=[size, size], **config.get("trunk", {}))
+    assert trunk.embed_dim_per_stage is not None  # the configuration fills in its defaults
     levels = [[size // stride, size // stride] for stride in (4, 8, 16)]
     vision = Sam2VisionConfig(
         backbone_config=trunk, backbone_channel_list=trunk.embed_dim_per_stage[::-1], backbone_feature_sizes=levels, **config.get("neck", {})
@@ -123,7 +194,10 @@ def build_parts(state_dict: Mapping[str, Tensor], config: Mapping[str, Any], siz
 
     Raises:
         StateDictError: If names or shapes do not fit the network.
+        ShapeError: If `size` is not a multiple of 32.
     """
+    if size % WINDOW_TABLE:
+        raise ShapeError(f"expected a side that is a multiple of {WINDOW_TABLE}, got {size}")
     model = build_model(config, size)
     weights = {name: value for name, value in state_dict.items() if not any(re.match(pattern, name) for pattern in IGNORED)}
     load_strict(model, weights)

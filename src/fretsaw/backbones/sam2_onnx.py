@@ -6,7 +6,7 @@ Both hold float32 parameters, mostly under the names of Meta's code; what the ex
 - the encoder's two position tables were added up to one constant, and come back by least squares;
 - the decoder's anonymous parameters are named by the node that consumes them.
 
-Source: `docs/papers.md`, SAM 2; the files' origin and checksums stand in the catalogue.
+Where the files come from, and their checksums, stands in the catalogue.
 """
 
 from __future__ import annotations
@@ -164,7 +164,10 @@ def _ort_initializers(path: Path) -> Iterator[tuple[str, Tensor]]:
     data = path.read_bytes()
     if not InferenceSession.InferenceSessionBufferHasIdentifier(data, 0):
         raise StateDictError(f"expected a file in onnxruntime's format, got {path}")
-    graph = InferenceSession.GetRootAs(data).Model().Graph()
+    model = InferenceSession.GetRootAs(data).Model()
+    graph = None if model is None else model.Graph()
+    if graph is None:
+        raise StateDictError(f"expected a network in {path}, got an empty session")
     for index in range(graph.InitializersLength()):
         tensor = graph.Initializers(index)
         if tensor.DataType() == FLOAT32:

@@ -143,11 +143,12 @@ def build_sam2(state_dict: Mapping[str, Tensor], config: Mapping[str, Any] | Non
     Args:
         state_dict: Of transformers' `Sam2Model`, or of its video model, whose memory parts are left out.
         config: A table of `fretsaw.backbones.sam2`; None means Hiera-T.
-        size: Side S of the model's input, a multiple of 32 times the trunk's window table.
+        size: Side S of the model's input, a multiple of 32.
         checksum: Names the weights.
 
     Raises:
         StateDictError: If names or shapes do not fit the network.
+        ShapeError: If the side is not such a multiple.
     """
     from fretsaw.backbones import sam2
 
@@ -161,11 +162,12 @@ def build_sam(state_dict: Mapping[str, Tensor], config: Mapping[str, Any] | None
     Args:
         state_dict: Of transformers' `SamModel`.
         config: A table of `fretsaw.backbones.sam`; None means ViT-B.
-        size: Side S of the model's input; where it is not the side of training, the position tables are resampled.
+        size: Side S of the model's input; where it is not the side of training (1024), the position tables are resampled. A multiple of 16.
         checksum: Names the weights.
 
     Raises:
         StateDictError: If names or shapes do not fit the network.
+        ShapeError: If the side is not such a multiple.
     """
     from fretsaw.backbones import sam
 
