@@ -7,6 +7,7 @@ Source: Segment Anything (Kirillov et al. 2023), appendix A, "Prompt encoder" an
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -76,6 +77,12 @@ class PromptEncoder(nn.Module):
         self.size = (size, size) if isinstance(size, int) else size
         self.pads_beside_box = pads_beside_box
 
+    def at_size(self, size: int | tuple[int, int]) -> PromptEncoder:
+        """Return a prompt encoder for another model frame that shares this one's parameters."""
+        other = copy.copy(self)
+        other.size = (size, size) if isinstance(size, int) else size
+        return other
+
     @property
     def grid(self) -> tuple[int, int]:
         """Height and width of the dense embedding."""
@@ -120,12 +127,12 @@ def check_embeddings(embedding: ImageEmbedding, prompt: PromptEmbedding) -> None
     """Refuse an image embedding and a prompt embedding that do not fit together.
 
     Raises:
-        ShapeError: If their grids, channels or batches differ.
+        ShapeError: If their grids, channels or batches differ, or there is no prompt set at all.
     """
     images, prompts = len(embedding.final), len(prompt.sparse)
-    if images not in (1, prompts) or len(prompt.dense) != prompts or embedding.final.shape[1:] != prompt.dense.shape[1:]:
+    if prompts == 0 or images not in (1, prompts) or len(prompt.dense) != prompts or embedding.final.shape[1:] != prompt.dense.shape[1:]:
         raise ShapeError(
-            f"expected the image embedding (1 or P, C, h, w) and the prompt embedding (P, N, C), (P, C, h, w) to agree, "
+            f"expected an image embedding (1 or P, C, h, w) and a prompt embedding (P, N, C), (P, C, h, w) with P of at least 1, "
             f"got {tuple(embedding.final.shape)}, {tuple(prompt.sparse.shape)}, {tuple(prompt.dense.shape)}"
         )
 
@@ -264,7 +271,9 @@ class MaskDecoder(nn.Module):
         """Return `image_positions`, kept from the last call: a million sines and cosines are a tenth of a click's time."""
         key = (height, width, self.gaussian.device, self.gaussian.dtype, self.gaussian._version)
         if self._positions is None or self._positions[0] != key:
-            self._positions = key, image_positions(height, width, self.gaussian)
+            # A tensor made in inference mode could not be used by a later training step.
+            with torch.inference_mode(False):
+                self._positions = key, image_positions(height, width, self.gaussian)
         return self._positions[1]
 
     def _decode(

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fretsaw.backbones.sam_decoder import PromptEncoder
 from fretsaw.errors import ShapeError
 from fretsaw.frames import Frame, Preprocessing, box_to_model, longest_side, points_to_model, squash
 from fretsaw.types import ImageEmbedding, Prompt, PromptEmbedding
@@ -31,7 +32,7 @@ class SamClicks(nn.Module):
 
     Args:
         image_encoder: pixels (B, 3, S, S) -> `ImageEmbedding` (seam 1).
-        prompt_encoder: (point_coords, point_labels, mask_logits) -> `PromptEmbedding`.
+        prompt_encoder: (point_coords, point_labels, mask_logits) -> `PromptEmbedding` (seam 2), for the same S.
         mask_decoder: (`ImageEmbedding`, `PromptEmbedding`) -> (low_res_logits, predicted_iou).
         preprocessing: How the image encoder wants its pixels.
         checksum: Names the weights; part of every cache key that depends on them.
@@ -39,7 +40,9 @@ class SamClicks(nn.Module):
     Source: Segment Anything (Kirillov et al. 2023), figure 4.
     """
 
-    def __init__(self, image_encoder: nn.Module, prompt_encoder: nn.Module, mask_decoder: nn.Module, preprocessing: Preprocessing, checksum: str = "") -> None:
+    def __init__(
+        self, image_encoder: nn.Module, prompt_encoder: PromptEncoder, mask_decoder: nn.Module, preprocessing: Preprocessing, checksum: str = ""
+    ) -> None:
         super().__init__()
         self.image_encoder = image_encoder
         self.prompt_encoder = prompt_encoder
@@ -59,6 +62,17 @@ class SamClicks(nn.Module):
         """
         self.image_encoder.to(dtype)
         return self
+
+    def with_encoder(self, image_encoder: nn.Module, preprocessing: Preprocessing, checksum: str) -> SamClicks:
+        """Return a model with another image encoder and this one's prompt encoder and mask decoder, which are shared, not copied.
+
+        Args:
+            image_encoder: Returns embeddings like this model's own, of any side.
+            preprocessing: Of that encoder; its side becomes the model frame of the prompts.
+            checksum: Names the weights of the whole.
+        """
+        prompt_encoder = self.prompt_encoder.at_size(preprocessing.size)
+        return SamClicks(image_encoder, prompt_encoder, self.mask_decoder, preprocessing, checksum).train(self.training)
 
     def encode(self, pixels: Tensor) -> ImageEmbedding:
         """Return the embedding of pixels (B, 3, S, S), normalised; its tensors are float32 whatever the encoder's own dtype."""
@@ -92,7 +106,7 @@ class SamClicks(nn.Module):
     def embed(self, prompt: Prompt, frame: Frame) -> PromptEmbedding:
         """Embed what a person has said about one object, P = 1, padded as the model's authors do."""
         coords, labels = prompt_points(prompt, frame)
-        if prompt.box is None or getattr(self.prompt_encoder, "pads_beside_box", False):
+        if prompt.box is None or self.prompt_encoder.pads_beside_box:
             coords, labels = pad_points(coords, labels)
         return self.embed_prompt(coords, labels, prompt.previous_logits)
 
