@@ -186,7 +186,7 @@ def test_file_outside_the_catalogue_tells_its_own_size(tmp_path, original, monke
     parts = catalog.build(str(path), size=128)
     assert parts.clicks is not None
     assert parts.clicks.checksum == sha(path.read_bytes())
-    assert parts.clicks.image_encoder.state_dict()["encoder.patch_embed.projection.weight"].shape[0] == 1024
+    assert parts.clicks.image_encoder.state_dict()["patches.weight"].shape[0] == 1024
 
 
 def test_sam2_file_outside_the_catalogue_is_known_by_width_and_depth(tmp_path, monkeypatch):

@@ -391,7 +391,7 @@ def test_an_original_checkpoint_builds_the_model_it_is(tmp_path: Path, monkeypat
     torch.save(sam_keys.to_original(state), path)
     for model in (sam_model_registry["vit_b"](checkpoint=path), sam_model_registry["vit_b"](str(path)), sam_model_registry["sam-vit-b"](path)):
         assert model.preprocessing.size == 1024
-        weight = model.image_encoder.state_dict()["encoder.pos_embed"]
+        weight = model.image_encoder.state_dict()["pos_embed"]
         torch.testing.assert_close(weight, state["vision_encoder.pos_embed"], rtol=0, atol=0)
     for other in ("vit_l", "vit_h", "default"):
         with pytest.raises(StateDictError, match=f"expected {other} .* got 768"):

@@ -64,7 +64,7 @@ def build_model(name: str, checkpoint: str | Path | None = None) -> SamClicks:
         return clicks_of(catalog.build(PUBLISHED.get(name, name)))
     clicks = clicks_of(catalog.build_file(Path(checkpoint), None))
     expected = WIDTHS.get(PUBLISHED.get(name, name))
-    weight = clicks.image_encoder.state_dict().get("encoder.patch_embed.projection.weight")
+    weight = clicks.image_encoder.state_dict().get("patches.weight")
     if expected is not None and (weight is None or len(weight) != expected):
         got = "another kind of network" if weight is None else f"{len(weight)}"
         raise StateDictError(f"expected {name} with {expected} channels in the image encoder, got {got} in {checkpoint}")
