@@ -110,15 +110,19 @@ class FlashSwinBlock(nn.Module):
             return x + self.drop_path(self.mlp(self.norm2(x)))
         side = self.attn.side(shapes)
         scales = self.drop_path.scales(x[..., None]), self.drop_path.scales(x[..., None])
-        pieces = [self._windows(x[:, part.tokens.to(x.device)], part, scales) for part in self._parts(x, shapes, side)]
-        return torch.cat(pieces, dim=1)[:, group_inverse(shapes, side, self.attn.shift).to(x.device)]
+        if torch.is_grad_enabled():
+            pieces = [self._windows(x[:, part.tokens.to(x.device)], part, scales) for part in window_groups(shapes, side, self.attn.shift)]
+            return torch.cat(pieces, dim=1)[:, group_inverse(shapes, side, self.attn.shift).to(x.device)]
+        out = torch.empty_like(x)
+        for part in self._parts(x, shapes, side):
+            tokens = part.tokens.to(x.device)
+            out[:, tokens.reshape(-1)] = self._windows(x[:, tokens], part, scales)
+        return out
 
     def _parts(self, x: Tensor, shapes: Shapes, side: int) -> Iterator[WindowGroup]:
-        """Yield the windows by kind, in parts of bounded size where nothing has to be kept for a backward pass."""
+        """Yield the windows by kind, in parts of bounded size."""
         for group in window_groups(shapes, side, self.attn.shift):
-            count, length = group.tokens.shape
-            step = count if torch.is_grad_enabled() else max(1, TOKENS_AT_ONCE // (length * len(x)))
-            for tokens in group.tokens.split(step):
+            for tokens in group.tokens.split(max(1, TOKENS_AT_ONCE // (group.tokens.shape[1] * len(x)))):
                 yield WindowGroup(tokens, group.places, group.virtual)
 
     def _windows(self, x: Tensor, group: WindowGroup, scales: tuple[Tensor | None, Tensor | None]) -> Tensor:

@@ -27,8 +27,9 @@ from torch.nn import functional as F
 
 from fretsaw.errors import ConfigError, ShapeError, StateDictError
 from fretsaw.layers.attention import ROTARY_BASE
-from fretsaw.layers.blocks import AttentionLayer, FlashSwinBlock
+from fretsaw.layers.blocks import TOKENS_AT_ONCE, AttentionLayer, FlashSwinBlock
 from fretsaw.layers.cycle_scan import CycleScan
+from fretsaw.layers.selective_scan import CHUNK_ELEMENTS
 from fretsaw.layers.windows import PaddedWindowAttention, Shapes
 from fretsaw.types import ImageEmbedding
 from fretsaw.weights.states import load_strictly, rename
@@ -68,6 +69,9 @@ SIZES = {
 
 ANCHOR_SIZE = 512
 """Side of HRSAM++'s anchor map in pixels."""
+
+WORKSPACE = 2**26
+"""What libraries and the allocator keep beside the tensors, measured."""
 
 
 class HRSAMEncoder(nn.Module):
@@ -113,7 +117,7 @@ class HRSAMEncoder(nn.Module):
         self.anchor_size = anchor_size
         self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(3, dim, PATCH, stride=PATCH)})
         self.pos_embed = nn.Parameter(torch.zeros(1, table_side**2 + 1, dim))
-        rates = torch.linspace(0, drop_path, size.depth).tolist()
+        rates = [drop_path * index / max(size.depth - 1, 1) for index in range(size.depth)]
         shifts = [0 if index % 2 == 0 else (size.window or 0) // 2 for index in range(size.depth)]
         self.blocks = nn.ModuleList(
             FlashSwinBlock(dim, size.heads, size.window, shift, mlp_ratio, rate, attention) for shift, rate in zip(shifts, rates, strict=True)
@@ -244,6 +248,36 @@ def build_hrsam(name: str, anchor_size: int | None = None, drop_path: float = 0.
     if name not in SIZES:
         raise ConfigError(f"expected a size among {', '.join(SIZES)}, got {name!r}")
     return HRSAMEncoder(SIZES[name], anchor_size=anchor_size, drop_path=drop_path)
+
+
+def estimate_encoder_memory(size: int, config: EncoderSize, dtype: torch.dtype = torch.float32, anchor_size: int | None = None) -> int:
+    """Return about how much memory encoding one square image takes at its peak, in bytes: parameters, pixels and everything in between, without gradients.
+
+    The peak lies in the last cycle-scan: tokens, gate and entry in `dtype`; step, input, scaled input, output and three products in float32. Blocks work on a
+    bounded number of tokens at a time.
+
+    Args:
+        size: Side of the image in pixels.
+        config: A row of `SIZES`.
+        dtype: Of parameters and pixels.
+        anchor_size: Side of the anchor map in pixels; None: HRSAM.
+
+    Raises:
+        ConfigError: If the size is not positive.
+    """
+    if size < 1:
+        raise ConfigError(f"expected a side of at least one pixel, got {size}")
+    with torch.device("meta"):
+        encoder = HRSAMEncoder(config, anchor_size=anchor_size)
+    item = dtype.itemsize
+    image_tokens = (-(-size // PATCH)) ** 2
+    tokens = image_tokens + ((anchor_size or 0) // PATCH) ** 2
+    parameters = sum(parameter.numel() for parameter in encoder.parameters()) * item
+    scan = tokens * config.dim * (3 * item + 7 * 4)
+    outputs = image_tokens * config.out_channels * len(config.outputs) * item
+    block = min(tokens, TOKENS_AT_ONCE) * config.dim * 14 * item
+    chunk = 2 * 4 * max(CHUNK_ELEMENTS["cpu"], 8 * config.dim * config.state_size)
+    return parameters + 3 * size * size * item + scan + outputs + block + chunk + WORKSPACE
 
 
 PUBLISHED_FIXED = {"in_dim": 3, "patch_size": PATCH, "drop_rate": 0.0, "attn_drop_rate": 0.0}
