@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from stand_ins import Disks, OpenDisks, Sight, photo, square
 
 from fretsaw.api import Segmenter
 from fretsaw.catalog import Parts
 from fretsaw.errors import ConfigError, ShapeError
 from fretsaw.evaluation import protocols
-from fretsaw.evaluation.adapters import DecoderPredictor, SessionPredictor, predictor_for
+from fretsaw.evaluation.adapters import DecoderPredictor, SessionPredictor, decoder_of, predictor_for
 from fretsaw.evaluation.clicks import ClickTally, carried, click_through, iou, metrics_by_size, threshold
 from fretsaw.evaluation.predictors import Detour, Flip, Squash, ZoomIn, logits, object_crop, probabilities, wrap
 from fretsaw.evaluation.protocols import CLICK_PROTOCOLS, CURVE_TARGET, HRSAM, INTERFORMER, RITM, SAM, SEGNEXT, SIMPLECLICK, click_protocol, for_dataset
@@ -308,6 +309,31 @@ def test_the_decoder_with_a_sessions_choices_answers_as_the_session_does(model):
     decoder = DecoderPredictor(model, best_of_three).open(noise())
     for k in range(1, 4):
         assert np.array_equal(session.predict(tuple(CLICKS[:k]), None), decoder.predict(tuple(CLICKS[:k]), None))
+
+
+class Doubler:
+    """A refiner whose answer depends on everything it is given."""
+
+    def prepare(self, pixels, embedding):
+        return pixels.mean()
+
+    def refine(self, features, point_coords, point_labels, logits, previous_logits, state):
+        count = (state["count"] if state is not None else torch.zeros(1)) + 1
+        previous = 0 if previous_logits is None else 0.1 * previous_logits
+        return 2 * logits + features + count + point_coords.mean() / 100 + point_labels.sum() + previous, {"count": count}
+
+
+def test_the_decoder_answers_as_the_session_does_also_with_a_refiner(model):
+    segmenter = Segmenter("tiny", Parts(clicks=model), Doubler())
+    session, decoder, plain = (
+        SessionPredictor(segmenter).open(noise()),
+        decoder_of(segmenter).open(noise()),
+        DecoderPredictor(model, best_of_three).open(noise()),
+    )
+    for k in range(1, 4):
+        answer = decoder.predict(tuple(CLICKS[:k]), None)
+        assert np.array_equal(session.predict(tuple(CLICKS[:k]), None), answer)
+        assert not np.array_equal(plain.predict(tuple(CLICKS[:k]), None), answer)
 
 
 def test_hrsam_takes_the_single_mask_pads_the_longest_side_and_feeds_its_logits_back(model):
