@@ -179,11 +179,18 @@ def build_file(path: Path, size: int | None) -> Parts:
         blocks = len({name.split(".")[3] for name in state if name.startswith("vision_encoder.backbone.blocks.")})
         tables = {(96, 12): sam2.HIERA_TINY, (96, 16): sam2.HIERA_SMALL, (112, 24): sam2.HIERA_BASE_PLUS, (144, 48): sam2.HIERA_LARGE}
         if table := tables.get((trunk.shape[0], blocks)):
-            return Parts(clicks=sam_clicks.build_sam2(state, table, size or 1024, sha256_of(path)))
+            return with_first_cut(sam_clicks.build_sam2(state, table, size or 1024, sha256_of(path)))
     vit = state.get("vision_encoder.patch_embed.projection.weight")
     if vit is not None and (table := {768: sam.VIT_BASE, 1024: sam.VIT_LARGE, 1280: sam.VIT_HUGE}.get(vit.shape[0])):
-        return Parts(clicks=sam_clicks.build_sam(_untie(state), table, size or 1024, sha256_of(path)))
+        return with_first_cut(sam_clicks.build_sam(_untie(state), table, size or 1024, sha256_of(path)))
     raise ModelError(f"expected the parameters of SAM or SAM 2 in {path}, got {len(state)} others, such as {', '.join(list(state)[:3])}")
+
+
+def with_first_cut(clicks: SamClicks) -> Parts:
+    """Return the parts of a model that takes clicks, with the training-free automatic cut, whose saliency network travels in the package."""
+    from fretsaw.methods.first_cut import FirstCut
+
+    return Parts(clicks=clicks, automatic=FirstCut.build(clicks))
 
 
 def _sam2(table: str, path: Path, size: int | None, checksum: str) -> Parts:
@@ -191,7 +198,7 @@ def _sam2(table: str, path: Path, size: int | None, checksum: str) -> Parts:
     from fretsaw.backbones import sam2
     from fretsaw.methods.sam_clicks import build_sam2
 
-    return Parts(clicks=build_sam2(load_state_dict(path), getattr(sam2, table), size or 1024, checksum))
+    return with_first_cut(build_sam2(load_state_dict(path), getattr(sam2, table), size or 1024, checksum))
 
 
 def _sam(table: str, path: Path, size: int | None, checksum: str) -> Parts:
@@ -199,7 +206,7 @@ def _sam(table: str, path: Path, size: int | None, checksum: str) -> Parts:
     from fretsaw.backbones import sam
     from fretsaw.methods.sam_clicks import build_sam
 
-    return Parts(clicks=build_sam(_untie(load_state_dict(path)), getattr(sam, table), size or 1024, checksum))
+    return with_first_cut(build_sam(_untie(load_state_dict(path)), getattr(sam, table), size or 1024, checksum))
 
 
 def _untie(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -319,18 +326,18 @@ def _sam_vit(letter: str, word: str, revision: str, parameters: int) -> Entry:
     """SAM with one of its three encoders. The size is that of its float32 parameters; the file is a few hundred kilobytes larger at most."""
     name = f"sam-vit-{letter}"
     weights = _hub(name, f"facebook/sam-vit-{word}", revision, f"Meta, Segment Anything (April 2023), ViT-{letter.upper()}", 4 * parameters)
-    return Entry("click", weights, partial(_sam, f"VIT_{word.upper()}"))
+    return Entry("click, auto", weights, partial(_sam, f"VIT_{word.upper()}"))
 
 
 def _sam21_hiera(word: str, revision: str, size: int) -> Entry:
     """SAM 2.1 with one of its four encoders; the published file also holds the parts for video, which are left out at load."""
     name = f"sam2.1-hiera-{word}"
     weights = _hub(name, f"facebook/{name}", revision, f"Meta, SAM 2.1 (September 2024), Hiera {word}", size)
-    return Entry("click", weights, partial(_sam2, f"HIERA_{word.upper().replace('-', '_')}"))
+    return Entry("click, auto", weights, partial(_sam2, f"HIERA_{word.upper().replace('-', '_')}"))
 
 
 CATALOGUE: dict[str, Entry] = {
-    DEFAULT: Entry("click", _SAM2_HIERA_TINY, partial(_sam2, "HIERA_TINY")),
+    DEFAULT: Entry("click, auto", _SAM2_HIERA_TINY, partial(_sam2, "HIERA_TINY")),
     "u2netp": Entry("backbone", _U2NETP),
     "efficientnet-lite0": Entry("backbone", _EFFICIENTNET_LITE0),
     "sam-vit-b": _sam_vit("b", "base", "70c1a07f894ebb5b307fd9eaaee97b9dfc16068f", 93735728),
