@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -103,8 +104,8 @@ def counted(name: str, root: Path, samples: Sequence[Sample], expected: int | No
 
 def _by_stem(files: Sequence[Path]) -> dict[str, Path]:
     """Return files by stem; those that share one keep their full name as key."""
-    stems = [file.stem for file in files]
-    return {file.stem if stems.count(file.stem) == 1 else file.name: file for file in files}
+    counts = Counter(file.stem for file in files)
+    return {file.stem if counts[file.stem] == 1 else file.name: file for file in files}
 
 
 def _require_root(root: Path) -> None:
