@@ -1,0 +1,255 @@
+"""Time HRSAM's parts against what they replace, and measure their memory: the paper's table 3, figures 1 (b) and 5, and the cycle-scan in one lap.
+
+    python benchmarks/hrsam.py                                     ladder, laps and swin with their defaults
+    python benchmarks/hrsam.py ladder --sizes 1024 2048 --rounds 3 --report ladder.json
+    python benchmarks/hrsam.py ladder --cases HRSAM HRSAM++ --sizes 1024 2048 3072 4096
+    python benchmarks/hrsam.py laps --sizes 1024 4096
+    python benchmarks/hrsam.py swin --device cuda
+
+- ladder: table 3's encoders at each size, how their time grows from the smallest size (figure 1 b), and the memory each takes, in a process of its own;
+- laps: the cycle-scan in one lap, by three laps, and a single scan, at the number of tokens of each size;
+- swin: attention in shifted windows by Swin's roll and additive mask against Flash Swin's index maps (figure 5), 64 x 64 tokens.
+
+Every round runs each case once, in an order that is shuffled anew; tables show medians, and ratios taken round by round. Weights are random: times do not
+depend on them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fretsaw.layers.attention import rotary_table, rotate
+from fretsaw.layers.selective_scan import cycle_scan, repeated_scan, selective_scan
+from fretsaw.layers.windows import WindowAttention
+from fretsaw.methods.hrsam import ANCHOR_SIZE, SIZES, HRSAMEncoder, estimate_encoder_memory
+
+
+class NoScan(nn.Module):
+    """Stands where a cycle-scan would."""
+
+    def forward(self, x: Tensor, lengths: tuple[int, ...] | None = None) -> Tensor:
+        return x
+
+
+def no_scan(*_: Any) -> nn.Module:
+    return NoScan()
+
+
+LADDER: dict[str, dict[str, Any]] = {
+    "global": {"window": None, "attention": WindowAttention, "scan": no_scan},
+    "Flash Swin": {"attention": WindowAttention, "scan": no_scan},
+    "+ KV padding": {"scan": no_scan},
+    "+ cycle-scan": {"attention": WindowAttention},
+    "HRSAM": {},
+    "HRSAM++": {"anchor_size": ANCHOR_SIZE},
+}
+"""Table 3, row by row: what differs from HRSAM."""
+
+
+def build(case: str, name: str) -> HRSAMEncoder:
+    torch.manual_seed(0)
+    changes = dict(LADDER[case])
+    size = replace(SIZES[name], window=changes.pop("window", SIZES[name].window))
+    return HRSAMEncoder(size, **changes).eval()
+
+
+def timed(call: Callable[[], object], device: str) -> float:
+    started = time.perf_counter()
+    call()
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def measure(calls: Mapping[str, Callable[[], object]], rounds: int, device: str, what: str) -> dict[str, list[float]]:
+    """Run each call once to warm up, then once a round in a new order; the seconds of each."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    with torch.no_grad():
+        for number in range(rounds + 1):
+            names = list(calls)
+            random.Random(number).shuffle(names)
+            for name in names:
+                seconds = timed(calls[name], device)
+                if number:
+                    times[name].append(seconds)
+            print(f"{what}: round {number} of {rounds}" if number else f"{what}: warm", file=sys.stderr, flush=True)
+    return times
+
+
+def ratio(times: Mapping[str, Sequence[float]], name: str, reference: str) -> float:
+    """Median of the ratios, round by round."""
+    return statistics.median(a / b for a, b in zip(times[name], times[reference], strict=True))
+
+
+def peak_memory(case: str, name: str, size: int, device: str) -> int:
+    """Bytes that encoding one image adds at its peak, in a process of its own; parameters and pixels included."""
+    command = [sys.executable, __file__, "peak", "--cases", case, "--encoder", name, "--sizes", str(size), "--device", device]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def print_peak(options: argparse.Namespace) -> None:
+    """The other side of `peak_memory`."""
+    on_gpu = options.device.startswith("cuda")
+
+    def peak() -> int:
+        if on_gpu:
+            return torch.cuda.max_memory_allocated()
+        return int(next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")).split()[1]) * 1024
+
+    before = peak()
+    encoder = build(options.cases[0], options.encoder).to(options.device)
+    with torch.no_grad():
+        encoder(torch.zeros(1, 3, options.sizes[0], options.sizes[0], device=options.device))
+    print(peak() - before)
+
+
+def ladder(options: argparse.Namespace) -> dict[str, Any]:
+    rows: dict[str, Any] = {}
+    encoders = {case: build(case, options.encoder).to(options.device) for case in options.cases}
+    for size in options.sizes:
+        pixels = torch.randn(1, 3, size, size, device=options.device)
+        calls = {case: (lambda encoder=encoder, pixels=pixels: encoder(pixels)) for case, encoder in encoders.items()}
+        times = measure(calls, options.rounds, options.device, f"ladder {size}")
+        for case in options.cases:
+            rows.setdefault(case, {})[size] = {"seconds": times[case]}
+    encoders.clear()
+    for case in options.cases:
+        for size in options.sizes if options.memory else ():
+            rows[case][size]["bytes"] = peak_memory(case, options.encoder, size, options.device)
+    first = options.sizes[0]
+    print(f"\nHRSAM-{options.encoder.upper()}, one image, fp32: seconds (times the first size's), peak memory")
+    print("| | " + " | ".join(str(size) for size in options.sizes) + " |\n|---|" + "---|" * len(options.sizes))
+    for case in options.cases:
+        cells = []
+        for size in options.sizes:
+            median, start = (statistics.median(rows[case][which]["seconds"]) for which in (size, first))
+            memory = f", {rows[case][size]['bytes'] / 2**20:.0f} MB" if options.memory else ""
+            cells.append(f"{median:.3f} ({median / start:.2f} x){memory}")
+        print(f"| {case} | " + " | ".join(cells) + " |")
+    if options.memory and not options.device.startswith("cuda"):
+        for case, anchor in (("HRSAM", None), ("HRSAM++", ANCHOR_SIZE)):
+            for size in options.sizes if case in options.cases else ():
+                estimate, found = estimate_encoder_memory(size, SIZES[options.encoder], anchor_size=anchor), rows[case][size]["bytes"]
+                print(f"estimate for {case} at {size}: {estimate / 2**20:.0f} MB, {estimate / found:.2f} x what was measured")
+    return rows
+
+
+def laps(options: argparse.Namespace) -> dict[str, Any]:
+    config = SIZES[options.encoder]
+    rows: dict[str, Any] = {}
+    print(f"\nCycle-scan, {config.dim} channels, {config.state_size} states, fp32: seconds (times three laps)")
+    print("| tokens | three laps | one lap and summary | a single scan | largest difference |\n|---|---|---|---|---|")
+    for size in options.sizes:
+        tokens = (size // 16) ** 2
+        tensors = scan_inputs(tokens, config.dim, config.state_size, options.device)
+        calls = {
+            "three": lambda tensors=tensors: repeated_scan(*tensors),
+            "one": lambda tensors=tensors: cycle_scan(*tensors),
+            "single": lambda tensors=tensors: selective_scan(*tensors[:5]),
+        }
+        times = measure(calls, options.rounds, options.device, f"laps {tokens}")
+        difference = (repeated_scan(*tensors) - cycle_scan(*tensors)).abs().max().item()
+        medians = {name: statistics.median(values) for name, values in times.items()}
+        shown = [f"{medians['three']:.3f}", *(f"{medians[name]:.3f} ({ratio(times, name, 'three'):.2f} x)" for name in ("one", "single"))]
+        print(f"| {tokens} | " + " | ".join(shown) + f" | {difference:.1e} |")
+        rows[str(tokens)] = {**times, "difference": difference}
+    return rows
+
+
+def scan_inputs(tokens: int, channels: int, states: int, device: str) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """x, delta, A, write, read, gains as an untrained layer has them: steps from 0.001 to 0.1, decays 1 to N."""
+    torch.manual_seed(0)
+    bias = torch.exp(torch.rand(channels) * 4.605 - 6.908).expm1().log()
+    delta = F.softplus(0.3 * torch.randn(1, tokens, channels) + bias)
+    decay = -torch.arange(1.0, states + 1).repeat(channels, 1)
+    x, write, read = (torch.randn(1, tokens, width) for width in (channels, states, states))
+    return x.to(device), delta.to(device), decay.to(device), write.to(device), read.to(device), torch.ones(channels, 3, device=device)
+
+
+class PlainSwin(WindowAttention):
+    """Shifted windows as Swin makes them: roll the map, cut it into full windows, add a mask that parts what the roll brought together."""
+
+    def forward(self, x: Tensor, shapes: tuple[tuple[int, int], ...]) -> Tensor:
+        (h, w), k, s = shapes[0], self.side(shapes), self.shift
+
+        def cut(grid: Tensor) -> Tensor:
+            return grid.unflatten(1, (-1, k)).unflatten(3, (-1, k)).transpose(2, 3).reshape(-1, k * k, grid.shape[-1])
+
+        parts = cut(self.regions(h, w).to(x.device))
+        mask = torch.zeros(len(parts), 1, k * k, k * k, device=x.device).masked_fill(parts[:, None] != parts.transpose(1, 2)[:, None], -torch.inf)
+        q, keys, v = self.split(self.qkv(cut(torch.roll(x.unflatten(1, (h, w)), (-s, -s), (1, 2)))))
+        cosines, sines = rotary_table(k, q.shape[3], q.dtype, q.device)
+        out = F.scaled_dot_product_attention(rotate(q, cosines, sines), rotate(keys, cosines, sines), v, attn_mask=mask)
+        out = self.proj(out.transpose(1, 2).flatten(2)).reshape(1, h // k, w // k, k, k, -1).transpose(2, 3).reshape(1, h, w, -1)
+        return torch.roll(out, (s, s), (1, 2)).flatten(1, 2)
+
+    def regions(self, h: int, w: int) -> Tensor:
+        """Number the four parts of the rolled map."""
+        row, column = (torch.arange(size) >= size - self.shift for size in (h, w))
+        return (2.0 * row[:, None] + column)[None, :, :, None]
+
+
+def swin(options: argparse.Namespace) -> dict[str, Any]:
+    rows: dict[str, Any] = {}
+    x = torch.randn(1, 64 * 64, 768, device=options.device)
+    print("\nAttention of 64 x 64 tokens, 768 channels, 12 heads, windows shifted by half, fp32: seconds")
+    print("| window | plain Swin | Flash Swin | ratio | largest difference |\n|---|---|---|---|---|")
+    for window in options.windows:
+        torch.manual_seed(0)
+        plain, flash = (kind(768, 12, window, window // 2).to(options.device).eval() for kind in (PlainSwin, WindowAttention))
+        flash.load_state_dict(plain.state_dict())
+        calls = {"plain": lambda plain=plain: plain(x, ((64, 64),)), "flash": lambda flash=flash: flash(x, ((64, 64),))}
+        with torch.no_grad():
+            difference = (calls["plain"]() - calls["flash"]()).abs().max().item()
+        times = measure(calls, options.rounds, options.device, f"swin {window}")
+        medians = {name: statistics.median(values) for name, values in times.items()}
+        print(f"| {window} | {medians['plain']:.3f} | {medians['flash']:.3f} | {ratio(times, 'flash', 'plain'):.2f} | {difference:.1e} |")
+        rows[str(window)] = {**times, "difference": difference}
+    return rows
+
+
+PARTS = {"ladder": ladder, "laps": laps, "swin": swin}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"any of {', '.join(PARTS)}; all without one")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1024, 2048], help="sides of the image in pixels, the smallest first")
+    parser.add_argument("--cases", nargs="+", choices=LADDER, default=list(LADDER), help="rows of the ladder; global attention takes minutes from 2048 on")
+    parser.add_argument("--encoder", choices=SIZES, default="b")
+    parser.add_argument("--windows", type=int, nargs="+", default=[16, 32, 64], help="of swin")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--no-memory", dest="memory", action="store_false", help="leave the memory out")
+    parser.add_argument("--report", type=Path, help="write all times and sizes as JSON")
+    options = parser.parse_args()
+    if options.parts == ["peak"]:
+        print_peak(options)
+        return
+    if unknown := set(options.parts) - PARTS.keys():
+        parser.error(f"expected parts among {', '.join(PARTS)}, got {', '.join(sorted(unknown))}")
+    machine = torch.cuda.get_device_name(options.device) if options.device.startswith("cuda") else f"{platform.machine()}, {os.cpu_count()} cores"
+    print(f"{machine}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    found = {part: PARTS[part](options) for part in options.parts or PARTS}
+    if options.report:
+        options.report.write_text(json.dumps({"machine": machine, "torch": torch.__version__, **found}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
