@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from fretsaw.errors import ConfigError
 from fretsaw.methods.first_cut import FirstCut, deepest_places, salient_parts, soft_iou
 from fretsaw.session import Session
 from tiny import tiny_sam, tiny_sam2
@@ -49,10 +50,17 @@ def image(rng) -> np.ndarray:
     return rng.integers(0, 256, (160, 240, 3), dtype=np.uint8)
 
 
-def cut(mask: np.ndarray, image: np.ndarray, build=tiny_sam2):
-    model = FaithfulModel(build(128))
+class ContraryModel(FaithfulModel):
+    """Answers with everything that the prompt leaves out, and is sure of it."""
+
+    def decode(self, embedding, prompt_logits):
+        return -prompt_logits.expand(-1, 4, -1, -1) * 3, torch.ones(1, 4)
+
+
+def cut(mask: np.ndarray, image: np.ndarray, build=tiny_sam2, kind=FaithfulModel, **settings):
+    model = kind(build(128))
     embedding = model.encode(model.preprocessing.pixels_of(image))
-    return FirstCut(Planted(mask), model)(image, embedding, model.preprocessing.frame_of(image)), model  # type: ignore[arg-type]
+    return FirstCut(Planted(mask), model, **settings)(image, embedding, model.preprocessing.frame_of(image)), model  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("build", [tiny_sam, tiny_sam2])
@@ -73,6 +81,27 @@ def test_two_things_are_two_instances_and_one_mask(image):
     assert not (result.instances[0].mask & result.instances[1].mask).any()
     assert np.array_equal(result.mask, result.instances[0].mask | result.instances[1].mask)
     assert len(model.prompts) == 2
+
+
+def test_a_decoder_that_takes_something_else_is_overruled_by_the_map(image):
+    result, model = cut(disk(80, 200, 50), image, kind=ContraryModel)
+    expected = disk(80, 200, 50)[::2][:, np.arange(240) * 320 // 240]
+    assert (result.mask & expected).sum() / (result.mask | expected).sum() > 0.88
+    assert result.score == 0
+    assert len(model.prompts) == 1
+
+
+def test_from_the_second_round_on_the_result_is_the_prompt(image):
+    result, model = cut(disk(80, 200, 50), image, rounds=2)
+    first, second = (prompt.previous_logits for prompt in model.prompts)
+    assert model.prompts[0].clicks == model.prompts[1].clicks
+    torch.testing.assert_close(second, 0.7 * (3 * first).clamp(-8, 8) + 0.3 * first)  # the model answers three times its prompt
+    assert 0 < result.score <= 0.9
+
+
+def test_no_rounds_are_refused():
+    with pytest.raises(ConfigError, match="rounds"):
+        FirstCut(Planted(disk(80, 80, 5)), None, rounds=0)  # type: ignore[arg-type]
 
 
 def test_nothing_salient_gives_an_empty_mask_and_score_0(image):

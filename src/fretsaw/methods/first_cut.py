@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from fretsaw import frames, masks
 from fretsaw.backbones.u2net import U2Net, load_u2netp, saliency_map
+from fretsaw.errors import ConfigError
 from fretsaw.methods.sam_clicks import SamClicks
 from fretsaw.segmentation import Segmentation
 from fretsaw.types import Click, ImageEmbedding, Prompt
@@ -54,6 +55,11 @@ class FirstCut(nn.Module):
         smallest_part: Share of the salient area below which a component is left out.
         clicks: Clicks per component.
         map_share: Share of the saliency map's logits in the result; the rest is the decoder's.
+        rounds: How often the decoder is asked; from the second time on its mask prompt is the part's result so far.
+        least_agreement: A part whose mask agrees less with its map (soft IoU) follows the map alone: the decoder took something else.
+
+    Raises:
+        ConfigError: If `rounds` is not positive.
     """
 
     def __init__(
@@ -65,12 +71,17 @@ class FirstCut(nn.Module):
         smallest_part: float = 0.01,
         clicks: int = 3,
         map_share: float = 0.3,
+        rounds: int = 1,
+        least_agreement: float = 0.5,
     ) -> None:
         super().__init__()
+        if rounds < 1:
+            raise ConfigError(f"rounds: expected at least 1, got {rounds}")
         self.saliency = saliency
         self._model = [model]  # in a list: the session's own model, not a submodule
         self._threshold, self._most_parts, self._smallest_part = threshold, most_parts, smallest_part
         self._clicks, self._map_share = clicks, map_share
+        self._rounds, self._least_agreement = rounds, least_agreement
 
     @classmethod
     def build(cls, model: SamClicks) -> FirstCut:
@@ -96,22 +107,29 @@ class FirstCut(nn.Module):
         whole = self._prompt_map(small, frame, size).to(embedding.final.device)
         if not found:
             return Segmentation(self._enlarge(whole, frame), 0.0, image=image)
-        cuts, scores = zip(*(self._cut(part, small, embedding, frame, size) for part in found), strict=True)
-        mixed = [(1 - self._map_share) * cut + self._map_share * whole for cut in cuts]
+        mixed, scores = zip(*(self._cut(part, small, whole, embedding, frame, size) for part in found), strict=True)
         union = torch.stack(mixed).amax(0)
         areas = np.array([part.mask.sum() for part in found], float)
         instances = tuple(Segmentation(self._enlarge(part, frame), score, image=image) for part, score in zip(mixed, scores, strict=True))
         return Segmentation(self._enlarge(union, frame), float(np.average(scores, weights=areas)), image=image, instances=instances)
 
-    def _cut(self, part: Part, probs: np.ndarray, embedding: ImageEmbedding, frame: frames.Frame, size: int) -> tuple[Tensor, float]:
-        """Return a part's logits (1, 1, size, size), bounded, and its score."""
+    def _cut(self, part: Part, probs: np.ndarray, whole: Tensor, embedding: ImageEmbedding, frame: frames.Frame, size: int) -> tuple[Tensor, float]:
+        """Return a part's logits (1, 1, size, size), mixed with those of the whole map, and its score."""
         model = self._model[0]
         others = (probs > self._threshold) & ~part.mask
-        prompt_map = self._prompt_map(np.where(others, 0.0, probs).astype(np.float32), frame, size).to(embedding.final.device)
-        logits, iou = model.decode(embedding, model.embed(Prompt(part.clicks, previous_logits=prompt_map), frame))
-        quality = soft_iou(logits[0, 1:].sigmoid(), prompt_map[0].sigmoid()) * iou[0, 1:].clamp(0, 1)
-        best = int(quality.argmax())
-        return logits[:, best + 1 : best + 2].clamp(-LOGIT_BOUND, LOGIT_BOUND), float(quality[best])
+        own = self._prompt_map(np.where(others, 0.0, probs).astype(np.float32), frame, size).to(embedding.final.device)
+        prompt, mixed, score = own, own, 0.0
+        for _ in range(self._rounds):
+            logits, iou = model.decode(embedding, model.embed(Prompt(part.clicks, previous_logits=prompt), frame))
+            agreement = soft_iou(logits[0, 1:].sigmoid(), own[0].sigmoid())
+            quality = agreement * iou[0, 1:].clamp(0, 1)
+            best = int(quality.argmax())
+            if agreement[best] < self._least_agreement:
+                return mixed, score
+            decoded = logits[:, best + 1 : best + 2].clamp(-LOGIT_BOUND, LOGIT_BOUND)
+            mixed, score = (1 - self._map_share) * decoded + self._map_share * whole, float(quality[best])
+            prompt = (1 - self._map_share) * decoded + self._map_share * own
+        return mixed, score
 
     @staticmethod
     def _prompt_map(probs: np.ndarray, frame: frames.Frame, size: int) -> Tensor:
