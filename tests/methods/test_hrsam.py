@@ -191,7 +191,7 @@ def older(name):
 
 
 def test_a_masked_autoencoder_of_any_naming_starts_the_trunk():
-    """With one window over the whole map and no padding, a block must give what transformers' layer gives for the same tokens, up to positions and epsilons."""
+    """All three namings give one start, and attention without positions gives what transformers' layer gives."""
     model = mae_model()
     state = model.state_dict()
     named = [state, {older(name): value for name, value in state.items()}, {name.removeprefix("vit."): value for name, value in model.vit.state_dict().items()}]

@@ -34,7 +34,7 @@ MEAN, STD = (127 / 255,) * 3, (128 / 255,) * 3
 NORM_EPSILON = 1e-3
 
 BANDED_FROM = 128 * 128
-"""Maps of so many pixels are run in bands where no gradient is wanted: a third of the time at 1024 x 1024, and a tenth of the memory."""
+"""Maps of so many pixels are run in bands where no gradient is wanted: a third of the processor time up to stride 4 at 1024 x 1024."""
 
 BAND_ROWS = 32
 

@@ -166,7 +166,7 @@ def _tile_ends(part: Tensor) -> tuple[Tensor, Tensor]:
 
 @functools.lru_cache(maxsize=1)
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    return torch.compile(function, dynamic=False)
+    return torch.compile(function)
 
 
 def _check_lengths(q: Tensor, k: Tensor, query_lengths: Sequence[int], key_lengths: Sequence[int]) -> None:

@@ -29,10 +29,10 @@ from torch import Tensor
 from fretsaw.errors import ShapeError
 
 CHUNK_ELEMENTS = {"cpu": 2**20, "cuda": 2**25, "mps": 2**23}
-"""Numbers per chunk: on a CPU what its caches hold, on a GPU what keeps it busy."""
+"""Numbers per chunk: on a CPU what its caches hold, measured; on a GPU what should keep it busy, not measured yet."""
 
 SEGMENTS = {"cpu": 1, "cuda": 64, "mps": 32}
-"""Pieces of a sequence that are scanned side by side. A CPU is busy with one; a GPU would wait for L small steps."""
+"""Pieces of a sequence that are scanned side by side. A CPU is busy with one; a GPU would wait for L small steps (its figures are not measured yet)."""
 
 STATE_GROUP = 4
 """States that share one bound in `final_state`; smaller follows the decay more closely, larger makes fewer calls."""
