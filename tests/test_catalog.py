@@ -209,7 +209,7 @@ def test_file_of_another_network_is_refused(tmp_path):
 def test_list_as_table_and_as_json(cache):
     table = run("list")
     assert table.exit_code == 0
-    assert re.search(r"sam2-hiera-tiny +click +151\.3 MB +Apache-2\.0 +no +npm:@annotorious", table.output)
+    assert re.search(r"sam2-hiera-tiny +click, auto +151\.3 MB +Apache-2\.0 +no +npm:@annotorious", table.output)
     assert re.search(r"u2netp .* present ", table.output)
     models = json.loads(run("list", "--json").output)
     assert [model["name"] for model in models] == list(catalog.CATALOGUE)
