@@ -37,12 +37,13 @@ class Segmenter:
     Attributes:
         name: The model's name in the catalogue, or the path it was loaded from.
         parts: The networks and methods behind it, for those who want to go below this interface.
+        refiner: Improves every answer to a click, or None.
     """
 
     def __init__(self, name: str, parts: catalog.Parts, refiner: Refiner | None = None) -> None:
         self.name = name
         self.parts = parts
-        self._refiner = refiner
+        self.refiner = refiner
 
     def __repr__(self) -> str:
         return f"Segmenter({self.name!r})"
@@ -63,9 +64,9 @@ class Segmenter:
         if self.parts.clicks is None:
             raise ModelError(f"expected a model with an image embedding for a session, got {self.name}; fretsaw.list_models() names their modes")
         if saved is None:
-            return Session(pixels, self.parts.clicks, self.parts.automatic, self._refiner)
+            return Session(pixels, self.parts.clicks, self.parts.automatic, self.refiner)
         embedding, history = session_file.read(Path(saved), pixels, self.parts.clicks)
-        return Session(pixels, self.parts.clicks, self.parts.automatic, self._refiner, embedding, history)
+        return Session(pixels, self.parts.clicks, self.parts.automatic, self.refiner, embedding, history)
 
     def auto(self, image: ImageLike, instances: bool = False) -> Segmentation:
         """Cut an image without any prompt.
@@ -110,6 +111,7 @@ def load(
     name: str | Path | None = None,
     *,
     size: int | None = None,
+    refiner: str | Path | None = None,
     device: str | None = None,
     dtype: str | None = None,
     progress: Any = None,
@@ -119,6 +121,7 @@ def load(
     Args:
         name: A name from `list_models`, or None for the default model.
         size: Side of the model's input in pixels; None for the model's own.
+        refiner: A weight file of SAM-REF that was trained for this model, or None.
         device: "cpu", "cuda", "cuda:1", "mps"; None takes the best there is.
         dtype: Precision of the image encoder: "float32", "bfloat16", "float16"; None means float32. Decoders always compute in float32.
         progress: Called while weights are fetched, see `fretsaw.weights`; None shows a progress bar on a terminal.
@@ -136,7 +139,7 @@ def load(
             move(target)
     if parts.clicks is not None:
         parts.clicks.to_precision(precision)
-    return Segmenter(name, parts)
+    return Segmenter(name, parts, catalog.build_refiner(refiner).to(target) if refiner is not None else None)
 
 
 def resolve_device(device: str | None) -> torch.device:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -205,3 +207,19 @@ def test_saved_weights_build_the_same_refiner(refiner):
         one, _ = refiner.refine(features, *CLICK, coarse, None, None)
         other, _ = again.refine(features, *CLICK, coarse, None, None)
     assert torch.equal(one, other)
+
+
+def test_a_refiner_file_is_loaded_by_path_and_anything_else_is_refused(refiner, tmp_path):
+    from safetensors.torch import save_file
+
+    from fretsaw.catalog import build_refiner
+    from fretsaw.errors import ModelError
+
+    save_file(refiner.state_dict(), tmp_path / "ref.safetensors", {"config": json.dumps(refiner.config)})
+    again = build_refiner(tmp_path / "ref.safetensors")
+    assert all(torch.equal(a, b) for a, b in zip(refiner.state_dict().values(), again.state_dict().values(), strict=True))
+    save_file(refiner.state_dict(), tmp_path / "bare.safetensors")
+    with pytest.raises(ModelError, match="configuration"):
+        build_refiner(tmp_path / "bare.safetensors")
+    with pytest.raises(ModelError, match="which is no file"):
+        build_refiner("sam-ref")

@@ -128,7 +128,7 @@ def decoder_of(segmenter: Segmenter, choose: Choice = best_of_three) -> DecoderP
     """
     if segmenter.parts.clicks is None:
         raise ModelError(f"expected a model that takes clicks, got {segmenter.name}; fretsaw.list_models() names their modes")
-    return DecoderPredictor(segmenter.parts.clicks, choose, refiner=segmenter._refiner)
+    return DecoderPredictor(segmenter.parts.clicks, choose, refiner=segmenter.refiner)
 
 
 def load_segmenter(name: str, size: int | None, device: str, dtype: str, refiner: str | None, threads: int | None) -> Segmenter:
