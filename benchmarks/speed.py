@@ -45,33 +45,34 @@ def onnx_encoder(pixels: torch.Tensor) -> Callable[[], object] | None:
         return None
     from fretsaw.weights import Cache
 
-    found = sorted(Path(Cache().folder).rglob("sam2_hiera_tiny_encoder.with_runtime_opt.ort"))
+    found = sorted(Cache().root.rglob("sam2_hiera_tiny_encoder.with_runtime_opt.ort"))
     if not found:
         return None
     session = onnxruntime.InferenceSession(str(found[0]), providers=["CPUExecutionProvider"])
     return lambda: session.run(None, {"image": pixels.numpy()})
 
 
-def rows(photo: Path, grid: bool) -> dict[str, tuple[Callable[[], object], str]]:
+def rows(photo: Path, grid: bool, half_precision: bool) -> dict[str, tuple[Callable[[], object], str]]:
     """What is timed: name -> (call, name of the reference row)."""
     image = images.read_image(photo)
     segmenter = fretsaw.load("sam2-hiera-tiny", device="cpu")
-    half = catalog.build("sam2-hiera-tiny").clicks.to_precision(torch.bfloat16)
     model = segmenter.parts.clicks
     vit = random_sam_vit_b()
-    vit_half = random_sam_vit_b().to_precision(torch.bfloat16)
     pixels = model.preprocessing.pixels_of(image)
     frame = model.preprocessing.frame_of(image)
     embedding = model.encode(pixels)
     prompt = Prompt((Click(image.shape[1] / 2, image.shape[0] / 2),))
     found: dict[str, tuple[Callable[[], object], str]] = {
         "SAM ViT-B encoder, fp32": (lambda: vit.encode(pixels), ""),
-        "SAM ViT-B encoder, bf16": (lambda: vit_half.encode(pixels), ""),
         "SAM 2 Hiera-T encoder, fp32": (lambda: model.encode(pixels), "SAM ViT-B encoder, fp32"),
-        "SAM 2 Hiera-T encoder, bf16": (lambda: half.encode(pixels), "SAM ViT-B encoder, bf16"),
         "SAM 2 decoder, one click": (lambda: model.decode(embedding, model.embed(prompt, frame)), ""),
         "auto, whole call": (lambda: segmenter.auto(image), ""),
     }
+    if half_precision:
+        vit_half = random_sam_vit_b().to_precision(torch.bfloat16)
+        half = catalog.build("sam2-hiera-tiny").clicks.to_precision(torch.bfloat16)
+        found["SAM ViT-B encoder, bf16"] = (lambda: vit_half.encode(pixels), "SAM ViT-B encoder, fp32")
+        found["SAM 2 Hiera-T encoder, bf16"] = (lambda: half.encode(pixels), "SAM ViT-B encoder, bf16")
     reference = onnx_encoder(pixels)
     if reference is not None:
         found["SAM 2 Hiera-T encoder, onnxruntime"] = (reference, "SAM 2 Hiera-T encoder, fp32")
@@ -105,9 +106,10 @@ def main() -> None:
     parser.add_argument("--photo", type=Path, default=ROOT / "examples" / "astronaut.png")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--grid", action="store_true", help="also time the grid mode, which takes minutes a round")
+    parser.add_argument("--bf16", action="store_true", help="also time bfloat16, which is slow on a CPU without instructions for it")
     parser.add_argument("--report", type=Path, help="write the times as JSON")
     options = parser.parse_args()
-    calls = rows(options.photo, options.grid)
+    calls = rows(options.photo, options.grid, options.bf16)
     times = measure(calls, options.rounds)
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}")
     print("| what | median s | ratio | to |\n|---|---|---|---|")
