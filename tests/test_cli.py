@@ -175,6 +175,11 @@ def test_doctor_knows_the_machine(capsys):
     assert {"fretsaw", "versions", "devices", "memory", "weights", "extras"} <= set(facts)
 
 
+def test_version_is_the_packages(capsys):
+    assert run("--version") == 0
+    assert capsys.readouterr().out.strip() == f"fretsaw {fretsaw.__version__}"
+
+
 def test_help_shows_examples(capsys):
     for command in ("auto", "click", "doctor"):
         assert run(command, "--help") == 0

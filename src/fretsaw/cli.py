@@ -43,6 +43,21 @@ Size = Annotated[int | None, typer.Option("--size", help="Side of the model's in
 Json = Annotated[bool, typer.Option("--json", help="Print what was done as JSON, and no progress.")]
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from fretsaw import __version__
+
+        print(f"fretsaw {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")] = False,
+) -> None:
+    """Cut things out of images: by itself, by click, or by name, at the image's own resolution."""
+
+
 @app.command()
 def auto(
     inputs: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Images, or folders of images.", show_default=False)],
