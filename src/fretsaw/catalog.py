@@ -216,7 +216,7 @@ def build_file(path: Path, size: int | None) -> Parts:
             return with_first_cut(sam_clicks.build_sam2(state, table, size or 1024, sha256_of(path)))
     vit = state.get("vision_encoder.patch_embed.projection.weight")
     if vit is not None and (table := {768: sam.VIT_BASE, 1024: sam.VIT_LARGE, 1280: sam.VIT_HUGE}.get(vit.shape[0])):
-        return with_first_cut(sam_clicks.build_sam(_untie(state), table, size or 1024, sha256_of(path)))
+        return with_first_cut(sam_clicks.build_sam(state, table, size or 1024, sha256_of(path)))
     raise ModelError(f"expected the parameters of SAM or SAM 2 in {path}, got {len(state)} others, such as {', '.join(list(state)[:3])}")
 
 
@@ -240,17 +240,7 @@ def _sam(table: str, path: Path, size: int | None, checksum: str) -> Parts:
     from fretsaw.backbones import sam
     from fretsaw.methods.sam_clicks import build_sam
 
-    return with_first_cut(build_sam(_untie(load_state_dict(path)), getattr(sam, table), size or 1024, checksum))
-
-
-def _untie(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Give SAM's Fourier frequencies both their names: they are one tensor in the network, and transformers saves it under one of them."""
-    from fretsaw.backbones.sam_keys import FREQUENCIES, SHARED_FREQUENCIES
-
-    for name, other in ((FREQUENCIES, SHARED_FREQUENCIES), (SHARED_FREQUENCIES, FREQUENCIES)):
-        if name not in state and other in state:
-            state = {**state, name: state[other]}
-    return state
+    return with_first_cut(build_sam(load_state_dict(path), getattr(sam, table), size or 1024, checksum))
 
 
 def _convert_sam2(files: Mapping[str, Path]) -> dict[str, Tensor]:

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+POSITIVE, NEGATIVE, BOX_TOP_LEFT, BOX_BOTTOM_RIGHT, PADDING = 1, 0, 2, 3, -1
+"""What a point label means to the prompt encoder."""
+
+
 @dataclass(frozen=True, slots=True)
 class Click:
     """One click in the original frame: x right, y down, the centre of the top-left pixel is (0, 0); fractions are allowed."""

@@ -8,8 +8,8 @@ import torch
 
 from fretsaw.errors import ShapeError
 from fretsaw.frames import Preprocessing, longest_side, squash
-from fretsaw.methods.sam_clicks import PADDING, best_of_three, pad_points, prompt_points, single
-from fretsaw.types import Box, Click, ImageEmbedding, Prompt
+from fretsaw.methods.sam_clicks import best_of_three, pad_points, prompt_points, single
+from fretsaw.types import PADDING, Box, Click, ImageEmbedding, Prompt
 from tiny import CHANNELS, tiny_sam, tiny_sam2
 
 SIZE = 128

@@ -13,8 +13,8 @@ from torch import Tensor
 from fretsaw import frames, masks
 from fretsaw.compat.registry import clicks_of
 from fretsaw.errors import ConfigError, PromptError, ShapeError
-from fretsaw.methods.sam_clicks import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT, PADDING, SamClicks, pad_points, single
-from fretsaw.types import ImageEmbedding
+from fretsaw.methods.sam_clicks import SamClicks, pad_points, single
+from fretsaw.types import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT, PADDING, ImageEmbedding
 
 if TYPE_CHECKING:
     from fretsaw.api import Segmenter

@@ -21,10 +21,7 @@ from torch import Tensor, nn
 from fretsaw.backbones.sam_decoder import PromptEncoder
 from fretsaw.errors import ShapeError
 from fretsaw.frames import Frame, Preprocessing, box_to_model, longest_side, points_to_model, squash
-from fretsaw.types import ImageEmbedding, Prompt, PromptEmbedding
-
-POSITIVE, NEGATIVE, BOX_TOP_LEFT, BOX_BOTTOM_RIGHT, PADDING = 1, 0, 2, 3, -1
-"""What a point label means to the prompt encoder."""
+from fretsaw.types import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT, NEGATIVE, PADDING, POSITIVE, ImageEmbedding, Prompt, PromptEmbedding
 
 
 class SamClicks(nn.Module):

@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from fretsaw.data.views import PhotoViews, list_photos
-from fretsaw.methods.sam_clicks import PADDING, SamClicks
+from fretsaw.methods.sam_clicks import SamClicks
 from fretsaw.training.loop import Schedule, Watcher, cosine, fit
 from fretsaw.training.losses import bce, dice, standardised_mse
-from fretsaw.types import ImageEmbedding
+from fretsaw.types import PADDING, ImageEmbedding
 
 
 @dataclass(frozen=True, slots=True)

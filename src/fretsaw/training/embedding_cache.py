@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor
 
 from fretsaw.errors import ChecksumError, ConfigError
+from fretsaw.images import write_bytes
 from fretsaw.types import ImageEmbedding
 
 SHARD_VIEWS = 16
@@ -124,9 +124,7 @@ class EmbeddingCache:
                 tensors[f"{key}/high_res.{i}"] = level.detach().cpu().to(torch.float16).contiguous()
         content = save(tensors)
         name = f"shard-{len(self._shards):05d}.safetensors"
-        temporary = self._folder / f".{name}.{os.getpid()}"
-        temporary.write_bytes(content)
-        os.replace(temporary, self._folder / name)
+        write_bytes(self._folder / name, content)
         shard = {"file": name, "sha256": hashlib.sha256(content).hexdigest(), "keys": list(embeddings)}
         with (self._folder / "index.jsonl").open("a") as index:
             index.write(json.dumps(shard) + "\n")
