@@ -29,6 +29,9 @@ from fretsaw.types import ImageEmbedding
 
 STRIDE = 16
 
+TRUNK_DEVIATION = {4: 13.0, 8: 8.0, 16: 4.0, 32: 2.4}
+"""Standard deviation of the pretrained trunk's maps by stride, measured on normalised noise; the layers that take them start smaller by it."""
+
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """The normalisation of the pixels that arrive, SAM 2's."""
 
@@ -86,6 +89,9 @@ class FretsawTinyEncoder(nn.Module):
         self.enter_4 = nn.Conv2d(CHANNELS[4], fine, 1)
         self.fine = PyramidLevel(fine, fine)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        for stride, enter in {4: self.enter_4, 8: self.enter_8, 16: self.enter_16, 32: self.enter_32}.items():
+            with torch.no_grad():
+                enter.weight /= TRUNK_DEVIATION[stride]
 
     def load_trunk(self, weights: Mapping[str, Tensor]) -> None:
         """Start from EfficientNet-Lite0's published parameters.

@@ -41,6 +41,7 @@ class Config:
         steps: Steps in all.
         rate: Peak learning rate of the new layers.
         trunk_rate: Factor on it for the pretrained trunk.
+        frozen: Blocks of the pretrained trunk, from the pixels on, that stay as they are; 3 of them end at stride 4 and cost a third of a step.
         weight_decay: Of AdamW.
         warmup: Steps.
         prompts: Prompt sets per view for the loss through the decoder; 0 leaves that loss out.
@@ -63,6 +64,7 @@ class Config:
     steps: int = 20000
     rate: float = 1e-3
     trunk_rate: float = 0.3
+    frozen: int = 3
     weight_decay: float = 0.01
     warmup: int = 300
     prompts: int = 6
@@ -158,15 +160,27 @@ def parameter_groups(student: nn.Module, config: Config) -> list[dict[str, objec
     """Group the parameters: the pretrained trunk at a lower rate, and no weight decay on vectors (norms, biases)."""
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in student.named_parameters():
+        if not parameter.requires_grad:
+            continue
         rate = config.rate * (config.trunk_rate if name.startswith("trunk.") else 1)
         groups.setdefault((rate, config.weight_decay if parameter.ndim > 1 else 0.0), []).append(parameter)
     return [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()]
+
+
+def freeze(student: nn.Module, blocks: int) -> None:
+    """Keep the trunk's stem and its first blocks as they are; 0 keeps nothing."""
+    for name, parameter in student.named_parameters():
+        if name.startswith("trunk."):
+            part, _, rest = name.removeprefix("trunk.").partition(".")
+            index = int(rest.partition(".")[0]) if part == "_blocks" else -1
+            parameter.requires_grad_(index >= blocks or not blocks)
 
 
 def train(config: Config, student: nn.Module, teacher: SamClicks, watcher: Watcher | None = None) -> int:
     """Run the recipe, or continue it; returns the number of steps made. The student's weights lie in `out`/checkpoint.pt under `student.`"""
     photos = list_photos([Path(folder) for folder in config.photos.split(",")], [Path(file) for file in config.exclude.split(",") if file])
     student.to(config.device).train()
+    freeze(student, config.frozen)
     distillation = Distillation(student, teacher, config)
     optimizer = torch.optim.AdamW(parameter_groups(student, config), betas=(0.9, 0.999))
     schedule = Schedule(config.steps, config.warmup, decay=cosine)
