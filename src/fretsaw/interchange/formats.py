@@ -1,0 +1,20 @@
+"""The formats by name, for those who let a person choose."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+from fretsaw.interchange import coco, cvat, label_studio, labelme, png, voc, yolo
+from fretsaw.interchange.pictures import AnnotatedPicture, Files
+
+WRITERS: Mapping[str, Callable[[Iterable[AnnotatedPicture]], Files]] = {
+    "png": png.write,
+    "coco": coco.write,
+    "coco-polygons": coco.write_polygons,
+    "yolo": yolo.write,
+    "voc": voc.write,
+    "labelme": labelme.write,
+    "label-studio": label_studio.write,
+    "cvat": cvat.write,
+}
+"""Each takes pictures, one after the other, and yields files."""
