@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 
 from fretsaw.backbones import sam, sam2
+from fretsaw.frames import Preprocessing, longest_side
+from fretsaw.methods.hrsam import build_hrsam
 from fretsaw.methods.sam_clicks import SamClicks, build_sam, build_sam2
 
 CHANNELS = 32
@@ -66,3 +68,12 @@ def tiny_sam2(size: int = 128, seed: int = 0) -> SamClicks:
 def tiny_sam(size: int = 128, seed: int = 0) -> SamClicks:
     """Return a SAM with random weights, for inputs of size x size (a multiple of 16)."""
     return build_sam(random_weights(sam.build_model(TINY_SAM, size), seed), TINY_SAM, size, checksum=f"tiny-sam-{seed}")
+
+
+def tiny_hrsam(size: int = 128, anchor_size: int | None = None, seed: int = 0) -> SamClicks:
+    """Return HRSAM at its smallest, or HRSAM++ with an anchor map, with a decoder of the published size and random weights (18 MB)."""
+    model = sam.build_model({}, size)
+    del model.vision_encoder
+    parts = sam.build_prompt_parts(random_weights(model, seed), size)
+    torch.manual_seed(seed)
+    return SamClicks(build_hrsam("t", anchor_size), *parts, Preprocessing(longest_side, size), f"tiny-hrsam-{seed}").eval()

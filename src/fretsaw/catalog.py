@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fretsaw.errors import ModelError
+from fretsaw.errors import ModelError, StateDictError
 from fretsaw.weights import (
     Archive,
     Cache,
@@ -135,7 +135,7 @@ def build(name: str, *, size: int | None = None, progress: Progress | None = Non
     """Fetch a model's weights if they are missing, and build it.
 
     Args:
-        name: A name of the catalogue, or the path of a weight file of SAM or SAM 2, whose size the file itself tells.
+        name: A name of the catalogue, or the path of a weight file of SAM, SAM 2 or HRSAM, whose size the file itself tells.
         size: Side of the model's input in pixels; None for the model's own.
         progress: Told how far the download is; None shows bars on a terminal and plain lines elsewhere.
         cache: The folder of weights; None means the user's.
@@ -191,10 +191,11 @@ def weights_path(name: str, *, progress: Progress | None = None, cache: Cache | 
 
 
 def build_file(path: Path, size: int | None) -> Parts:
-    """Build SAM or SAM 2 from a file outside the catalogue; names and shapes of its parameters say which of them it is.
+    """Build SAM, SAM 2 or HRSAM from a file outside the catalogue; names and shapes of its parameters say which of them it is.
 
     Args:
-        path: `.safetensors`, or a pickle of tensors alone. Names are transformers', or those of the original SAM checkpoints.
+        path: `.safetensors`, or a pickle of tensors alone. Names are transformers', those of the original SAM or HRSAM checkpoints, or what
+            `fretsaw train hrsam` wrote.
         size: Side of the model's input in pixels; None for the model's own.
 
     Raises:
@@ -202,10 +203,13 @@ def build_file(path: Path, size: int | None) -> Parts:
         WeightsError: If the file is damaged or holds more than tensors.
     """
     from fretsaw.backbones import sam, sam2, sam_keys
-    from fretsaw.methods import sam_clicks
+    from fretsaw.methods import hrsam, sam_clicks
     from fretsaw.weights.files import sha256_of
 
     state = load_state_dict(path)
+    if any(name.startswith(("image_encoder.mamba_blocks.", "image_encoder.ss_mamba_blocks.", "backbone.patch_embed.")) for name in state):
+        config = read_metadata(path).get("hrsam") if path.suffix == ".safetensors" else None
+        return with_first_cut(hrsam.build_hrsam_clicks(state, config, size or 1024, sha256_of(path)))
     if sam_keys.is_original(state):
         state = sam_keys.from_original(state)
     trunk = state.get("vision_encoder.backbone.patch_embed.projection.weight")
@@ -217,7 +221,7 @@ def build_file(path: Path, size: int | None) -> Parts:
     vit = state.get("vision_encoder.patch_embed.projection.weight")
     if vit is not None and (table := {768: sam.VIT_BASE, 1024: sam.VIT_LARGE, 1280: sam.VIT_HUGE}.get(vit.shape[0])):
         return with_first_cut(sam_clicks.build_sam(state, table, size or 1024, sha256_of(path)))
-    raise ModelError(f"expected the parameters of SAM or SAM 2 in {path}, got {len(state)} others, such as {', '.join(list(state)[:3])}")
+    raise ModelError(f"expected the parameters of SAM, SAM 2 or HRSAM in {path}, got {len(state)} others, such as {', '.join(list(state)[:3])}")
 
 
 def with_first_cut(clicks: SamClicks) -> Parts:
@@ -241,6 +245,25 @@ def _sam(table: str, path: Path, size: int | None, checksum: str) -> Parts:
     from fretsaw.methods.sam_clicks import build_sam
 
     return with_first_cut(build_sam(load_state_dict(path), getattr(sam, table), size or 1024, checksum))
+
+
+def _hrsam(letter: str, multi_scale: bool, path: Path, size: int | None, checksum: str) -> Parts:
+    """Build HRSAM or HRSAM++ of one size; a file of another one is refused."""
+    from fretsaw.methods.hrsam import SIZES, build_hrsam_clicks
+
+    clicks = build_hrsam_clicks(load_state_dict(path), None, size or 1024, checksum)
+    encoder = clicks.image_encoder
+    if encoder.size != SIZES[letter] or (encoder.anchor_size is not None) != multi_scale:
+        wanted = f"hrsam{'++' if multi_scale else ''}-{letter}"
+        raise StateDictError(f"expected the weights of {wanted} in {path}, got another size: {encoder.size}, anchor map {encoder.anchor_size}")
+    return with_first_cut(clicks)
+
+
+def _convert_hrsam(files: Mapping[str, Path]) -> dict[str, Tensor]:
+    from fretsaw.methods.hrsam import from_published_model
+
+    state = load_state_dict(files["network"])
+    return state if any(name.startswith("image_encoder.") for name in state) else from_published_model(state)
 
 
 def _convert_sam2(files: Mapping[str, Path]) -> dict[str, Tensor]:
@@ -360,6 +383,19 @@ def _sam21_hiera(word: str, revision: str, size: int) -> Entry:
     return Entry("click, auto", weights, partial(_sam2, f"HIERA_{word.upper().replace('-', '_')}"))
 
 
+def _hrsam_entry(letter: str, multi_scale: bool, parameters: int) -> tuple[str, Entry]:
+    """HRSAM or HRSAM++. Its authors published size B alone, in an archive that no program can fetch; every other size is of one's own training."""
+    name = f"hrsam{'++' if multi_scale else ''}-{letter}"
+    routes = [Route({"network": WeightFile(f"hand:a run of fretsaw train hrsam with encoder={letter}", "model.safetensors")}, _convert_hrsam)]
+    licence, origin = "Apache-2.0", "Fretsaw's recipe; SAM's decoder by Meta"
+    if letter == "b":
+        folder = f"work_dirs/hrsam/hqseg44k/hrsam{'_plusplus' if multi_scale else ''}_simaug_1024x1024_bs1_40k"
+        source = "hand:the archive 'Pre-trained Models & Configs' of the repository YouHuang67/High-Resolution-Segment-Anything"
+        routes.insert(0, Route({"network": WeightFile(source, f"{folder}/iter_40000.pth")}, _convert_hrsam))
+        licence, origin = "not stated by its authors", "Huang et al., HRSAM (2024), fine-tuned on HQSeg-44K"
+    return name, Entry("click, auto", Weights(name, tuple(routes), licence, origin, 4 * parameters), partial(_hrsam, letter, multi_scale))
+
+
 CATALOGUE: dict[str, Entry] = {
     DEFAULT: Entry("click, auto", _SAM2_HIERA_TINY, partial(_sam2, "HIERA_TINY")),
     "u2netp": Entry("backbone", _U2NETP),
@@ -371,4 +407,6 @@ CATALOGUE: dict[str, Entry] = {
     "sam2.1-hiera-small": _sam21_hiera("small", "ee5bba1d82bb8749febdf90f45e84b687142ba03", 184305280),
     "sam2.1-hiera-base-plus": _sam21_hiera("base-plus", "b7320756a13354e7530a63935656d35b2f91a290", 323476296),
     "sam2.1-hiera-large": _sam21_hiera("large", "665f8e2ad61cf5f53d65644ff27c8ee525124610", 897897416),
+    **dict(_hrsam_entry(letter, False, count) for letter, count in (("t", 4401232), ("s", 28659248), ("b", 100434224), ("l", 325665584))),
+    **dict(_hrsam_entry(letter, True, count) for letter, count in (("t", 4471792), ("s", 31582512), ("b", 110999088), ("l", 343946288))),
 }

@@ -12,7 +12,8 @@ from safetensors import safe_open
 
 from fretsaw.errors import ConfigError, ShapeError, StateDictError
 from fretsaw.layers.windows import WindowAttention
-from fretsaw.methods.hrsam import SIZES, EncoderSize, HRSAMEncoder, build_hrsam, estimate_encoder_memory, mae_weights, published_arguments
+from fretsaw.methods.hrsam import SIZES, EncoderSize, HRSAMEncoder, build_hrsam, estimate_encoder_memory, published_arguments
+from fretsaw.weights.vit_mae import mae_weights
 
 CONFIG = {
     "window_size": 4,

@@ -160,6 +160,32 @@ def build_parts(state_dict: Mapping[str, Tensor], config: Mapping[str, Any], siz
     # One tensor under two names in the network; files hold it under one or both.
     shared = {name: state_dict[other] for name, other in (FREQUENCIES, FREQUENCIES[::-1]) if other in state_dict}
     load_strict(model, {**shared, **state_dict})
+    return SamImageEncoder(model.vision_encoder), *_prompt_parts(model, size)
+
+
+def build_prompt_parts(state_dict: Mapping[str, Tensor] | None, size: int, config: Mapping[str, Any] | None = None) -> tuple[PromptEncoder, SamMaskDecoder]:
+    """Return prompt encoder and mask decoder alone, for another image encoder.
+
+    Args:
+        state_dict: Of transformers' `SamModel`, its image encoder left out; None leaves the parts on the meta device, to be loaded.
+        size: Side S of the model frame.
+        config: See `build_parts`; the sizes of all published decoders by default.
+
+    Raises:
+        StateDictError: If names or shapes do not fit.
+        ShapeError: If `size` is not a multiple of 16.
+    """
+    if size % PATCH:
+        raise ShapeError(f"expected a side that is a multiple of {PATCH}, got {size}")
+    model = build_model(config or {}, size)
+    del model.vision_encoder
+    if state_dict is not None:
+        shared = {name: state_dict[other] for name, other in (FREQUENCIES, FREQUENCIES[::-1]) if other in state_dict}
+        load_strict(model, {**shared, **state_dict})
+    return _prompt_parts(model, size)
+
+
+def _prompt_parts(model: Any, size: int) -> tuple[PromptEncoder, SamMaskDecoder]:
     prompt = model.prompt_encoder
     gaussian = model.shared_image_embedding.positional_embedding.detach()
     prompt_encoder = PromptEncoder(
@@ -171,4 +197,4 @@ def build_parts(state_dict: Mapping[str, Tensor], config: Mapping[str, Any], siz
         size,
         pads_beside_box=False,
     )
-    return SamImageEncoder(model.vision_encoder), prompt_encoder, SamMaskDecoder(model.mask_decoder, gaussian)
+    return prompt_encoder, SamMaskDecoder(model.mask_decoder, gaussian)

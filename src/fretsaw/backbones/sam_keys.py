@@ -60,6 +60,26 @@ def from_original(state_dict: Mapping[str, TensorLike]) -> dict[str, TensorLike]
     return renamed
 
 
+def from_hrsam(state_dict: Mapping[str, TensorLike]) -> dict[str, TensorLike]:
+    """Return prompt encoder and mask decoder of a published HRSAM checkpoint (its `neck.` and `decode_head.`) under transformers' names.
+
+    Raises:
+        StateDictError: If a name is missing or unknown.
+    """
+    given = {_original_of_hrsam(name): tensor for name, tensor in state_dict.items() if name.startswith(("neck.", "decode_head."))}
+    names = {**dict(_prompt_encoder()), **dict(_mask_decoder())}
+    _check_names(given, names, "SAM's prompt encoder and mask decoder")
+    renamed = {names[name]: tensor for name, tensor in given.items()}
+    renamed[SHARED_FREQUENCIES] = renamed[FREQUENCIES]
+    return renamed
+
+
+def _original_of_hrsam(name: str) -> str:
+    part, _, rest = name.partition(".")
+    rest = rest.replace("pos_embed_layer.", "pe_layer.").replace("point_embeds.", "point_embeddings.")
+    return f"{'prompt_encoder' if part == 'neck' else 'mask_decoder'}.{rest}"
+
+
 def to_original(state_dict: Mapping[str, TensorLike]) -> dict[str, TensorLike]:
     """Undo `from_original`.
 

@@ -17,22 +17,28 @@ Source: HRSAM (paper 003), sec. 3.1 and 3.6, fig. 2 and 8, appendix D.2.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fretsaw.backbones.sam import build_prompt_parts
+from fretsaw.backbones.sam_keys import from_hrsam
 from fretsaw.errors import ConfigError, ShapeError, StateDictError
+from fretsaw.frames import Preprocessing, longest_side
 from fretsaw.layers.attention import ROTARY_BASE
 from fretsaw.layers.blocks import TOKENS_AT_ONCE, AttentionLayer, FlashSwinBlock
 from fretsaw.layers.cycle_scan import CycleScan
 from fretsaw.layers.selective_scan import CHUNK_ELEMENTS
 from fretsaw.layers.windows import PaddedWindowAttention, Shapes
+from fretsaw.methods.sam_clicks import SamClicks
 from fretsaw.types import ImageEmbedding
 from fretsaw.weights.states import load_strictly, rename
+from fretsaw.weights.vit_mae import mae_weights
 
 PATCH = 16
 
@@ -203,6 +209,10 @@ class HRSAMEncoder(nn.Module):
         out = self.out_conv["2"](self.out_conv["0"](out).permute(0, 2, 3, 1))
         return ImageEmbedding(out.permute(0, 3, 1, 2).contiguous())
 
+    def memory(self, side: int, dtype: torch.dtype) -> int:
+        """About how many bytes encoding a square image takes at its peak, see `estimate_encoder_memory`."""
+        return estimate_encoder_memory(side, self.size, dtype, self.anchor_size)
+
     def _tokens(self, pixels: Tensor) -> tuple[Tensor, Shapes]:
         """Return the tokens of all scales, (B, L, C), and each scale's (h, w)."""
         height, width = pixels.shape[2:]
@@ -248,6 +258,66 @@ def build_hrsam(name: str, anchor_size: int | None = None, drop_path: float = 0.
     if name not in SIZES:
         raise ConfigError(f"expected a size among {', '.join(SIZES)}, got {name!r}")
     return HRSAMEncoder(SIZES[name], anchor_size=anchor_size, drop_path=drop_path)
+
+
+def build_hrsam_clicks(weights: Mapping[str, Tensor], config: str | None = None, size: int = 1024, checksum: str = "") -> SamClicks:
+    """Build HRSAM or HRSAM++ with SAM's prompt encoder and mask decoder from one file's parameters.
+
+    Args:
+        weights: A file of `fretsaw train hrsam` (the names of the returned module), or a published checkpoint (`backbone.`, `neck.`, `decode_head.`).
+        config: What `describe_encoder` returned, where the file tells it; without, width and depth are looked up in `SIZES`.
+        size: Side S of the model's input, a multiple of 16; any, whatever the side of training.
+        checksum: Names the weights.
+
+    Raises:
+        StateDictError: If names or shapes do not fit, or the encoder is none of `SIZES`.
+        ShapeError: If the side is not such a multiple.
+
+    Deviation: positions of the embedding grid are computed for its own size; the published code resizes those of a 64 x 64 grid bilinearly.
+    """
+    if any(name.startswith("backbone.") for name in weights):
+        weights = from_published_model(weights)
+    names = {name.removeprefix("image_encoder."): value.shape for name, value in weights.items() if name.startswith("image_encoder.")}
+    if "patch_embed.proj.weight" not in names or "pos_embed" not in names:
+        raise StateDictError(f"expected the parameters of HRSAM, got {len(weights)} others, such as {', '.join(list(weights)[:3])}")
+    with torch.device("meta"):
+        encoder = HRSAMEncoder(**_arguments_of(names, config))
+    parts = build_prompt_parts(None, size)
+    model = SamClicks(encoder, *parts, Preprocessing(longest_side, size), checksum)
+    load_strictly(model, weights)
+    return model.eval()
+
+
+def from_published_model(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a published checkpoint's parameters under the names of `build_hrsam_clicks`'s module.
+
+    Raises:
+        StateDictError: If a name is missing or unknown.
+    """
+    backbone = rename({name: value for name, value in weights.items() if name.startswith("backbone.")}, {"backbone.": "image_encoder."}, ("backbone.rope.",))
+    prompt_encoder, mask_decoder = build_prompt_parts(from_hrsam(weights), 1024)
+    parts = {"prompt_encoder": prompt_encoder.state_dict(), "mask_decoder": mask_decoder.state_dict()}
+    return {**backbone, **{f"{part}.{name}": value for part, state in parts.items() for name, value in state.items()}}
+
+
+def describe_encoder(encoder: HRSAMEncoder) -> str:
+    """Return what a file must say beside its parameters so that the encoder can be built again, JSON."""
+    return json.dumps({"size": asdict(encoder.size), "anchor_size": encoder.anchor_size})
+
+
+def _arguments_of(names: Mapping[str, tuple[int, ...]], config: str | None) -> dict[str, Any]:
+    """Return the encoder's arguments for the shapes of its parameters."""
+    dim, side = names["patch_embed.proj.weight"][0], round((names["pos_embed"][1] - 1) ** 0.5)
+    depth = 1 + max((int(name.split(".")[1]) for name in names if name.startswith("blocks.")), default=-1)
+    if config is not None:
+        stated = json.loads(config)
+        size, anchor_size = EncoderSize(**{**stated["size"], "outputs": tuple(stated["size"]["outputs"])}), stated["anchor_size"]
+    else:
+        found = [row for row in SIZES.values() if (row.dim, row.depth) == (dim, depth)]
+        if not found:
+            raise StateDictError(f"expected an encoder of {', '.join(SIZES)}, got one of {dim} channels and {depth} blocks")
+        size, anchor_size = found[0], ANCHOR_SIZE if any(name.startswith("ms_mamba_blocks.") for name in names) else None
+    return {"size": size, "anchor_size": anchor_size, "table_side": side}
 
 
 def estimate_encoder_memory(size: int, config: EncoderSize, dtype: torch.dtype = torch.float32, anchor_size: int | None = None) -> int:
@@ -318,53 +388,6 @@ def published_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
         "laps": config["extend_ratio"],
         "table_side": config["img_size"] // PATCH,
     }
-
-
-# Masked autoencoders: the published file's names are this encoder's; transformers has had two sets of names of its own.
-MAE_IGNORED = ("cls_token", "mask_token", "decoder_pos_embed", "decoder_embed.", "decoder_blocks.", "decoder_norm.", "decoder_pred.", "norm.", "decoder.")
-MAE_TRANSFORMERS = {
-    "embeddings.position_embeddings": "pos_embed",
-    "embeddings.cls_token": "cls_token",
-    "embeddings.patch_embeddings.projection.": "patch_embed.proj.",
-    "layernorm.": "norm.",
-}
-MAE_LAYER = {
-    "attention.q_proj.": "attn.0.",
-    "attention.k_proj.": "attn.1.",
-    "attention.v_proj.": "attn.2.",
-    "attention.o_proj.": "attn.proj.",
-    "attention.attention.query.": "attn.0.",
-    "attention.attention.key.": "attn.1.",
-    "attention.attention.value.": "attn.2.",
-    "attention.output.dense.": "attn.proj.",
-    "layernorm_before.": "norm1.",
-    "layernorm_after.": "norm2.",
-    "mlp.": "mlp.",
-    "intermediate.dense.": "mlp.fc1.",
-    "output.dense.": "mlp.fc2.",
-}
-
-
-def mae_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return a masked autoencoder's encoder under this encoder's names; queries, keys and values are joined.
-
-    Raises:
-        StateDictError: If a layer lacks one of the three.
-    """
-    layers = {
-        f"{prefix}{index}.{theirs}": f"blocks.{index}.{ours}"
-        for prefix in ("layers.", "encoder.layer.")
-        for index in range(64)
-        for theirs, ours in MAE_LAYER.items()
-    }
-    renamed = rename(rename(weights, {"vit.": ""}), {**MAE_TRANSFORMERS, **layers})
-    renamed = rename(renamed, {}, MAE_IGNORED)
-    for name in [name for name in renamed if ".attn.0." in name]:
-        parts = [name.replace(".attn.0.", f".attn.{part}.") for part in range(3)]
-        if any(part not in renamed for part in parts):
-            raise StateDictError(f"expected query, key and value of {name}, got only {[part for part in parts if part in renamed]}")
-        renamed[name.replace(".attn.0.", ".attn.qkv.")] = torch.cat([renamed.pop(part) for part in parts])
-    return renamed
 
 
 def _is_pretrained(name: str) -> bool:

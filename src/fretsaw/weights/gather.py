@@ -69,6 +69,8 @@ def _fetch(name: str, files: Sequence[WeightFile], cache: Cache, progress: Progr
         return [_from_path(name, file, cache, progress) for file in files]
     if client == "hub":
         return [_from_hub(file, cache, progress, offline) for file in files]
+    if client == "hand":
+        raise MissingWeightsError("no program can fetch it, a person brings it")
     archive = _archive(name, files[0], cache, progress, offline)
     paths = take_members(name, archive, files, cache, progress)
     archive.unlink()

@@ -149,11 +149,13 @@ def missing_message(weights: Weights, cache: Cache, reasons: Sequence[str]) -> s
     lines = [
         f"expected the weights of {weights.name!r} ({weights.size / 1e6:.0f} MB, licence {weights.licence}) at {_place(weights, cache)}, got no such file",
         *(f"  tried {reason}" for reason in reasons),
-        f"  to download them: fretsaw models pull {weights.name}",
     ]
+    by_hand = all(file.client == "hand" for file in _files(weights))
+    if not by_hand:
+        lines.append(f"  to download them: fretsaw models pull {weights.name}")
     for number, route in enumerate(route for route in weights.routes if not _is_shipped(route)):
-        lines.append("  or by hand, put" if number == 0 else "  or, in their place,")
-        lines += [f"    {file.member or file.filename} of {file.source} at {cache.raw_path(weights.name, file)}" for file in route.files.values()]
+        lines.append(("  by hand, put" if by_hand else "  or by hand, put") if number == 0 else "  or, in their place,")
+        lines += [f"    {file.member or file.filename} of {_publisher(file)} at {cache.raw_path(weights.name, file)}" for file in route.files.values()]
     lines.append(f"  fretsaw models convert {weights.name} --from FILE puts them there, and takes the package's own file as well")
     return "\n".join(lines)
 
@@ -251,6 +253,10 @@ def _shipped(weights: Weights) -> Iterator[WeightFile]:
 
 def _files(weights: Weights) -> Iterator[WeightFile]:
     return (file for route in weights.routes if not _is_shipped(route) for file in route.files.values())
+
+
+def _publisher(file: WeightFile) -> str:
+    return file.address if file.client == "hand" else file.source
 
 
 def _place(weights: Weights, cache: Cache) -> Path:
