@@ -16,7 +16,7 @@ from fretsaw.catalog import Parts
 from fretsaw.errors import ConfigError, DataError, DeviceError, ModelError
 from fretsaw.evaluation import adapters
 from fretsaw.evaluation.report import Report
-from fretsaw.images import read_image, write_image, write_mask
+from fretsaw.images import read_image, read_labels, write_image, write_mask
 from fretsaw.segmentation import Segmentation
 from tiny import tiny_sam2
 
@@ -144,13 +144,27 @@ def test_auto_measures_masks_made_without_prompts(loads, data, tmp_path):
     assert report.metrics["IoU"] == 1
 
 
+def test_auto_saves_the_soft_maps_and_draws_f_against_threshold(loads, data, tmp_path):
+    pytest.importorskip("matplotlib", reason="pictures need the extra evaluate")
+    masks, picture = tmp_path / "masks", tmp_path / "f.png"
+    status, _ = run("auto", data, "--model", "tiny", "--metric", "IoU", "--workers", "1", "--save-masks", masks, "--plot", picture)
+    assert status == 0
+    assert sorted(path.name for path in masks.iterdir()) == ["0.png", "1.png", "2.png"]
+    assert (read_image(masks / "0.png")[..., 0] > 127).sum() == 12 * 30
+    assert read_image(picture).std() > 0
+
+
 def test_instances_measures_against_a_coco_file(loads, data, tmp_path):
     images = [{"id": i, "file_name": f"{i}.png", "height": 40, "width": 50} for i in range(3)]
     squares = [[10, 8, 40, 8, 40, 20 + i, 10, 20 + i] for i in range(3)]
     annotations = [{"id": i + 1, "image_id": i, "category_id": 1, "segmentation": [square]} for i, square in enumerate(squares)]
     (data / "truth.json").write_text(json.dumps({"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "x"}]}))
-    status, text = run("instances", data / "truth.json", "--model", "tiny", "--workers", "1", "--json", "--predictions", tmp_path / "p.json")
+    masks, picture = tmp_path / "masks", tmp_path / "recall.svg"
+    files = ("--predictions", tmp_path / "p.json", "--save-masks", masks, "--plot", picture)
+    status, text = run("instances", data / "truth.json", "--model", "tiny", "--workers", "1", "--json", *files)
     assert status == 0
+    assert "share of true instances" in picture.read_text()
+    assert sorted(np.unique(read_labels(masks / "1.png"))) == [0, 255]
     assert json.loads(text)["metrics"]["AP50"] == pytest.approx(1)
     assert len(json.loads((tmp_path / "p.json").read_text())) == 3
 

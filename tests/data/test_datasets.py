@@ -12,7 +12,8 @@ from PIL import Image
 from scipy.io import savemat
 
 from fretsaw.data import datasets, truths
-from fretsaw.data.datasets import CLASS_SETS, OBJECT_SETS, guess_name, open_dataset, split
+from fretsaw.data.class_sets import CLASS_SETS
+from fretsaw.data.datasets import OBJECT_SETS, guess_name, open_dataset, split
 from fretsaw.errors import ConfigError, DataError, ImageError
 
 SIZE = (10, 14)
@@ -117,7 +118,7 @@ def test_the_missing_folder_is_named(tmp_path, name, which):
 def test_every_loader_is_tested_here():
     special = {"sbd", "hqseg44k", "oxford-pet-trainval", "oxford-pet-test", "voc-objects", "coco"}
     assert set(OBJECT_SETS) == set(PAIRS) | special
-    assert set(CLASS_SETS) == {"voc", "ade20k", "folder"}
+    assert set(CLASS_SETS) == {"voc", "context", "ade20k", "cityscapes", "coco-stuff", "coco-object", "folder"}
 
 
 def test_grabcuts_band_is_ignored(tmp_path):
@@ -247,6 +248,41 @@ def test_ade20k(tmp_path):
     dataset = open_dataset(tmp_path, "ade20k", CLASS_SETS)
     assert (dataset.samples[0].read()[1] == 4).all()
     assert dataset.expected == 2000
+
+
+def test_pascal_context(tmp_path):
+    image(tmp_path / "JPEGImages" / "2008_1.jpg")
+    write(tmp_path / "SegmentationClassContext" / "2008_1.png", np.full(SIZE, 59, np.uint8))
+    with pytest.raises(DataError, match=r"ImageSets/SegmentationContext/val\.txt"):
+        open_dataset(tmp_path, "context", CLASS_SETS)
+    listed = tmp_path / "ImageSets" / "SegmentationContext" / "val.txt"
+    listed.parent.mkdir(parents=True)
+    listed.write_text("2008_1\n")
+    dataset = open_dataset(tmp_path, "context", CLASS_SETS)
+    assert (dataset.samples[0].read()[1] == 59).all()
+    assert (dataset.expected, len(dataset.warnings)) == (5104, 1)
+
+
+def test_cityscapes_pairs_images_with_label_ids_city_by_city(tmp_path):
+    for city, value in (("bonn", 26), ("ulm", 9)):
+        image(tmp_path / "leftImg8bit" / "val" / city / f"{city}_1_leftImg8bit.png")
+        write(tmp_path / "gtFine" / "val" / city / f"{city}_1_gtFine_labelIds.png", np.full(SIZE, value, np.uint8))
+    dataset = open_dataset(tmp_path, "cityscapes", CLASS_SETS)
+    assert [sample.name for sample in dataset.samples] == ["bonn_1", "ulm_1"]
+    assert (dataset.samples[0].read()[1] == 13).all()  # car
+    assert (dataset.samples[1].read()[1] == truths.IGNORED).all()  # parking is not evaluated
+    assert dataset.expected == 500
+
+
+@pytest.mark.parametrize(("name", "expected"), [("coco-stuff", [0, 170, truths.IGNORED]), ("coco-object", [1, 0, 0])])
+def test_cocos_pixel_maps(tmp_path, name, expected):
+    image(tmp_path / "images" / "val2017" / "1.jpg", (2, 3))
+    with pytest.raises(DataError, match="annotations/val2017"):
+        open_dataset(tmp_path, name, CLASS_SETS)
+    write(tmp_path / "annotations" / "val2017" / "1.png", np.array([[0, 181, 255]] * 2, np.uint8))  # person, wood, unlabelled
+    dataset = open_dataset(tmp_path, name, CLASS_SETS)
+    assert dataset.samples[0].read_truth().tolist() == [expected] * 2
+    assert dataset.expected == 5000
 
 
 def test_a_folder_of_class_maps(tmp_path):

@@ -12,9 +12,10 @@ import pytest
 from fretsaw.data import classes
 from fretsaw.data.samples import Dataset, Sample
 from fretsaw.errors import ConfigError, DataError, ModelError, ShapeError
-from fretsaw.evaluation import semantic
+from fretsaw.evaluation import curves, semantic
 from fretsaw.evaluation.runner import RunOptions
 from fretsaw.evaluation.semantic import PRESETS, class_ious, confusion_matrix, evaluate_semantic, mean_iou, pixel_accuracy
+from fretsaw.images import read_labels
 from fretsaw.segmentation import LabelMap
 
 
@@ -183,6 +184,16 @@ def test_a_whole_run_with_words(scenes):
     # Without the background as a class, its pixels do not count, and the missed half of the cat is a pixel without a class.
     report = evaluate_semantic(scenes, Painter, "voc20")
     assert report.metrics == pytest.approx({"mIoU": (1 + 1 + 0.5) / 3, "PA": 4 / 5})
+
+
+def test_label_maps_are_saved_and_drawn(scenes, tmp_path):
+    pytest.importorskip("matplotlib", reason="pictures need the extra evaluate")
+    report = evaluate_semantic(scenes, Painter, "voc21", masks_to=tmp_path / "maps")
+    ids = read_labels(tmp_path / "maps" / "half.png")
+    assert sorted(np.unique(ids)) == [0, 8]  # background and cat, numbered as the benchmark does
+    picture = curves.plot([report], tmp_path / "classes.svg").read_text()
+    assert "aeroplane" in picture
+    assert "dog" not in picture
 
 
 def test_a_model_with_classes_of_its_own_is_matched_by_name(scenes):

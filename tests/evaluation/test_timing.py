@@ -12,7 +12,7 @@ from fretsaw.data.datasets import folder
 from fretsaw.errors import ConfigError, MissingExtraError, OutputError
 from fretsaw.evaluation import curves
 from fretsaw.evaluation.clicks import ClickTally
-from fretsaw.evaluation.curves import curve, plot_curves
+from fretsaw.evaluation.curves import curve, plot
 from fretsaw.evaluation.protocols import HRSAM, SAM
 from fretsaw.evaluation.report import Report
 from fretsaw.evaluation.timing import sat_latency, seconds_per_click, seconds_per_click_as_published
@@ -85,18 +85,43 @@ def test_a_curve_is_the_iou_after_each_click():
 
 def test_curves_become_a_picture(tmp_path):
     pytest.importorskip("matplotlib", reason="pictures need the extra evaluate")
-    path = plot_curves([a_report(), a_report(protocol="hrsam")], tmp_path / "deep" / "c.png")
+    path = plot([a_report(), a_report(protocol="hrsam")], tmp_path / "deep" / "c.png")
     assert read_image(path).std() > 0
     assert [entry.name for entry in path.parent.iterdir()] == ["c.png"]
     with pytest.raises(OutputError, match=r"ends in \.png"):
-        plot_curves([a_report()], tmp_path / "c.xyz")
+        plot([a_report()], tmp_path / "c.xyz")
     with pytest.raises(ConfigError, match="at least one report"):
-        plot_curves([], tmp_path / "c.png")
+        plot([], tmp_path / "c.png")
 
 
 def test_without_matplotlib_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
     with pytest.raises(MissingExtraError, match=r"fretsaw\[evaluate\]"):
-        plot_curves([a_report()], tmp_path / "c.png")
+        plot([a_report()], tmp_path / "c.png")
     with pytest.raises(MissingExtraError, match=r"fretsaw\[evaluate\]"):
         curves.require_matplotlib()
+
+
+def test_recall_is_the_share_of_truths_matched_well_enough():
+    samples = [{"matched_ious": [0.6, 0.9], "truths": 3}, {"matched_ious": [], "truths": 1}]
+    report = Report(task="instances", protocol="coco", dataset="d", model="m", metrics={}, samples=samples)
+    assert curves.recall(report, [0.5, 0.6, 0.7, 0.95]) == [0.5, 0.5, 0.25, 0]
+    with pytest.raises(ConfigError, match="task instances"):
+        curves.recall(a_report(), [0.5])
+
+
+def test_the_f_curve_is_that_of_the_levels():
+    # One object pixel at level 200 and one background pixel at level 100, as they are: F is (1 + 0.3) p r / (0.3 p + r).
+    levels = np.zeros(512, int)
+    levels[200], levels[256 + 100] = 1, 1
+    report = Report(task="auto", protocol="isnet", dataset="d", model="m", metrics={}, samples=[{"levels": " ".join(map(str, levels))}])
+    values = curves.f_curve(report)
+    assert values[150] == pytest.approx(1)
+    assert values[50] == pytest.approx(1.3 * 0.5 / (0.3 * 0.5 + 1))
+    assert values[250] == pytest.approx(0)
+
+
+def test_pictures_of_two_tasks_are_not_mixed(tmp_path):
+    pytest.importorskip("matplotlib", reason="pictures need the extra evaluate")
+    with pytest.raises(ConfigError, match="task clicks, got auto"):
+        plot([a_report(), a_report(task="auto")], tmp_path / "c.png")

@@ -1,4 +1,4 @@
-"""The image sets that papers measure on, as they lie on disk when unpacked.
+"""The image sets with objects that papers measure on, as they lie on disk when unpacked; those with class maps are in `class_sets.py`.
 
 Each loader checks the layout first and names the folder that is missing. `open_dataset` finds the loader by name.
 """
@@ -115,13 +115,6 @@ def oxford_pet(root: Path, part: str, expected: int) -> Dataset:
     return counted(f"oxford-pet-{part}", root, samples, expected)
 
 
-def voc_classes(root: Path) -> Dataset:
-    """PASCAL VOC 2012, validation part of the segmentation task: 1449 class maps."""
-    images, masks = require_folder(root, "JPEGImages"), require_folder(root, "SegmentationClass")
-    listed = read_list(require_file(root, "ImageSets/Segmentation/val.txt"))
-    return counted("voc", root, [Sample(stem, images / f"{stem}.jpg", masks / f"{stem}.png", truths.class_ids) for stem in listed], 1449)
-
-
 def voc_objects(root: Path) -> Dataset:
     """PASCAL VOC 2012, validation part, every instance by itself: RITM counts 3417, and leaves some out by a list of its own, so the number is not checked."""
     images, masks = require_folder(root, "JPEGImages"), require_folder(root, "SegmentationObject")
@@ -136,22 +129,10 @@ def voc_objects(root: Path) -> Dataset:
     return counted("voc-objects", root, samples, None)
 
 
-def ade20k(root: Path) -> Dataset:
-    """ADE20K (the 150 classes of the scene parsing challenge), validation part: 2000 images."""
-    images, masks = require_folder(root, "images/validation"), require_folder(root, "annotations/validation")
-    return counted("ade20k", root, pair(images, masks, truths.ade20k_classes), 2000)
-
-
 def folder(root: Path) -> Dataset:
     """A folder of one's own: `images` and `masks` (or `img`, `im` and `gt`) with equal stems, object where any channel is above 0."""
     images, masks = require_folder(root, "images", "img", "im"), require_folder(root, "masks", "gt")
     return counted(root.resolve().name, root, pair(images, masks, truths.any_channel), None)
-
-
-def classes_folder(root: Path) -> Dataset:
-    """A folder of one's own with class maps: `images` and `labels` (or `annotations`, `masks`), ids as stored in grey or palette files, 255 ignored."""
-    images, masks = require_folder(root, "images", "img"), require_folder(root, "labels", "annotations", "masks")
-    return counted(root.resolve().name, root, pair(images, masks, truths.class_ids), None)
 
 
 def coco_json(path: Path) -> Dataset:
@@ -223,9 +204,6 @@ OBJECT_SETS: dict[str, Loader] = {
 }
 """Data sets whose truth is one object a sample, by name: for clicks and automatic masks."""
 
-CLASS_SETS: dict[str, Loader] = {"voc": voc_classes, "ade20k": ade20k, "folder": classes_folder}
-"""Data sets whose truth is a class map, by name: for semantic segmentation."""
-
 
 def open_dataset(path: Path | str, name: str | None = None, sets: dict[str, Loader] = OBJECT_SETS) -> Dataset:
     """Read a data set.
@@ -233,7 +211,7 @@ def open_dataset(path: Path | str, name: str | None = None, sets: dict[str, Load
     Args:
         path: Its folder, or a COCO file.
         name: Which layout it has and how its masks are read; None: by the folder's name, "folder" for an unknown one, "coco" for a JSON file.
-        sets: `OBJECT_SETS` or `CLASS_SETS`.
+        sets: `OBJECT_SETS`, or `fretsaw.data.class_sets.CLASS_SETS`.
 
     Raises:
         ConfigError: If the name is unknown.

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from fretsaw.data import classes
 from fretsaw.errors import DataError, ImageError
 from fretsaw.images import read_labels, read_mask
 from fretsaw.masks import decode_rle
@@ -68,6 +69,21 @@ def ade20k_classes(path: Path) -> np.ndarray:
     """ADE20K's 150 classes: stored as 1 to 150, given as 0 to 149; 0, "other", is ignored."""
     labels = _labels(path).astype(np.int32)
     return np.where(labels == 0, IGNORED, labels - 1).astype(np.int32)
+
+
+def cityscapes_classes(path: Path) -> np.ndarray:
+    """Cityscapes' 19 evaluated classes out of a `labelIds` file; the others are ignored."""
+    return classes.cityscapes_classes(_labels(path))
+
+
+def coco_stuff_classes(path: Path) -> np.ndarray:
+    """COCO-Stuff's 171 classes out of its pixel map; unlabelled pixels are ignored."""
+    return classes.coco_stuff_classes(_labels(path))
+
+
+def coco_object_classes(path: Path) -> np.ndarray:
+    """COCO's 80 objects as 1 to 80 out of COCO-Stuff's pixel map; whatever is none of them is background, 0."""
+    return classes.coco_object_classes(_labels(path))
 
 
 def sbd_instances(path: Path) -> np.ndarray:

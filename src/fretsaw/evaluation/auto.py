@@ -10,6 +10,7 @@ import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -21,9 +22,10 @@ from fretsaw.evaluation import saliency
 from fretsaw.evaluation.hce import human_correction_efforts
 from fretsaw.evaluation.overlap import boundary_iou, dice, pixel_accuracy
 from fretsaw.evaluation.report import Report
-from fretsaw.evaluation.runner import NamedSet, Progress, RunOptions, evaluate_dataset
+from fretsaw.evaluation.runner import NamedSet, Progress, RunOptions, evaluate_dataset, with_mask_folder
 from fretsaw.evaluation.saliency import LevelCounts
 from fretsaw.evaluation.weighted_f import weighted_f
+from fretsaw.images import write_image
 from fretsaw.masks import mask_iou
 
 if TYPE_CHECKING:
@@ -190,8 +192,10 @@ def _of_mean_curves(f: np.ndarray, e: np.ndarray) -> dict[str, float]:
     return {"max F": float(f.max()), "mean F": float(f.mean()), "max E": float(e.max()), "mean E": float(e.mean())}
 
 
-def measure_sample(segmenter: Automatic, sample: Sample, *, protocol: AutoProtocol, metrics: Sequence[str]) -> dict[str, Any]:
+def measure_sample(segmenter: Automatic, sample: Sample, *, protocol: AutoProtocol, metrics: Sequence[str], masks_to: Path | None = None) -> dict[str, Any]:
     """Cut one sample's image and return its record: the metrics, the model's own score, and the level counts as text (256 on the object, 256 beside it).
+
+    The soft map that was scored is written below `masks_to`, if that is given.
 
     Raises:
         DataError: If image or truth cannot be used.
@@ -202,7 +206,10 @@ def measure_sample(segmenter: Automatic, sample: Sample, *, protocol: AutoProtoc
     if result.logits.shape != truth.shape:
         raise ModelError(f"expected a map of the image's size {truth.shape}, got {result.logits.shape}")
     ignored = truth < 0
-    scalars, counts = _measure(soft_map(result.logits), truth == 1, protocol, metrics, ignored if ignored.any() else None)
+    prediction = soft_map(result.logits)
+    scalars, counts = _measure(prediction, truth == 1, protocol, metrics, ignored if ignored.any() else None)
+    if masks_to is not None:
+        write_image(masks_to / f"{sample.name}.png", prediction)
     values = {**scalars, **_of_mean_curves(*_curves(counts, protocol))}
     return {
         "height": truth.shape[0],
@@ -232,12 +239,16 @@ class AutoTally:
             self._sums[name] += record[name]
         self._samples += 1
 
+    def f_curve(self) -> np.ndarray:
+        """Return (256,) F at each threshold, from 255 down to 0, averaged over all records so far; NaN before the first."""
+        return self._f / self._samples if self._samples else np.full(256, np.nan)
+
     def metrics(self) -> dict[str, float]:
         """Return the figures over all records so far; NaN before the first."""
         if self._samples == 0:
             return dict.fromkeys(self._metrics, float("nan"))
         means = {name: total / self._samples for name, total in self._sums.items()}
-        values = {**means, **_of_mean_curves(self._f / self._samples, self._e / self._samples)}
+        values = {**means, **_of_mean_curves(self.f_curve(), self._e / self._samples)}
         return {name: values[name] for name in self._metrics}
 
 
@@ -249,6 +260,7 @@ def evaluate_auto(
     options: RunOptions | None = None,
     metrics: Sequence[str] | None = None,
     progress: Progress | None = None,
+    masks_to: Path | None = None,
 ) -> Report:
     """Measure the automatic mode of a model on a data set.
 
@@ -259,9 +271,11 @@ def evaluate_auto(
         options: How to run, and what the report says about the model.
         metrics: Those to compute; None means all that can be computed here.
         progress: Told about every sample.
+        masks_to: Folder for the soft maps, 8 bit grey, or None.
 
     Raises:
         ConfigError: If protocol or metric is unknown.
+        OutputError: If the folder for masks cannot be made.
         MissingExtraError: If HCE is named and scikit-image is not installed.
     """
     fields = protocol_named(protocol) if isinstance(protocol, str) else protocol
@@ -269,11 +283,11 @@ def evaluate_auto(
     return evaluate_dataset(
         dataset,
         build,
-        partial(measure_sample, protocol=fields, metrics=chosen),
+        partial(measure_sample, protocol=fields, metrics=chosen, masks_to=masks_to),
         partial(AutoTally, fields, chosen),
         task="auto",
         protocol=fields.name,
         protocol_fields={**asdict(fields), "mask_above": MASK_ABOVE, "metrics": list(chosen)},
-        options=options or RunOptions(),
+        options=with_mask_folder(options, masks_to),
         progress=progress,
     )

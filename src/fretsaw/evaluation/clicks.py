@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,11 @@ import numpy as np
 from fretsaw import images
 from fretsaw.clicks.simulate import simulate_click, simulate_click_hrsam
 from fretsaw.data.samples import Dataset, Sample
-from fretsaw.errors import ConfigError, DataError, OutputError, ShapeError
+from fretsaw.errors import ConfigError, DataError, ShapeError
 from fretsaw.evaluation.predictors import ClickPredictor, Unit, logits, probabilities, wrap
 from fretsaw.evaluation.protocols import ClickProtocol, for_dataset
 from fretsaw.evaluation.report import Report
-from fretsaw.evaluation.runner import Progress, RunOptions, evaluate_dataset
+from fretsaw.evaluation.runner import Progress, RunOptions, evaluate_dataset, with_mask_folder
 from fretsaw.types import Click
 
 TARGETS = (0.80, 0.85, 0.90, 0.95)
@@ -204,15 +204,9 @@ def evaluate_clicks(
         OutputError: If the folder for masks or the journal cannot be written.
     """
     protocol = for_dataset(protocol, dataset.name)
-    options = options or RunOptions()
     if protocol.target_iou is not None and protocol.target_iou < max(TARGETS):
         raise ConfigError(f"expected a target IoU of at least {max(TARGETS)}, the highest that is reported, got {protocol.target_iou}")
-    if masks_to is not None:
-        try:
-            masks_to.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"The folder for masks {masks_to} cannot be made: {error}") from error
-        options = replace(options, settings={**options.settings, "masks_saved": True})
+    options = with_mask_folder(options, masks_to)
     return evaluate_dataset(
         dataset,
         partial(_build, build, protocol),

@@ -23,9 +23,10 @@ from scipy.special import expit
 from fretsaw.errors import ConfigError, DataError, ShapeError
 from fretsaw.evaluation.coco import CATEGORY_ID, InstanceSample, InstanceSet, average_precision
 from fretsaw.evaluation.report import Report
-from fretsaw.evaluation.runner import Progress, RunOptions, evaluate_dataset
+from fretsaw.evaluation.runner import Progress, RunOptions, evaluate_dataset, with_mask_folder
 from fretsaw.images import write_bytes
 from fretsaw.masks import components, encode_rle, mask_to_box
+from fretsaw.segmentation import LabelMap
 
 if TYPE_CHECKING:
     from fretsaw.segmentation import Segmentation
@@ -198,8 +199,10 @@ def to_coco(instance: Instance, image_id: int) -> dict[str, Any]:
     return {"image_id": image_id, "category_id": CATEGORY_ID, "segmentation": encode_rle(instance.mask), "bbox": box, "score": instance.score}
 
 
-def measure_sample(segmenter: Automatic, sample: InstanceSample, *, protocol: InstanceProtocol) -> dict[str, Any]:
+def measure_sample(segmenter: Automatic, sample: InstanceSample, *, protocol: InstanceProtocol, masks_to: Path | None = None) -> dict[str, Any]:
     """Cut one sample's image and return its record: the entries for COCO's evaluation, and how the instances met the truths.
+
+    The instances are written below `masks_to` as a palette PNG named by the image's id, 255 for none, the better scored above the others, if that is given.
 
     Raises:
         DataError: If image or truths cannot be used.
@@ -208,6 +211,8 @@ def measure_sample(segmenter: Automatic, sample: InstanceSample, *, protocol: In
     image, truths = sample.read()
     instances = find_instances(segmenter, image, protocol)
     matches = match(instances, truths, protocol)
+    if masks_to is not None:
+        numbered(instances, image.shape[:2]).save(masks_to / f"{sample.image_id}.png")
     kept = sorted(m.prediction for m in matches) if protocol.kept == "matched" else range(len(instances))
     return {
         "image_id": sample.image_id,
@@ -216,6 +221,14 @@ def measure_sample(segmenter: Automatic, sample: InstanceSample, *, protocol: In
         "matched_ious": [m.iou for m in matches],
         "predictions": [to_coco(instances[index], sample.image_id) for index in kept],
     }
+
+
+def numbered(instances: Sequence[Instance], size: tuple[int, int]) -> LabelMap:
+    """Return instances as one map: label -1 nowhere, else the instance's place in the list; where two overlap the better scored is seen."""
+    labels = np.full(size, -1, np.int32)
+    for place in sorted(range(len(instances)), key=lambda index: instances[index].score):
+        labels[instances[place].mask] = place
+    return LabelMap(labels, tuple(f"instance {place + 1}" for place in range(len(instances))))
 
 
 class InstanceTally:
@@ -248,6 +261,7 @@ def evaluate_instances(
     *,
     options: RunOptions | None = None,
     progress: Progress | None = None,
+    masks_to: Path | None = None,
 ) -> Report:
     """Measure a model's instances on a data set given as COCO JSON.
 
@@ -257,6 +271,7 @@ def evaluate_instances(
         protocol: A protocol or its name.
         options: How to run, and what the report says about the model.
         progress: Told about every sample.
+        masks_to: Folder for the instances as palette PNG, or None.
 
     Returns:
         The report; AP, AP50 and AP75 are fractions over the images that could be measured. `save_predictions` writes what was scored.
@@ -268,12 +283,12 @@ def evaluate_instances(
     report = evaluate_dataset(
         dataset,
         build,
-        partial(measure_sample, protocol=fields),
+        partial(measure_sample, protocol=fields, masks_to=masks_to),
         InstanceTally,
         task="instances",
         protocol=fields.name,
         protocol_fields={**asdict(fields), "classes": "not told apart", "max_detections": 100},
-        options=options or RunOptions(),
+        options=with_mask_folder(options, masks_to),
         progress=progress,
     )
     measured = [record["image_id"] for record in report.samples]

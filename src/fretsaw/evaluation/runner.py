@@ -18,12 +18,12 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing import connection
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from fretsaw.errors import ConfigError, FretsawError
+from fretsaw.errors import ConfigError, FretsawError, OutputError
 from fretsaw.evaluation.journal import Journal
 from fretsaw.evaluation.report import Failure, Report, versions
 
@@ -192,6 +192,22 @@ def evaluate_dataset(
         warnings=list(dataset.warnings),
         failures=outcome.failures,
     )
+
+
+def with_mask_folder(options: RunOptions | None, masks_to: Path | None) -> RunOptions:
+    """Make the folder for masks, and note in the run's settings that masks are written, so that a journal of a run without them is not continued.
+
+    Raises:
+        OutputError: If the folder cannot be made.
+    """
+    options = options or RunOptions()
+    if masks_to is None:
+        return options
+    try:
+        masks_to.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"The folder for masks {masks_to} cannot be made: {error}") from error
+    return replace(options, settings={**options.settings, "masks_saved": True})
 
 
 def run_samples(

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from pathlib import Path
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -13,10 +14,8 @@ from fretsaw.data.classes import IGNORED, class_names, class_words
 from fretsaw.data.samples import Sample
 from fretsaw.errors import ConfigError, DataError, ModelError, ShapeError
 from fretsaw.evaluation.report import Report
-from fretsaw.evaluation.runner import NamedSet, Progress, RunOptions, evaluate_dataset
-
-if TYPE_CHECKING:
-    from fretsaw.segmentation import LabelMap
+from fretsaw.evaluation.runner import NamedSet, Progress, RunOptions, evaluate_dataset, with_mask_folder
+from fretsaw.segmentation import LabelMap
 
 BACKGROUND = "background"
 
@@ -203,8 +202,10 @@ def label_with_classes(labeller: ClassLabeller, image: np.ndarray, preset: Seman
 LABELLERS: Mapping[str, Callable[[Any, np.ndarray, SemanticPreset], np.ndarray]] = {"text": label_with_text, "semantic": label_with_classes}
 
 
-def measure_sample(labeller: Any, sample: Sample, *, preset: SemanticPreset, mode: str) -> dict[str, Any]:
+def measure_sample(labeller: Any, sample: Sample, *, preset: SemanticPreset, mode: str, masks_to: Path | None = None) -> dict[str, Any]:
     """Label one sample's image and return its record: its own mIoU and PA, and the pairs of its confusion matrix as text "truth:label:pixels".
+
+    The label map is written below `masks_to` as a palette PNG of the preset's class ids, if that is given.
 
     Raises:
         DataError: If image or truth cannot be used.
@@ -213,6 +214,8 @@ def measure_sample(labeller: Any, sample: Sample, *, preset: SemanticPreset, mod
     image, truth = sample.read()
     labels = LABELLERS[mode](labeller, image, preset)
     confusion = confusion_matrix(labels, truth_ids(truth, preset), len(preset.names))
+    if masks_to is not None:
+        LabelMap(labels, preset.names).save(masks_to / f"{sample.name}.png")
     pairs = " ".join(f"{t}:{p}:{confusion[t, p]}" for t, p in np.argwhere(confusion).tolist())
     return {"height": truth.shape[0], "width": truth.shape[1], "mIoU": mean_iou(confusion), "PA": pixel_accuracy(confusion), "pairs": pairs}
 
@@ -242,6 +245,7 @@ def evaluate_semantic(
     *,
     options: RunOptions | None = None,
     progress: Progress | None = None,
+    masks_to: Path | None = None,
 ) -> Report:
     """Measure a model's class maps on a data set.
 
@@ -252,8 +256,10 @@ def evaluate_semantic(
         mode: "text" gives the model the preset's words, "semantic" takes the classes it was trained on.
         options: How to run, and what the report says about the model.
         progress: Told about every sample.
+        masks_to: Folder for the label maps, palette PNG, or None.
 
     Raises:
+        OutputError: If the folder for masks cannot be made.
         ConfigError: If preset or mode is unknown.
     """
     fields = preset_named(preset) if isinstance(preset, str) else preset
@@ -262,12 +268,12 @@ def evaluate_semantic(
     return evaluate_dataset(
         dataset,
         build,
-        partial(measure_sample, preset=fields, mode=mode),
+        partial(measure_sample, preset=fields, mode=mode, masks_to=masks_to),
         partial(SemanticTally, len(fields.names)),
         task="semantic",
         protocol=fields.name,
         protocol_fields={**asdict(fields), "mode": mode, "ignored": IGNORED, "classes": len(fields.names)},
-        options=options or RunOptions(),
+        options=with_mask_folder(options, masks_to),
         progress=progress,
     )
 

@@ -1,0 +1,183 @@
+"""What the commands of `fretsaw evaluate` share: opening data and model, progress, the printed table."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from fretsaw.cli_progress import Steps
+
+if TYPE_CHECKING:
+    from fretsaw.api import Segmenter
+    from fretsaw.data.samples import Dataset
+    from fretsaw.evaluation.protocols import ClickProtocol
+    from fretsaw.evaluation.report import Failure, Report
+    from fretsaw.evaluation.runner import RunOptions
+
+COLUMNS = {
+    "clicks": ("NoC@80", "NoC@85", "NoC@90", "NoC@95", "NoF@90", "NoF@95", "5-mIoU", "SPC", "SAT latency"),
+    "auto": ("max F", "weighted F", "MAE", "S", "mean E", "HCE", "IoU", "Dice", "PA", "boundary IoU"),
+    "semantic": ("mIoU", "PA"),
+    "instances": ("AP", "AP50", "AP75", "matched IoU"),
+}
+"""What the table shows, by task."""
+
+RUNNING = {"clicks": ("NoC@90", "NoC@95"), "auto": ("IoU", "MAE"), "semantic": ("mIoU",), "instances": ("matched IoU",)}
+"""What the progress bar shows."""
+
+MOST_WORKERS = 4
+"""Workers on a CPU unless told otherwise, where there are as many cores; each holds a model."""
+
+
+class StepsProgress:
+    """The runner's progress on the terminal; failures are named at once."""
+
+    def __init__(self, task: str, quiet: bool) -> None:
+        self._task, self._quiet = task, quiet
+        self._steps: Steps | None = None
+
+    def start(self, total: int, resumed: int, notes: Sequence[str]) -> None:
+        self._steps = Steps(total, "samples", self._quiet)
+        self._steps.__enter__()
+        for note in notes:
+            print(f"fretsaw: {note}", file=sys.stderr)
+        if resumed:
+            if not self._quiet:
+                self._steps.say(f"going on with an interrupted run: {resumed} of {total} samples are done")
+            for _ in range(resumed):
+                self._steps.advance()
+
+    def advance(self, name: str, failure: Failure | None, metrics: Mapping[str, float]) -> None:
+        assert self._steps is not None, "the runner calls start first"
+        if failure is not None and not self._quiet:
+            self._steps.say(f"fretsaw: {failure.error}")
+        self._steps.advance(", ".join(f"{key} {metrics[key]:.3f}" for key in RUNNING[self._task] if key in metrics))
+
+    def finish(self) -> None:
+        if self._steps is not None:
+            self._steps.__exit__(None, None, None)
+
+
+def open_data(data: Path, name: str | None, split_file: Path | None, sets: dict[str, Any] | None = None) -> Dataset:
+    """Return the data set, or the part of it that a split file lists."""
+    from fretsaw.data import datasets
+    from fretsaw.data.layouts import read_list
+
+    opened = datasets.open_dataset(data, name, datasets.OBJECT_SETS if sets is None else sets)
+    return datasets.split(opened, read_list(split_file), split_file.stem) if split_file is not None else opened
+
+
+def prepare(
+    task: str,
+    data: Path,
+    protocol: str,
+    *,
+    model: str | None,
+    size: int | None,
+    device: str | None,
+    dtype: str,
+    threads: int,
+    workers: int | None,
+    limit: int | None,
+    seed: int,
+    report: Path | None,
+    plot: Path | None,
+    refiner: str | None = None,
+) -> tuple[partial, RunOptions]:
+    """Return what builds the model in a worker, and how to run; what cannot work is refused here, before it starts."""
+    from fretsaw import api, catalog
+    from fretsaw.errors import ConfigError
+    from fretsaw.evaluation import curves
+    from fretsaw.evaluation.adapters import load_segmenter, weights_checksum
+    from fretsaw.evaluation.journal import fingerprint
+    from fretsaw.evaluation.runner import RunOptions
+    from fretsaw.weights import cache_folder
+
+    if plot is not None:
+        curves.require_matplotlib()
+    name = model if model is not None else catalog.DEFAULT
+    place = str(api.resolve_device(device))
+    api.resolve_dtype(dtype)
+    if threads < 1:
+        raise ConfigError(f"expected at least 1 thread, got {threads}")
+    on_cpu = place == "cpu"
+    if workers is None:
+        workers = max(1, min(MOST_WORKERS, cores() // threads)) if on_cpu else 1
+    settings = {"size": size, "refiner": refiner, "threads": threads if on_cpu else None}
+    if report is not None:
+        journal = report.with_name(report.name + ".journal")
+    else:
+        key = [task, str(data.resolve()), protocol, name, refiner, size, place, dtype, threads, seed]
+        journal = cache_folder() / "evaluations" / f"{fingerprint({'run': key})[:16]}.journal"
+    options = RunOptions(
+        model=name if refiner is None else f"{name} + {refiner}",
+        weights_checksum=weights_checksum(name),
+        device=place,
+        dtype=dtype,
+        seed=seed,
+        limit=limit,
+        workers=workers,
+        journal=journal,
+        settings=settings,
+    )
+    keywords = {"name": name, "size": size, "device": place, "dtype": dtype, "refiner": refiner, "threads": threads if on_cpu else None}
+    return partial(load_segmenter, **keywords), options
+
+
+def times(build: Callable[[], Segmenter], protocol: ClickProtocol, objects: Dataset, count: int, device: str) -> dict[str, float]:
+    """Return SPC over the first samples and SAT latency on the first image, measured on all cores."""
+    import torch
+
+    from fretsaw.evaluation.adapters import decoder_of, predictor_for
+    from fretsaw.evaluation.predictors import wrap
+    from fretsaw.evaluation.timing import sat_latency, seconds_per_click, seconds_per_click_as_published, synchroniser
+
+    segmenter = build()
+    torch.set_num_threads(cores())
+    predictor, samples = wrap(predictor_for(segmenter, protocol), protocol), list(objects.samples)[:count]
+    times = seconds_per_click(predictor, samples, protocol, synchroniser(device))
+    times["SPC as published"] = seconds_per_click_as_published(predictor, samples, protocol)
+    times["SAT latency"] = sat_latency(decoder_of(segmenter), samples[0].read_image(), synchroniser(device))
+    return {**times, "threads": float(cores()), "samples": float(len(samples))}
+
+
+def cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def finish(result: Report, path: Path | None, plot: Path | None, as_json: bool) -> None:
+    """Write report and picture, and print the report as a table, or as JSON."""
+    from fretsaw.evaluation import curves
+    from fretsaw.evaluation.published import published_click_rows
+    from fretsaw.evaluation.report import table
+
+    if path is not None:
+        result.save(path)
+    if plot is not None:
+        curves.plot([result], plot)
+    if as_json:
+        print(result.to_json(), end="")
+        return
+    columns = [name for name in COLUMNS[result.task] if name in result.metrics or name in result.timing]
+    print(table([result], columns, published_click_rows() if result.task == "clicks" else ()))
+    for warning in result.warnings:
+        print(f"warning: {warning}")
+    if result.failures:
+        print(f"{len(result.failures)} of {result.dataset_size} samples failed:")
+        for failure in result.failures:
+            print(f"  {failure.sample}: {failure.error}")
+    if path is not None:
+        print(f"report: {path}")
+
+
+def exit_status(result: Report) -> None:
+    """End the command with status 1 if a sample failed."""
+    if result.failures:
+        raise typer.Exit(1)
