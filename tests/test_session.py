@@ -10,8 +10,8 @@ import torch
 
 from fretsaw.errors import ModelError, OutputError, PromptError, ShapeError, StaleSessionError
 from fretsaw.segmentation import Segmentation
-from fretsaw.session import Session
-from fretsaw.session_file import read
+from fretsaw.session import Session, Step
+from fretsaw.session_file import read, read_step, write_step
 from fretsaw.types import Box, Click
 from tiny import tiny_sam, tiny_sam2
 
@@ -235,3 +235,40 @@ def test_a_session_that_cannot_be_written_says_so(session, tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OutputError, match="file"):
         session.save(tmp_path / "file" / "session.safetensors")
+
+
+def test_siblings_share_the_embedding_and_keep_their_histories_apart(session):
+    first = session.click(40, 30)
+    other = session.sibling()
+    assert other.embedding is session.embedding
+    assert not other.result.mask.any()
+    other.click(10, 10)
+    assert np.array_equal(session.result.logits, first.logits)
+    assert len(session.history) == 2
+
+
+def test_a_sibling_goes_on_in_the_middle_of_a_history(session):
+    results = [session.click(40, 30), session.click(10, 10, positive=False), session.click(70, 50)]
+    session.undo()
+    other = session.sibling((*session.history, *session.undone), undone=len(session.undone))
+    assert np.array_equal(other.result.logits, results[1].logits)
+    assert np.array_equal(other.redo().logits, results[2].logits)
+    assert np.array_equal(session.result.logits, results[1].logits)
+
+
+@pytest.mark.parametrize("kind", ["click", "mask", "logits"])
+def test_a_step_on_disk_is_the_same_step(session, model, rng, tmp_path, kind):
+    logits = rng.normal(size=(60, 90)).astype(np.float32)
+    expected = session.click(40, 30) if kind == "click" else session.mask(logits > 0 if kind == "mask" else logits)
+    path = write_step(tmp_path / "step", session.step)
+    found = session.sibling((Step(), read_step(path, model.device))).result
+    assert np.array_equal(found.logits, expected.logits)
+    if kind == "mask":
+        assert path.stat().st_size < 32 * 32 * 4 + 60 * 90 / 8 + 600
+
+
+def test_a_file_that_is_no_step_is_refused(session, model, tmp_path):
+    (tmp_path / "text").write_text("no step")
+    for path in (tmp_path / "text", tmp_path / "missing", session.save(tmp_path / "session")):
+        with pytest.raises(StaleSessionError, match="expected a step"):
+            read_step(path, model.device)

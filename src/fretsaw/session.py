@@ -6,6 +6,7 @@ enlargement to the image, so they restore a result exactly.
 
 from __future__ import annotations
 
+import copy
 import math
 import threading
 from collections.abc import Mapping, Sequence
@@ -95,6 +96,11 @@ class Session:
         return tuple(self._history[: self._position + 1])
 
     @property
+    def undone(self) -> tuple[Step, ...]:
+        """The steps that `redo` would make again, in their order."""
+        return tuple(self._history[self._position + 1 :])
+
+    @property
     def model(self) -> SamClicks:
         """The model that answers the clicks."""
         return self._model
@@ -104,6 +110,19 @@ class Session:
         """The current mask at the image's size; empty before the first prompt."""
         with self._lock:
             return self._segmentation(self.step)
+
+    def sibling(self, history: Sequence[Step] = (), undone: int = 0) -> Session:
+        """Return a session for another object on the same image: embedding and refiner's features are shared, the histories are apart.
+
+        Args:
+            history: Steps that were made already, the empty start first; none for a fresh start.
+            undone: How many of them, counted from the end, are undone and wait for `redo`.
+        """
+        other = copy.copy(self)
+        other._lock = threading.RLock()
+        other._history = list(history) or [Step()]
+        other._position = max(0, len(other._history) - 1 - undone)
+        return other
 
     def click(self, x: float, y: float, positive: bool = True) -> Segmentation:
         """Add a click and return the new mask.

@@ -16,6 +16,7 @@ import numpy as np
 
 from fretsaw import images
 from fretsaw.errors import StaleSessionError
+from fretsaw.frames import MASK_PROMPT_LOGIT
 from fretsaw.types import Box, Click, ImageEmbedding, Prompt
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from fretsaw.session import Step
 
 FORMAT = "fretsaw-session-1"
+STEP_FORMAT = "fretsaw-step-1"
 
 
 def write(path: Path, image: np.ndarray, model: SamClicks, embedding: ImageEmbedding, history: Sequence[Step]) -> Path:
@@ -73,6 +75,36 @@ def read(path: Path, image: np.ndarray, model: SamClicks) -> tuple[ImageEmbeddin
     return embedding, history
 
 
+def write_step(path: Path, step: Step) -> Path:
+    """Write one step to a file of its own, atomically, and return its path; for those who save after every interaction.
+
+    Raises:
+        OutputError: If the folder cannot be written.
+    """
+    from safetensors.torch import save
+
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _step_tensors(step).items()}
+    return images.write_bytes(path, save(tensors, {"format": STEP_FORMAT, "step": json.dumps(_step_to_json(step))}))
+
+
+def read_step(path: Path, device: Any) -> Step:
+    """Read a file that `write_step` made.
+
+    Raises:
+        StaleSessionError: If it is none, or broken.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != STEP_FORMAT:
+                raise StaleSessionError(f"expected a step ({STEP_FORMAT}) at {path}, got {metadata.get('format', 'another kind of file')}")
+            return _step_from(json.loads(metadata["step"]), {name: file.get_tensor(name) for name in file.keys()}, device)  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise StaleSessionError(f"expected a step at {path}, got: {error}") from error
+
+
 def _identity(image: np.ndarray, model: SamClicks) -> dict[str, str]:
     return {"image": images.image_hash(image), "model": model.checksum, "preprocessing": model.preprocessing.key}
 
@@ -96,7 +128,11 @@ def _step_tensors(step: Step) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     if step.prompt.previous_logits is not None:
         tensors["logits"] = step.prompt.previous_logits
-    if step.full is not None:
+    if step.full is not None and np.all(np.abs(step.full) == MASK_PROMPT_LOGIT):
+        # A person's own mask: one bit a pixel instead of 32.
+        tensors["mask"] = torch.from_numpy(np.packbits(step.full > 0))
+        tensors["mask_size"] = torch.tensor(step.full.shape)
+    elif step.full is not None:
         tensors["full"] = torch.from_numpy(np.array(step.full))
     tensors |= {f"refiner.{name}": tensor for name, tensor in (step.refiner_state or {}).items()}
     return tensors
@@ -111,5 +147,11 @@ def _step_from(step: dict[str, Any], tensors: dict[str, Tensor], device: Any) ->
         box=Box(**step["box"]) if step["box"] is not None else None,
         previous_logits=logits.to(device) if logits is not None else None,
     )
+    mask = _unpacked(tensors["mask"].numpy(), tensors["mask_size"].tolist()) if "mask" in tensors else None
     state = {name.removeprefix("refiner."): tensor.to(device) for name, tensor in tensors.items() if name.startswith("refiner.")}
-    return Step(prompt, step["score"], full.numpy() if full is not None else None, refiner_state=state or None)
+    return Step(prompt, step["score"], full.numpy() if full is not None else mask, refiner_state=state or None)
+
+
+def _unpacked(bits: np.ndarray, size: list[int]) -> np.ndarray:
+    mask = np.unpackbits(bits, count=size[0] * size[1]).reshape(size)
+    return np.where(mask, np.float32(MASK_PROMPT_LOGIT), np.float32(-MASK_PROMPT_LOGIT))
