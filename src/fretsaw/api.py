@@ -130,16 +130,29 @@ def load(
         ModelError: If the name is unknown; the message suggests the nearest.
         MissingWeightsError: If the weights are missing and cannot be fetched; the message says how to bring them.
         DeviceError: If the device or dtype is not available.
+        MemoryLimitError: If the size would need more memory than there is; known for HRSAM, whose size is meant to grow.
     """
     target, precision = resolve_device(device), resolve_dtype(dtype)
     name = str(name) if name is not None else catalog.DEFAULT
     parts = catalog.build(name, size=size, progress=progress)
+    _require_memory(parts, target, precision)
     for module in (parts.clicks, parts.automatic, parts.semantic, parts.text):
         if (move := getattr(module, "to", None)) is not None:
             move(target)
     if parts.clicks is not None:
         parts.clicks.to_precision(precision)
     return Segmenter(name, parts, catalog.build_refiner(refiner).to(target) if refiner is not None else None)
+
+
+def _require_memory(parts: catalog.Parts, device: torch.device, dtype: torch.dtype) -> None:
+    """Refuse a size that does not fit, where the image encoder knows its need."""
+    from fretsaw import memory
+
+    encoder: Any = parts.clicks.image_encoder if parts.clicks is not None else None
+    if hasattr(encoder, "memory"):
+        assert parts.clicks is not None
+        side = parts.clicks.preprocessing.size
+        memory.require(lambda side: memory.click_memory(encoder, side, dtype, device.type), side, memory.capacity(str(device)), str(device))
 
 
 def resolve_device(device: str | None) -> torch.device:

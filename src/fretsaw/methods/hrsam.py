@@ -17,6 +17,7 @@ Source: HRSAM (paper 003), sec. 3.1 and 3.6, fig. 2 and 8, appendix D.2.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -337,17 +338,21 @@ def estimate_encoder_memory(size: int, config: EncoderSize, dtype: torch.dtype =
     """
     if size < 1:
         raise ConfigError(f"expected a side of at least one pixel, got {size}")
-    with torch.device("meta"):
-        encoder = HRSAMEncoder(config, anchor_size=anchor_size)
     item = dtype.itemsize
     image_tokens = (-(-size // PATCH)) ** 2
     tokens = image_tokens + ((anchor_size or 0) // PATCH) ** 2
-    parameters = sum(parameter.numel() for parameter in encoder.parameters()) * item
+    parameters = _parameters(config, anchor_size is not None) * item
     scan = tokens * config.dim * (3 * item + 7 * 4)
     outputs = image_tokens * config.out_channels * len(config.outputs) * item
     block = min(tokens, TOKENS_AT_ONCE) * config.dim * 14 * item
     chunk = 2 * 4 * max(CHUNK_ELEMENTS["cpu"], 8 * config.dim * config.state_size)
     return parameters + 3 * size * size * item + scan + outputs + block + chunk + WORKSPACE
+
+
+@functools.cache
+def _parameters(config: EncoderSize, multi_scale: bool) -> int:
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in HRSAMEncoder(config, ANCHOR_SIZE if multi_scale else None).parameters())
 
 
 PUBLISHED_FIXED = {"in_dim": 3, "patch_size": PATCH, "drop_rate": 0.0, "attn_drop_rate": 0.0}
