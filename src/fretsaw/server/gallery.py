@@ -1,0 +1,103 @@
+"""The served folder: which pictures are in it, and nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from fretsaw.outputs import IMAGE_SUFFIXES
+from fretsaw.server.refusals import NotHereError
+
+MOST_FILES = 20_000
+REMEMBERED = 2.0
+"""Seconds for which a listing is not made again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A picture in the folder: its id, made from its path, and the path below the folder with forward slashes."""
+
+    id: str
+    name: str
+
+
+class Gallery:
+    """Lists a folder and its subfolders. Clients name pictures by id; a path never comes from outside.
+
+    Hidden files and folders, and links that lead out of the folder, are not there.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder.resolve() if folder is not None else None
+        self._entries: dict[str, Entry] = {}
+        self._listed = float("-inf")
+        self._lock = threading.Lock()
+
+    def entries(self) -> list[Entry]:
+        """Return the pictures, sorted by path, at most `MOST_FILES`."""
+        with self._lock:
+            if time.monotonic() - self._listed > REMEMBERED:
+                self._entries = {entry.id: entry for entry in self._walk()}
+                self._listed = time.monotonic()
+            return list(self._entries.values())
+
+    def path_of(self, identity: str) -> Path:
+        """Return where a picture lies.
+
+        Raises:
+            NotHereError: If there is none of this id, or not any more.
+        """
+        entry = self._entries.get(identity) or {entry.id: entry for entry in self.entries()}.get(identity)
+        path = self._inside(entry.name) if entry is not None else None
+        if path is None:
+            raise NotHereError("expected a picture of the served folder or an upload, got an id of neither")
+        return path
+
+    def name_of(self, identity: str) -> str | None:
+        """Return a picture's path below the folder, or None."""
+        entry = self._entries.get(identity) or {entry.id: entry for entry in self.entries()}.get(identity)
+        return entry.name if entry is not None else None
+
+    def find(self, name: str) -> Entry | None:
+        """Return the picture whose path below the folder is `name`, or the only one whose path ends in it."""
+        parts = tuple(part for part in name.split("/") if part)
+        entries = self.entries()
+        exact = [entry for entry in entries if entry.name == name]
+        for count in range(len(parts), 0, -1):
+            ending = [entry for entry in entries if tuple(entry.name.split("/"))[-count:] == parts[-count:]]
+            if exact or len(ending) == 1:
+                return (exact or ending)[0]
+        return None
+
+    def _inside(self, name: str) -> Path | None:
+        if self.folder is None:
+            return None
+        path = (self.folder / name).resolve()
+        return path if path.is_relative_to(self.folder) and path.is_file() else None
+
+    def _walk(self) -> list[Entry]:
+        if self.folder is None:
+            return []
+        found = []
+        for root, folders, files in os.walk(self.folder):
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            for file in sorted(files):
+                name = (Path(root) / file).relative_to(self.folder).as_posix()
+                if file.startswith(".") or Path(file).suffix.lower() not in IMAGE_SUFFIXES or not _is_text(name) or self._inside(name) is None:
+                    continue
+                found.append(Entry(hashlib.sha256(os.fsencode(name)).hexdigest()[:24], name))
+                if len(found) >= MOST_FILES:
+                    return found
+        return found
+
+
+def _is_text(name: str) -> bool:
+    """Return whether a name can be written in JSON; bytes that are no UTF-8 cannot."""
+    try:
+        return bool(name.encode())
+    except UnicodeEncodeError:
+        return False

@@ -1,0 +1,259 @@
+"""One picture at work: its pixels, its embedding, and a session for each of its objects, in step with the disk."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from fretsaw import images, masks
+from fretsaw.api import Segmenter
+from fretsaw.clicks.simulate import depths
+from fretsaw.errors import OutputError, PromptError, StaleSessionError
+from fretsaw.frames import logits_to_image
+from fretsaw.segmentation import Segmentation, distinct_color
+from fretsaw.server.refusals import LimitError, NotHereError
+from fretsaw.server.settings import Settings
+from fretsaw.server.store import EMBEDDING, VIEW, ImageRecord, ObjectRecord, Store
+from fretsaw.session import Session, Step
+from fretsaw.session_file import read_step, write_step
+from fretsaw.types import Click
+
+PREVIEW_SIDE = 1024
+"""Longest side of a preview's mask; it is shown for a moment only, and must come at once."""
+
+RECORD_BYTES = 4096
+"""About what a picture costs in memory before it is read."""
+
+
+class Piece:
+    """A picture, its objects and what the model knows of it. Methods may be called from several threads; they wait for each other.
+
+    Args:
+        record: What the disk knows.
+        source: The picture's file.
+        segmenter: The model.
+        store: Where work is saved: after every change, before it is answered.
+        settings: Limits.
+    """
+
+    def __init__(self, record: ImageRecord, source: Path, segmenter: Segmenter, store: Store, settings: Settings) -> None:
+        self.record = record
+        self.lock = threading.RLock()
+        self.embedded = False
+        self._source, self._segmenter, self._store, self._settings = source, segmenter, store, settings
+        self._image: np.ndarray | None = None
+        self._root: Session | None = None
+        self._sessions: dict[int, Session] = {}
+        self._names: dict[int, dict[Step, str]] = {}
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that would come free if the piece left."""
+        total = RECORD_BYTES + sum(len(item.rle["counts"]) for item in self.record.objects) + (self._image.nbytes if self._image is not None else 0)
+        if self._root is not None:
+            embedding = self._root.embedding
+            total += sum(tensor.nbytes for tensor in (embedding.final, *embedding.high_res, *embedding.taps.values()))
+        for session in list(self._sessions.values()):
+            for step in (*session.history, *session.undone):
+                total += (step.full.nbytes if step.full is not None else 0) + (
+                    step.prompt.previous_logits.nbytes if step.prompt.previous_logits is not None else 0
+                )
+        return total
+
+    @property
+    def image(self) -> np.ndarray:
+        """(H, W, 3) uint8 RGB, read when it is first needed. A picture that differs from the recorded one starts anew, and the old record is set aside."""
+        with self.lock:
+            if self._image is None:
+                image = images.read_image(self._source, self._settings.pixels)
+                found = images.image_hash(image)
+                if self.record.hash and self.record.hash != found:
+                    self._store.set_aside(self.record)
+                    self.record = ImageRecord(self.record.id, self.record.name, self.record.uploaded)
+                if not self.record.hash:
+                    self.record.hash, self.record.size = found, (image.shape[0], image.shape[1])
+                    self._store.write(self.record)
+                self._image = image
+            return self._image
+
+    def view(self) -> Path:
+        """Return the picture as a JPEG for the page, upright and in RGB whatever the original is."""
+        path = self._store.place(self.record.id) / VIEW
+        with self.lock:
+            image = self.image
+            if not path.exists():
+                images.write_bytes(path, images.encode_image(image, ".jpg"))
+        return path
+
+    def embed(self) -> Session:
+        """Return a session without prompts, from which all objects' sessions branch off; the embedding comes from disk, or is computed and saved."""
+        with self.lock:
+            if self._root is None:
+                path = self._store.place(self.record.id) / EMBEDDING
+                image = self.image
+                try:
+                    self._root = self._segmenter.open(image, saved=path)
+                    os.utime(path)
+                except StaleSessionError:
+                    self._root = self._segmenter.open(image)
+                    self._root.save(path)
+                    self._store.trim_embeddings(self._settings.disk_bytes)
+                self.embedded = True
+            return self._root
+
+    def object(self, number: int) -> ObjectRecord:
+        """Return an object's record.
+
+        Raises:
+            NotHereError: If there is none of this number.
+        """
+        for item in self.record.objects:
+            if item.id == number:
+                return item
+        raise NotHereError(f"expected an object of this picture ({', '.join(str(item.id) for item in self.record.living) or 'it has none'}), got {number}")
+
+    def add(self, name: str = "", color: str | None = None) -> ObjectRecord:
+        """Make an empty object.
+
+        Raises:
+            LimitError: If there are too many.
+        """
+        with self.lock:
+            image = self.image
+            if len(self.record.objects) >= self._settings.objects:
+                raise LimitError(f"expected at most {self._settings.objects} objects on a picture, got one more")
+            number = max((item.id for item in self.record.objects), default=0) + 1
+            color = color or "#{:02x}{:02x}{:02x}".format(*distinct_color(number - 1))
+            item = ObjectRecord(number, name, color, masks.encode_rle(np.zeros(image.shape[:2], bool)))
+            self.record.objects.append(item)
+            self._store.write(self.record)
+            return item
+
+    def describe(self, number: int, **changes: object) -> ObjectRecord:
+        """Change an object's name, colour, hidden or deleted."""
+        with self.lock:
+            item = self.object(number)
+            for name, value in changes.items():
+                setattr(item, name, value)
+            self._store.write(self.record)
+            return item
+
+    def change(self, number: int, act: Callable[[Session], Segmentation]) -> ObjectRecord:
+        """Do something in an object's session, undo for example, and save what came of it.
+
+        Raises:
+            FretsawError: Whatever the act complains of, or that nothing can be written; nothing is changed then.
+        """
+        with self.lock:
+            item = self.object(number)
+            session = self._session(item)
+            result = act(session)
+            try:
+                self._save(item, session, result)
+            except OutputError:
+                # What is not on disk was not done.
+                self._sessions.pop(number)
+                self.record = self._store.read(self.record.id) or self.record
+                raise
+            return item
+
+    def extend(self, number: int, act: Callable[[Session], Segmentation]) -> ObjectRecord:
+        """`change` by one more interaction.
+
+        Raises:
+            LimitError: If the object has too many already.
+        """
+        with self.lock:
+            if self.object(number).position >= self._settings.steps:
+                raise LimitError(f"expected at most {self._settings.steps} interactions with an object; start a new one, or reset it")
+            return self.change(number, act)
+
+    def text(self, names: Sequence[str]) -> list[ObjectRecord]:
+        """Make an object of every name that the model finds.
+
+        Raises:
+            ModelError: If the model has no text mode.
+        """
+        found = self._segmenter.text(self.image, names)
+        made = []
+        with self.lock:
+            for name in found.present:
+                if name != "background":
+                    mask = found.mask(name)
+                    made.append(self.extend(self.add(name).id, lambda session, mask=mask: session.mask(mask)))
+        return made
+
+    def preview(self, number: int | None, click: Click) -> np.ndarray:
+        """Return what a click would give, (h, w) bool of at most `PREVIEW_SIDE`; nothing is changed.
+
+        Args:
+            number: The object that the click would correct, or None for a new one.
+            click: Where the pointer is.
+        """
+        with self.lock:
+            session = self._session(self.object(number)) if number is not None else self.embed()
+            trial = session.sibling(session.history)
+        height, width = self.image.shape[:2]
+        trial.click(click.x, click.y, click.positive)
+        logits = trial.step.prompt.previous_logits
+        assert logits is not None
+        scale = min(1.0, PREVIEW_SIDE / max(height, width))
+        frame = trial.model.preprocessing.frame(max(1, round(height * scale)), max(1, round(width * scale)), trial.model.preprocessing.size)
+        return (logits_to_image(logits, frame)[0, 0] > 0).cpu().numpy()
+
+    def avoid_others(self, number: int) -> ObjectRecord:
+        """Take the other objects out of one: a negative click deep inside each overlap, all as one interaction.
+
+        Raises:
+            PromptError: If no other object overlaps.
+        """
+        with self.lock:
+            mask = masks.decode_rle(self.object(number).rle)
+            clicks = []
+            for other in self.record.living:
+                overlap = mask & masks.decode_rle(other.rle) if other.id != number and other.area else None
+                if overlap is not None and overlap.any():
+                    y, x = np.unravel_index(int(depths(overlap).argmax()), overlap.shape)
+                    clicks.append(Click(float(x), float(y), positive=False))
+            if not clicks:
+                raise PromptError("expected another object that overlaps this one, found none")
+            return self.extend(number, lambda session: session.clicks(clicks))
+
+    def result(self, number: int) -> Segmentation:
+        """Return an object's current result, with logits and image."""
+        with self.lock:
+            return self._session(self.object(number)).result
+
+    def _session(self, item: ObjectRecord) -> Session:
+        """Return an object's session, restored from its interactions' files where memory has lost it."""
+        session = self._sessions.get(item.id)
+        if session is None:
+            root = self.embed()
+            steps = [read_step(self._store.step_path(self.record.id, name), root.model.device) for name in item.steps]
+            session = root.sibling((Step(), *steps), undone=len(steps) - item.position)
+            self._sessions[item.id] = session
+            self._names[item.id] = dict(zip(steps, item.steps, strict=True))
+        return session
+
+    def _save(self, item: ObjectRecord, session: Session, result: Segmentation) -> None:
+        steps, known, names = (*session.history[1:], *session.undone), self._names[item.id], {}
+        numbers = [int(name.partition("-")[2]) for name in known.values()]
+        dropped = [name for step, name in known.items() if step not in steps]
+        for step in steps:
+            if step not in known:
+                numbers.append(max(numbers, default=0) + 1)
+                write_step(self._store.step_path(self.record.id, f"{item.id}-{numbers[-1]}"), step)
+            names[step] = known.get(step) or f"{item.id}-{numbers[-1]}"
+        self._names[item.id] = names
+        prompt = session.step.prompt
+        item.steps, item.position = list(names.values()), len(session.history) - 1
+        item.rle, item.score, item.box, item.area = result.to_rle(), result.score, result.box, result.area
+        item.clicks = [(click.x, click.y, click.positive) for click in prompt.clicks]
+        item.prompt_box = (prompt.box.x0, prompt.box.y0, prompt.box.x1, prompt.box.y1) if prompt.box is not None else None
+        self._store.write(self.record)
+        for name in dropped:
+            self._store.step_path(self.record.id, name).unlink(missing_ok=True)

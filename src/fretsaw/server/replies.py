@@ -1,0 +1,185 @@
+"""What travels over HTTP, as the OpenAPI document shows it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from fretsaw.server.store import ImageRecord, ObjectRecord
+
+Name = Annotated[str, StringConstraints(max_length=200, strip_whitespace=True, pattern=r"^[^\x00-\x1f\x7f]*$")]
+Color = Annotated[str, StringConstraints(pattern=r"^#[0-9a-fA-F]{6}$")]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class Body(BaseModel):
+    """Base of what clients send: what is not known is refused rather than ignored."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Refusal(BaseModel):
+    """Why a request was turned away, with every status from 400 on."""
+
+    reason: str
+    kind: str
+
+
+class ClickBody(Body):
+    """A click in pixels of the picture; the centre of the top-left one is (0, 0)."""
+
+    x: Number
+    y: Number
+    positive: bool = True
+
+
+class PreviewBody(ClickBody):
+    """A click to try; without an object, a first click."""
+
+    object: int | None = None
+
+
+class BoxBody(Body):
+    """A half-open box in pixels of the picture."""
+
+    x0: Number
+    y0: Number
+    x1: Number
+    y1: Number
+
+
+class RunLengths(Body):
+    """A mask as COCO's run lengths, compressed (text) or not (list); size is [height, width]."""
+
+    size: tuple[int, int]
+    counts: str | list[int]
+
+
+class MaskBody(Body):
+    """A mask painted by hand; it becomes the object's mask, and clicks go on from it."""
+
+    rle: RunLengths
+
+
+class TextBody(Body):
+    """Names to look for."""
+
+    names: Annotated[list[Annotated[Name, StringConstraints(min_length=1)]], Field(min_length=1, max_length=100)]
+
+
+class NewObjectBody(Body):
+    """A new object; the colour is chosen if none is given."""
+
+    name: Name = ""
+    color: Color | None = None
+
+
+class ObjectBody(Body):
+    """What may be changed about an object; what is left out stays."""
+
+    name: Name | None = None
+    color: Color | None = None
+    hidden: bool | None = None
+    deleted: bool | None = None
+
+
+class ExportBody(Body):
+    """A format, and the pictures to export; none means all that have objects."""
+
+    format: str = "coco"
+    images: list[str] | None = None
+
+
+class ObjectReply(BaseModel):
+    """An object and its current mask."""
+
+    id: int
+    name: str
+    color: str
+    hidden: bool
+    deleted: bool
+    score: float
+    area: int
+    box: tuple[int, int, int, int]
+    clicks: list[tuple[float, float, bool]]
+    prompt_box: tuple[float, float, float, float] | None
+    undoable: int
+    redoable: int
+    rle: dict[str, Any]
+
+    @classmethod
+    def of(cls, item: ObjectRecord) -> ObjectReply:
+        """Return what a client is shown of a record."""
+        shown = {name: getattr(item, name) for name in cls.model_fields if name not in ("undoable", "redoable")}
+        return cls(**shown, undoable=item.position, redoable=len(item.steps) - item.position)
+
+
+class ImageReply(BaseModel):
+    """A picture and its objects."""
+
+    id: str
+    name: str
+    width: int
+    height: int
+    uploaded: bool
+    ready: bool = Field(description="Whether clicks are answered at once; else the picture is still being encoded.")
+    view: str
+    objects: list[ObjectReply]
+
+    @classmethod
+    def of(cls, record: ImageRecord, ready: bool) -> ImageReply:
+        """Return what a client is shown of a record."""
+        view = f"/api/images/{record.id}/view.jpg?v={record.hash[:12]}"
+        objects = [ObjectReply.of(item) for item in record.living]
+        return cls(
+            id=record.id, name=record.name, width=record.size[1], height=record.size[0], uploaded=record.uploaded, ready=ready, view=view, objects=objects
+        )
+
+
+class PreviewReply(BaseModel):
+    """What a click would give, on a coarser grid than the picture."""
+
+    rle: dict[str, Any]
+    seconds: float
+
+
+class Listed(BaseModel):
+    """A picture in the list."""
+
+    id: str
+    name: str
+    uploaded: bool
+    objects: int
+    thumbnail: str
+
+
+class ListReply(BaseModel):
+    """All pictures: the served folder's, and the uploads."""
+
+    folder: str | None
+    images: list[Listed]
+
+
+class AboutReply(BaseModel):
+    """What this server can do."""
+
+    version: str
+    model: str
+    modes: list[Literal["click", "auto", "text"]]
+    formats: list[str]
+    folder: str | None
+    limits: dict[str, int]
+
+
+class JobReply(BaseModel):
+    """Long work."""
+
+    id: str
+    kind: str
+    state: Literal["waiting", "running", "done", "failed", "stopped"]
+    total: int
+    done: int
+    note: str
+    reason: str
+    has_file: bool

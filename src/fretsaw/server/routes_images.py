@@ -1,0 +1,114 @@
+"""Pictures: list, upload, open, show, export, forget."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from urllib.parse import quote
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import FileResponse
+
+from fretsaw.interchange.pictures import file_part
+from fretsaw.server.exports import TYPES, one_download
+from fretsaw.server.refusals import BusyError
+from fretsaw.server.replies import ImageReply, Listed, ListReply, ObjectReply, TextBody
+from fretsaw.server.workbench import Workbench
+
+LONGEST_NAME = 120
+
+
+def plain_name(name: str) -> str:
+    """Return an upload's name as it is shown and exported: its last part, printable, without leading dots; only ever a name, no path."""
+    last = name.replace("\\", "/").rpartition("/")[2]
+    return "".join(letter for letter in last if letter.isprintable()).lstrip(". ")[:LONGEST_NAME].strip() or "picture"
+
+
+def attachment(name: str) -> dict[str, str]:
+    """Return the header that makes a browser save a reply under a name."""
+    return {"content-disposition": f"attachment; filename*=UTF-8''{quote(name)}"}
+
+
+def make_router(bench: Workbench) -> APIRouter:
+    """Return the routes of pictures."""
+    router = APIRouter(prefix="/api/images", tags=["pictures"])
+
+    @router.get("")
+    async def list_images(request: Request) -> ListReply:
+        """List the served folder's pictures and the uploads."""
+
+        def look() -> ListReply:
+            known = {record.id: record for record in bench.sessions.records()}
+            rows = [(entry.id, entry.name, False) for entry in bench.gallery.entries()]
+            rows += [(record.id, record.name, True) for record in sorted(known.values(), key=lambda record: record.changed) if record.uploaded]
+            counts = {identity: sum(item.area > 0 for item in record.living) for identity, record in known.items()}
+            listed = [
+                Listed(id=identity, name=name, uploaded=uploaded, objects=counts.get(identity, 0), thumbnail=f"/api/images/{identity}/thumbnail.jpg")
+                for identity, name, uploaded in rows
+            ]
+            return ListReply(folder=bench.gallery.folder.name if bench.gallery.folder else None, images=listed)
+
+        return await bench.files.run(request, look)
+
+    @router.post("", status_code=201)
+    async def upload(request: Request, name: str = "picture") -> ImageReply:
+        """Take a picture in; the body is the file itself. A body that is too large is refused while it comes in, and what is no picture at its end."""
+        path = bench.store.incoming()
+        try:
+            with path.open("wb") as file:
+                async for chunk in request.stream():
+                    file.write(chunk)
+            identity = await bench.files.run(None, lambda: bench.sessions.upload(path, plain_name(name)))
+        finally:
+            path.unlink(missing_ok=True)
+        return await show(identity, request)
+
+    async def show(identity: str, request: Request) -> ImageReply:
+        record = await bench.read(request, identity, lambda piece: (piece.image, piece.record)[1])
+        ready = bench.sessions.is_ready(identity)
+        if not ready:
+            with suppress(BusyError):  # the first click asks again
+                bench.sessions.prepare(identity)
+        return ImageReply.of(record, ready)
+
+    @router.get("/{identity}")
+    async def open_image(identity: str, request: Request) -> ImageReply:
+        """Open a picture: its objects and masks. Encoding begins in the background; clicks that come earlier wait for it."""
+        return await show(identity, request)
+
+    @router.get("/{identity}/view.jpg", response_class=FileResponse)
+    async def view(identity: str, request: Request) -> FileResponse:
+        """The picture as the model sees it: upright, RGB, without transparency."""
+        path = await bench.read(request, identity, lambda piece: piece.view())
+        return FileResponse(path, media_type="image/jpeg", headers={"cache-control": "private, max-age=31536000, immutable"})
+
+    @router.get("/{identity}/thumbnail.jpg", response_class=FileResponse)
+    async def thumbnail(identity: str, request: Request) -> FileResponse:
+        """The picture at 256 pixels."""
+        path = await bench.files.run(request, lambda: bench.sessions.thumbnail(identity))
+        return FileResponse(path, media_type="image/jpeg", headers={"cache-control": "private, max-age=60"})
+
+    @router.delete("/{identity}", status_code=204)
+    async def forget(identity: str, request: Request) -> None:
+        """Delete an upload, or the work on a picture of the served folder; the folder's own files are never touched."""
+        await bench.files.run(request, lambda: bench.sessions.forget(identity))
+
+    @router.post("/{identity}/text")
+    async def text(identity: str, body: TextBody, request: Request) -> list[ObjectReply]:
+        """Make an object of every name that is found."""
+        found = await bench.at(request, identity, lambda piece: piece.text(body.names))
+        return [ObjectReply.of(item) for item in found]
+
+    @router.post("/{identity}/save")
+    async def save(identity: str, request: Request) -> ImageReply:
+        """Say what is saved. Every change is on disk before it is answered, so there is nothing left to do."""
+        return ImageReply.of(await bench.files.run(request, lambda: bench.sessions.record(identity)), bench.sessions.is_ready(identity))
+
+    @router.get("/{identity}/export", response_class=Response)
+    async def export(identity: str, request: Request, format: str = "coco") -> Response:
+        """One picture's objects in a format: a file, or a zip where there are several."""
+        record = await bench.files.run(request, lambda: bench.sessions.record(identity))
+        name, content = await bench.files.run(request, lambda: one_download(record, format, bench.sessions))
+        suffix = "." + name.rpartition(".")[2]
+        return Response(content, media_type=TYPES.get(suffix, "application/octet-stream"), headers=attachment(f"{file_part(name[: -len(suffix)])}{suffix}"))
+
+    return router

@@ -1,0 +1,106 @@
+"""Long work: cut a whole folder, pack a whole folder; follow it, stop it, fetch what it made."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from fastapi.responses import FileResponse, StreamingResponse
+
+from fretsaw.errors import FretsawError
+from fretsaw.server.exports import check_format, files, pack
+from fretsaw.server.jobs import Job
+from fretsaw.server.refusals import NotHereError
+from fretsaw.server.replies import ExportBody, JobReply
+from fretsaw.server.routes_images import attachment
+from fretsaw.server.store import ImageRecord
+from fretsaw.server.workbench import Workbench
+from fretsaw.server.workers import Lane
+
+
+def cut_everything(bench: Workbench, job: Job) -> None:
+    """Make an automatic mask on every picture of the folder that has no object yet; each is saved before the next begins."""
+    entries = bench.gallery.entries()
+    job.tell(total=len(entries))
+    failed = 0
+    for entry in entries:
+        job.tell(note=entry.name)
+        try:
+            bench.model.submit(lambda identity=entry.id: _cut(bench, identity), Lane.SLOW).result()
+        except FretsawError as error:
+            failed += 1
+            job.tell(note=f"{entry.name}: {error}")
+        job.tell(done=job.done + 1)
+    job.tell(note=f"{failed} of {len(entries)} could not be cut" if failed else "")
+
+
+def _cut(bench: Workbench, identity: str) -> None:
+    with bench.sessions.use(identity) as piece:
+        if not any(item.area for item in piece.record.living):
+            piece.embed()
+            number = piece.record.living[0].id if piece.record.living else piece.add().id
+            piece.extend(number, lambda session: session.auto())
+
+
+def export_everything(bench: Workbench, job: Job, format: str, wanted: list[str] | None) -> None:
+    """Pack the pictures with objects into a zip, one picture at a time."""
+    found: list[ImageRecord] = []
+    for record in bench.sessions.records():
+        if any(item.area for item in record.living) and (wanted is None or record.id in wanted):
+            found.append(record)
+    if not found:
+        raise NotHereError("expected at least one picture with an object to export, found none")
+    job.tell(total=len(found))
+    begun: list[str] = []
+
+    def step(name: str) -> None:
+        job.tell(note=name, done=len(begun))
+        begun.append(name)
+
+    path = bench.store.folder / "exports" / f"{job.id}.zip"
+    try:
+        pack(path, files(found, format, bench.sessions, step))
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    job.tell(done=len(found), note="", file=path)
+
+
+def make_router(bench: Workbench) -> APIRouter:
+    """Return the routes of jobs."""
+    router = APIRouter(prefix="/api", tags=["jobs"])
+
+    @router.post("/auto", status_code=202)
+    async def auto() -> JobReply:
+        """Cut every picture of the served folder that has no object yet."""
+        return JobReply(**bench.jobs.start("auto", lambda job: cut_everything(bench, job)).to_dict())
+
+    @router.post("/exports", status_code=202)
+    async def export(body: ExportBody) -> JobReply:
+        """Pack all pictures with objects into a zip."""
+        check_format(body.format)
+        return JobReply(**bench.jobs.start("export", lambda job: export_everything(bench, job, body.format, body.images)).to_dict())
+
+    @router.get("/jobs/{identity}")
+    async def look(identity: str) -> JobReply:
+        """How far a job is."""
+        return JobReply(**bench.jobs.find(identity).to_dict())
+
+    @router.get("/jobs/{identity}/events", response_class=StreamingResponse)
+    async def follow(identity: str) -> StreamingResponse:
+        """Server-sent events: the job now and whenever it changes, until it ends."""
+        bench.jobs.find(identity)
+        return StreamingResponse(bench.jobs.follow(identity), media_type="text/event-stream")
+
+    @router.delete("/jobs/{identity}")
+    async def stop(identity: str) -> JobReply:
+        """Stop a job before its next picture; what is done stays."""
+        return JobReply(**bench.jobs.stop(identity).to_dict())
+
+    @router.get("/jobs/{identity}/file", response_class=FileResponse)
+    async def fetch(identity: str, request: Request) -> FileResponse:
+        """What the job made."""
+        job = bench.jobs.find(identity)
+        if job.file is None or not job.file.exists():
+            raise NotHereError(f"expected a job with a file, got one that is {job.state} and has none")
+        return FileResponse(job.file, media_type="application/zip", headers=attachment("fretsaw.zip"))
+
+    return router

@@ -1,0 +1,104 @@
+"""Objects on a picture: make, name, click, correct, undo, look at."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from fastapi import APIRouter, Request, Response
+
+from fretsaw import images, masks
+from fretsaw.segmentation import Segmentation
+from fretsaw.server.replies import BoxBody, ClickBody, MaskBody, NewObjectBody, ObjectBody, ObjectReply, PreviewBody, PreviewReply
+from fretsaw.server.workbench import Workbench
+from fretsaw.server.workers import Lane
+from fretsaw.session import Session
+from fretsaw.types import Click
+
+
+def make_router(bench: Workbench) -> APIRouter:
+    """Return the routes of objects."""
+    router = APIRouter(prefix="/api/images/{identity}", tags=["objects"])
+
+    async def extend(request: Request, identity: str, number: int, act: Callable[[Session], Segmentation]) -> ObjectReply:
+        return ObjectReply.of(await bench.at(request, identity, lambda piece: piece.extend(number, act)))
+
+    async def change(request: Request, identity: str, number: int, act: Callable[[Session], Segmentation]) -> ObjectReply:
+        return ObjectReply.of(await bench.at(request, identity, lambda piece: piece.change(number, act)))
+
+    @router.post("/objects", status_code=201)
+    async def add(identity: str, body: NewObjectBody, request: Request) -> ObjectReply:
+        """Make an empty object."""
+        return ObjectReply.of(await bench.read(request, identity, lambda piece: piece.add(body.name, body.color)))
+
+    @router.get("/objects/{number}")
+    async def look(identity: str, number: int, request: Request) -> ObjectReply:
+        """One object and its mask."""
+        return ObjectReply.of(await bench.read(request, identity, lambda piece: piece.object(number)))
+
+    @router.patch("/objects/{number}")
+    async def describe(identity: str, number: int, body: ObjectBody, request: Request) -> ObjectReply:
+        """Change an object's name or colour, hide it, throw it away (deleted) or take it back."""
+        changes = body.model_dump(exclude_none=True)
+        return ObjectReply.of(await bench.read(request, identity, lambda piece: piece.describe(number, **changes)))
+
+    @router.post("/objects/{number}/clicks")
+    async def click(identity: str, number: int, body: ClickBody, request: Request) -> ObjectReply:
+        """Add a click."""
+        return await extend(request, identity, number, lambda session: session.click(body.x, body.y, body.positive))
+
+    @router.post("/objects/{number}/box")
+    async def box(identity: str, number: int, body: BoxBody, request: Request) -> ObjectReply:
+        """Set the box; it joins the clicks made so far."""
+        return await extend(request, identity, number, lambda session: session.box(body.x0, body.y0, body.x1, body.y1))
+
+    @router.put("/objects/{number}/mask")
+    async def mask(identity: str, number: int, body: MaskBody, request: Request) -> ObjectReply:
+        """Put a mask of one's own in place of the current one."""
+        return await extend(request, identity, number, lambda session: session.mask(masks.decode_rle(body.rle.model_dump())))
+
+    @router.post("/objects/{number}/auto")
+    async def auto(identity: str, number: int, request: Request) -> ObjectReply:
+        """Cut what stands out, without a prompt."""
+        return await extend(request, identity, number, lambda session: session.auto())
+
+    @router.post("/objects/{number}/avoid")
+    async def avoid(identity: str, number: int, request: Request) -> ObjectReply:
+        """Take the other objects out of this one: a negative click in each overlap, one step for all."""
+        return ObjectReply.of(await bench.at(request, identity, lambda piece: piece.avoid_others(number)))
+
+    @router.post("/objects/{number}/undo")
+    async def undo(identity: str, number: int, request: Request) -> ObjectReply:
+        """Take the last interaction back."""
+        return await change(request, identity, number, lambda session: session.undo())
+
+    @router.post("/objects/{number}/redo")
+    async def redo(identity: str, number: int, request: Request) -> ObjectReply:
+        """Make an undone interaction again."""
+        return await change(request, identity, number, lambda session: session.redo())
+
+    @router.post("/objects/{number}/reset")
+    async def reset(identity: str, number: int, request: Request) -> ObjectReply:
+        """Start the object over; this cannot be undone."""
+        return await change(request, identity, number, lambda session: session.reset())
+
+    @router.post("/preview")
+    async def preview(identity: str, body: PreviewBody, request: Request) -> PreviewReply:
+        """Say what a click would give, on a coarse grid. Previews wait behind clicks, and a newer one replaces one that still waits."""
+        started = time.perf_counter()
+        mask = await bench.at(request, identity, lambda piece: piece.preview(body.object, Click(body.x, body.y, body.positive)), Lane.PREVIEW, "preview")
+        return PreviewReply(rle=masks.encode_rle(mask), seconds=time.perf_counter() - started)
+
+    @router.get("/objects/{number}/mask.png", response_class=Response)
+    async def mask_png(identity: str, number: int, request: Request) -> Response:
+        """The object's mask at the picture's size, 8 bit, 0 and 255."""
+        content = await bench.read(request, identity, lambda piece: images.encode_image(masks.decode_rle(piece.object(number).rle), ".png"))
+        return Response(content, media_type="image/png")
+
+    @router.get("/objects/{number}/cutout.png", response_class=Response)
+    async def cutout_png(identity: str, number: int, request: Request) -> Response:
+        """The object on a transparent ground with smooth edges, at the picture's size."""
+        content = await bench.at(request, identity, lambda piece: images.encode_image(piece.result(number).cutout(), ".png"))
+        return Response(content, media_type="image/png")
+
+    return router

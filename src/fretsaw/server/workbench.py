@@ -1,0 +1,79 @@
+"""The parts of one server, put together, and the little that all routes need of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TypeVar
+
+from starlette.requests import Request
+
+from fretsaw.api import Segmenter
+from fretsaw.server.gallery import Gallery
+from fretsaw.server.jobs import Jobs
+from fretsaw.server.metrics import Metrics
+from fretsaw.server.pieces import Piece
+from fretsaw.server.sessions import Sessions
+from fretsaw.server.settings import Settings
+from fretsaw.server.store import Store
+from fretsaw.server.workers import Lane, Workers, wait_for
+
+T = TypeVar("T")
+FILE_THREADS = 2
+
+
+class Workbench:
+    """Everything a request may need.
+
+    Attributes:
+        model: Workers in front of the model.
+        files: Workers that read, pack and shrink pictures.
+    """
+
+    def __init__(self, segmenter: Segmenter, settings: Settings) -> None:
+        self.segmenter, self.settings = segmenter, settings
+        self.model = Workers(settings.workers, settings.queue, "fretsaw-model", lambda: share_cores(settings.workers))
+        self.files = Workers(FILE_THREADS, 4 * settings.queue, "fretsaw-files")
+        self.store = Store(settings.data)
+        self.gallery = Gallery(settings.folder)
+        self.jobs = Jobs()
+        self.sessions = Sessions(segmenter, self.store, self.gallery, self.model, settings)
+        self.metrics = Metrics(self.sessions, self.model)
+
+    async def at(self, request: Request, identity: str, work: Callable[[Piece], T], lane: Lane = Lane.CLICK, key: object = None) -> T:
+        """Do something with the model on a picture, whose embedding is brought first if it is not there.
+
+        Raises:
+            NotHereError: If there is no such picture.
+            BusyError: If the queue is full.
+        """
+        if not self.sessions.is_ready(identity):
+            await wait_for(self.sessions.prepare(identity), request)
+
+        def on_piece() -> T:
+            with self.sessions.use(identity) as piece:
+                return work(piece)
+
+        return await self.model.run(request, on_piece, lane, (identity, key) if key is not None else None)
+
+    async def read(self, request: Request, identity: str, work: Callable[[Piece], T]) -> T:
+        """Do something on a picture that needs no model."""
+
+        def on_piece() -> T:
+            with self.sessions.use(identity) as piece:
+                return work(piece)
+
+        return await self.files.run(request, on_piece)
+
+    def close(self) -> None:
+        """Stop jobs and threads."""
+        self.jobs.close()
+        self.model.close()
+        self.files.close()
+
+
+def share_cores(workers: int) -> None:
+    """Give the calling thread its share of the cores for torch: all workers compute at once, and more threads than cores only wait for each other."""
+    import torch
+
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))

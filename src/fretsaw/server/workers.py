@@ -1,0 +1,165 @@
+"""A bounded queue with threads behind it: what stands in front of the model, so that many clients cannot overrun it."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import threading
+from collections.abc import Callable, Hashable
+from concurrent.futures import CancelledError, Future
+from enum import IntEnum
+from typing import Any, TypeVar
+
+from starlette.requests import Request
+
+from fretsaw.server.refusals import BusyError, ReplacedError
+
+T = TypeVar("T")
+
+
+class Lane(IntEnum):
+    """What goes first. Work in the slow lane never takes the last worker, so that a click need not wait for somebody else's picture."""
+
+    CLICK = 0
+    PREVIEW = 1
+    SLOW = 2
+
+
+class ClientGoneError(Exception):
+    """The client hung up before its work was done; there is nobody to tell."""
+
+
+class Workers:
+    """Runs functions in threads, the quick ones first.
+
+    Args:
+        count: Number of threads.
+        capacity: Most functions that wait; `submit` refuses more.
+        name: Of the threads.
+        prepare: Called once in each thread.
+    """
+
+    def __init__(self, count: int, capacity: int, name: str, prepare: Callable[[], Any] = lambda: None) -> None:
+        self._capacity, self._slow_limit = capacity, max(1, count - 1)
+        self._waiting: list[tuple[Lane, int, Hashable, Future, Callable[[], Any]]] = []
+        self._numbers = itertools.count()
+        self._slow_running = self._running = 0
+        self._closed = False
+        self._condition = threading.Condition()
+        self._prepare = prepare
+        self._threads = [threading.Thread(target=self._loop, name=f"{name}-{i}", daemon=True) for i in range(count)]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """How many functions wait for a thread."""
+        with self._condition:
+            return sum(not entry[3].cancelled() for entry in self._waiting)
+
+    @property
+    def running(self) -> int:
+        """How many threads are at work."""
+        return self._running
+
+    def submit(self, work: Callable[[], T], lane: Lane = Lane.CLICK, key: Hashable = None) -> Future[T]:
+        """Queue a function and return its future; one that is cancelled before it began never runs.
+
+        Args:
+            work: The function.
+            lane: Its urgency.
+            key: If given, a function that still waits under the same key is cancelled: the newer one takes its place.
+
+        Raises:
+            BusyError: If the queue is full.
+        """
+        with self._condition:
+            if key is not None:
+                for entry in self._waiting:
+                    if entry[2] == key:
+                        entry[3].cancel()
+            # What was cancelled is dropped here, so that clients that came and went do not fill the queue.
+            self._waiting = [entry for entry in self._waiting if not entry[3].cancelled()]
+            heapq.heapify(self._waiting)
+            if self._closed or len(self._waiting) >= self._capacity:
+                raise BusyError(f"expected fewer than {self._capacity} requests waiting; try again in a moment")
+            future: Future = Future()
+            heapq.heappush(self._waiting, (lane, next(self._numbers), key, future, work))
+            self._condition.notify()
+        return future
+
+    async def run(self, request: Request | None, work: Callable[[], T], lane: Lane = Lane.CLICK, key: Hashable = None) -> T:
+        """Queue a function and wait for its result; if the client hangs up meanwhile, a function that has not begun is dropped.
+
+        Raises:
+            BusyError: If the queue is full.
+            ReplacedError: If a newer request under the same key took its place.
+            ClientGoneError: If the client hung up.
+        """
+        return await wait_for(self.submit(work, lane, key), request)
+
+    def close(self) -> None:
+        """Drop what waits and let the threads end."""
+        with self._condition:
+            self._closed = True
+            for entry in self._waiting:
+                entry[3].cancel()
+            self._waiting.clear()
+            self._condition.notify_all()
+
+    def _loop(self) -> None:
+        self._prepare()
+        while (entry := self._next()) is not None:
+            lane, _, _, future, work = entry
+            try:
+                if future.set_running_or_notify_cancel():
+                    try:
+                        future.set_result(work())
+                    except BaseException as error:
+                        future.set_exception(error)
+            finally:
+                with self._condition:
+                    self._running -= 1
+                    self._slow_running -= lane is Lane.SLOW
+                    self._condition.notify()
+
+    def _next(self) -> tuple[Lane, int, Hashable, Future, Callable[[], Any]] | None:
+        with self._condition:
+            while True:
+                if self._closed:
+                    return None
+                # The most urgent one is in front; where that is a slow one, all are.
+                if self._waiting and (self._waiting[0][0] is not Lane.SLOW or self._slow_running < self._slow_limit):
+                    entry = heapq.heappop(self._waiting)
+                    self._running += 1
+                    self._slow_running += entry[0] is Lane.SLOW
+                    return entry
+                self._condition.wait()
+
+
+async def wait_for(future: Future[T], request: Request | None) -> T:
+    """Wait for a future while its client is there, see `Workers.run`. The future may be shared: it is cancelled only if it has not begun."""
+    wrapped = asyncio.wrap_future(future)
+    gone = asyncio.ensure_future(_hung_up(request))
+    try:
+        await asyncio.wait({wrapped, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not wrapped.done():
+            future.cancel()
+            raise ClientGoneError
+        if future.cancelled():
+            raise ReplacedError("a newer request took this one's place before it began")
+        return await wrapped
+    except CancelledError as error:
+        raise ReplacedError("the request was cancelled before it began") from error
+    finally:
+        gone.cancel()
+
+
+async def _hung_up(request: Request | None) -> None:
+    """Return when the client has hung up; never, where there is none."""
+    while request is not None:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            return
+    await asyncio.Event().wait()
