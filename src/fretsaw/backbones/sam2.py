@@ -119,6 +119,8 @@ class Sam2ImageEncoder(nn.Module):
         self.fine = fine
         self.middle = middle
         self.no_memory = nn.Parameter(no_memory)
+        self.keeps_stages = False
+        """Whether the embedding's taps hold the trunk's four stages, "stage1" (B, C, S/4, S/4) to "stage4"; 48 MB at 1024 that only some methods read."""
 
     def forward(self, pixels: Tensor) -> ImageEmbedding:
         """Encode pixels (B, 3, S, S).
@@ -126,7 +128,9 @@ class Sam2ImageEncoder(nn.Module):
         Returns:
             `final` (B, C, S/16, S/16) and `high_res` (B, C/8, S/4, S/4), (B, C/4, S/8, S/8). Their memory runs channels last, as the decoder reads them.
         """
-        fine, middle, final, coarse = self.trunk(pixels).intermediate_hidden_states
+        stages = self.trunk(pixels).intermediate_hidden_states
+        fine, middle, final, coarse = stages
+        taps = {f"stage{i}": stage.permute(0, 3, 1, 2) for i, stage in enumerate(stages, start=1)} if self.keeps_stages else {}
         # The neck lists its convolutions from the coarsest stage to the finest; only the two coarsest stages are merged.
         to_coarse, to_final, to_middle, to_fine = self.neck.convs
         final = _project(final, to_final.weight, to_final.bias) + self.no_memory
@@ -134,7 +138,7 @@ class Sam2ImageEncoder(nn.Module):
         final = final + coarse.repeat_interleave(2, dim=1).repeat_interleave(2, dim=2)
         levels = final, _project(fine, *_chain(to_fine, self.fine)), _project(middle, *_chain(to_middle, self.middle))
         final, fine, middle = (level.permute(0, 3, 1, 2) for level in levels)
-        return ImageEmbedding(final, (fine, middle))
+        return ImageEmbedding(final, (fine, middle), taps)
 
 
 def _project(tokens: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

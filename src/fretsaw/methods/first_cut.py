@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from fretsaw import frames, masks
 from fretsaw.backbones.u2net import U2Net, load_u2netp, saliency_map
+from fretsaw.clicks.places import deepest_places, soft_iou
 from fretsaw.errors import ConfigError
 from fretsaw.methods.sam_clicks import SamClicks
 from fretsaw.segmentation import Segmentation
@@ -169,24 +170,3 @@ def salient_parts(probs: np.ndarray, image_size: tuple[int, int], threshold: flo
         xy = (np.array(places, float) + 0.5) * scale - 0.5
         found.append(Part(mask, tuple(Click(float(x), float(y)) for x, y in xy)))
     return found
-
-
-def deepest_places(mask: np.ndarray, count: int) -> list[tuple[int, int]]:
-    """Return up to `count` places (x, y) deep inside a mask (H, W) bool and apart from each other, the deepest first."""
-    depth = cv2.distanceTransform(np.pad(mask.astype(np.uint8), 1), cv2.DIST_L2, 0)[1:-1, 1:-1]
-    rows, columns = np.mgrid[: mask.shape[0], : mask.shape[1]]
-    found: list[tuple[int, int]] = []
-    for _ in range(count):
-        y, x = np.unravel_index(int(depth.argmax()), depth.shape)
-        reach = float(depth[y, x])
-        if reach <= 0:
-            break
-        found.append((int(x), int(y)))
-        # The next one is worth less the nearer it lies, up to half as far again as this one is deep.
-        depth = depth * np.clip(np.hypot(rows - y, columns - x) / (1.5 * reach + 8), 0, 1)
-    return found
-
-
-def soft_iou(probs: Tensor, other: Tensor) -> Tensor:
-    """Return sum(min) / sum(max) of maps (..., h, w) of probabilities, (...)."""
-    return torch.minimum(probs, other).sum((-2, -1)) / torch.maximum(probs, other).sum((-2, -1)).clamp(min=1e-6)

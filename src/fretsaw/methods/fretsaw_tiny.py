@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from fretsaw.backbones.efficientnet_lite import CHANNELS, MEAN, STD, EfficientNetLite0
 from fretsaw.errors import ConfigError, ShapeError
+from fretsaw.layers.attention_taps import AttentionLayer
 from fretsaw.layers.blocks import FlashSwinBlock
 from fretsaw.layers.cycle_scan import CycleScan
 from fretsaw.types import ImageEmbedding
@@ -88,6 +89,8 @@ class FretsawTinyEncoder(nn.Module):
         self.down_4 = nn.Conv2d(middle, fine, 1)
         self.enter_4 = nn.Conv2d(CHANNELS[4], fine, 1)
         self.fine = PyramidLevel(fine, fine)
+        self.keeps_stages = False
+        """Whether the embedding's taps hold the trunk's maps at strides 4, 8, 16 and 32, "stage1" to "stage4"."""
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         for stride, enter in {4: self.enter_4, 8: self.enter_8, 16: self.enter_16, 32: self.enter_32}.items():
             with torch.no_grad():
@@ -128,7 +131,16 @@ class FretsawTinyEncoder(nn.Module):
         x = self.norm(tokens).transpose(1, 2).unflatten(2, shape)
         middle = self.middle(self.enter_8(maps[8]) + enlarge(self.down_8(x)))
         fine = self.fine(self.enter_4(maps[4]) + self.patches(pixels) + enlarge(self.down_4(middle)))
-        return ImageEmbedding(self.final(x), (fine, middle))
+        taps = {f"stage{i}": maps[stride] for i, stride in enumerate((4, 8, 16, 32), start=1)} if self.keeps_stages else {}
+        return ImageEmbedding(self.final(x), (fine, middle), taps)
+
+    def attention_layers(self) -> tuple[AttentionLayer, ...]:
+        """Return how the attention of each block is read; see `fretsaw.layers.attention_taps`. All of it runs inside windows."""
+        return tuple(AttentionLayer(block, block.norm1, block.attn.qkv, block.attn.heads) for block in self.blocks)
+
+    def mixed_layers(self) -> tuple[int, ...]:
+        """Return the blocks that are read by default: all."""
+        return tuple(range(len(self.blocks)))
 
 
 class Neighbours(nn.Module):

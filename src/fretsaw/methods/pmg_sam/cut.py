@@ -1,0 +1,115 @@
+"""PMG-SAM as an automatic cut: on the embedding that clicks use, at the image's own size.
+
+Source: PMG-SAM (paper 001), section 4.3, "inference".
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fretsaw import frames
+from fretsaw.backbones.u2net import U2Net
+from fretsaw.methods.pmg_sam.instances import RULES, SplitRules, find_components, split_component
+from fretsaw.methods.pmg_sam.model import PmgResult, PmgSam
+from fretsaw.methods.pmg_sam.pairing import STAGES, DualBranch, DualFeatures
+from fretsaw.methods.pmg_sam.tiles import refine_edges
+from fretsaw.methods.sam_clicks import SamClicks
+from fretsaw.segmentation import Segmentation
+from fretsaw.types import ImageEmbedding
+
+LARGE = 1.5
+"""An image whose longest side exceeds the model's by this factor has its edges decoded in tiles."""
+
+
+class PmgCut(nn.Module):
+    """Cuts without a prompt.
+
+    Args:
+        saliency: U²-Net, the global branch.
+        network: The trained part.
+        model: Whose image encoder is the local branch, and whose decoder splits touching objects; shared, not copied.
+        large: See `LARGE`; `float("inf")` never decodes in tiles.
+        rules: When touching objects are split.
+
+    Source: PMG-SAM (paper 001), section 4.3.
+
+    Deviation: the image fills the model frame as the shared encoder wants it, which for SAM 2 means squashed; the paper pads.
+    """
+
+    def __init__(self, saliency: U2Net, network: PmgSam, model: SamClicks, large: float = LARGE, rules: SplitRules = RULES) -> None:
+        super().__init__()
+        self.branch = DualBranch(saliency, mean=model.preprocessing.mean, std=model.preprocessing.std)
+        self.network = network.eval()
+        self._model = [model]  # in a list: the session's own model, not a submodule
+        self._large, self._rules = large, rules
+        keep_stages(model)
+
+    @torch.no_grad()
+    def forward(self, image: np.ndarray, embedding: ImageEmbedding, frame: frames.Frame) -> Segmentation:
+        """Cut an image.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            embedding: Of this image, by the model's encoder; without the stages among its taps it is made again.
+            frame: Of this image.
+
+        Returns:
+            The mask at the image's own size. Its score is the share of the soft mask's mass that its decision keeps, see `expected_iou`.
+        """
+        logits = frames.logits_to_image(self.predict(image, embedding, frame).mask_logits, frame)[0, 0].cpu().numpy()
+        side = self._model[0].preprocessing.size
+        if max(image.shape[:2]) > self._large * side:
+            logits = refine_edges(image, logits, side, self._decode_tile)
+        return Segmentation(logits, expected_iou(logits), image=image)
+
+    @torch.no_grad()
+    def predict(self, image: np.ndarray, embedding: ImageEmbedding, frame: frames.Frame) -> PmgResult:
+        """Return pre-mask and mask in the decoder's frame, B = 1."""
+        return self.network(self._features(image, embedding, frame))
+
+    @torch.no_grad()
+    def split(self, result: Segmentation, embedding: ImageEmbedding, frame: frames.Frame) -> Segmentation:
+        """Return a cut with its instances: the components, and where the click decoder sees several objects in one, each of them.
+
+        Args:
+            result: Of `forward`.
+            embedding: Of the same image.
+            frame: Of the same image.
+        """
+        found: list[Segmentation] = []
+        for component in find_components(result.mask):
+            for mask, score in split_component(component, self._model[0], embedding, frame, self._rules):
+                logits = np.where(mask, result.logits, np.minimum(-np.abs(result.logits), -1e-3)).astype(np.float32)
+                found.append(Segmentation(logits, score or expected_iou(logits), image=result.image))
+        return Segmentation(result.logits, result.score, image=result.image, instances=tuple(found))
+
+    def _features(self, image: np.ndarray, embedding: ImageEmbedding | None, frame: frames.Frame) -> DualFeatures:
+        model = self._model[0]
+        pixels = frames.to_pixels(image, frame, model.preprocessing.mean, model.preprocessing.std)
+        if embedding is None or any(name not in embedding.taps for name in STAGES):
+            embedding = model.encode(pixels)
+        return self.branch(pixels, embedding)
+
+    def _decode_tile(self, image: np.ndarray, coarse: np.ndarray) -> np.ndarray:
+        """Refine one tile, guided by the mask of the whole image in the pre-mask's place."""
+        frame = self._model[0].preprocessing.frame_of(image)
+        features = self._features(image, None, frame)
+        size = 4 * features.final.shape[-1]
+        pre_mask: Tensor = frames.mask_to_logits(coarse, frame, size).to(features.final.device)
+        return frames.logits_to_image(self.network.refine(features, pre_mask), frame)[0, 0].cpu().numpy()
+
+
+def keep_stages(model: SamClicks) -> None:
+    """Let a model's image encoder keep its stages among its embedding's taps; an encoder without stages is refused when it is used."""
+    if hasattr(model.image_encoder, "keeps_stages"):
+        model.image_encoder.keeps_stages = True  # type: ignore[assignment]
+
+
+def expected_iou(logits: np.ndarray) -> float:
+    """Return sum(p over the mask) / (mask's area + sum(p outside)), the IoU of decision and soft mask, [0, 1]; 0 for an empty mask."""
+    small = logits[:: max(1, logits.shape[0] // 512), :: max(1, logits.shape[1] // 512)]
+    probs = 1 / (1 + np.exp(-np.clip(small, -30, 30)))
+    mask = small > 0
+    return float(probs[mask].sum() / (mask.sum() + probs[~mask].sum())) if mask.any() else 0.0
