@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from importlib import import_module
 from typing import Annotated, Any
 
@@ -14,7 +14,10 @@ import typer
 from fretsaw.cli_progress import Steps
 from fretsaw.errors import ConfigError
 
-RECIPES = {"fretsaw_tiny": "distil SAM 2 Hiera-T into the small encoder that ships"}
+RECIPES = {
+    "fretsaw_tiny": "distil SAM 2 Hiera-T into the small encoder that ships",
+    "sam_ref": "train the refiner that looks at the image again, over a frozen model",
+}
 
 
 def train(
@@ -68,7 +71,7 @@ def configure(kind: type, settings: Sequence[str], placeholders: bool = False) -
             raise ConfigError(f"expected a setting out of {', '.join(known)}; got {key!r}{f', did you mean {near[0]}?' if near else ''}")
         values[key] = value.split(",") if value and str(kind.__annotations__[key]).startswith("tuple") else value
     if placeholders:
-        values = {"photos": "", "out": ""} | values
+        values = {field.name: "" for field in fields(kind) if field.default is MISSING and field.default_factory is MISSING} | values
     try:
         return TypeAdapter(kind).validate_python(values)
     except ValidationError as error:

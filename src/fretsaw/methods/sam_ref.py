@@ -65,7 +65,7 @@ def blend(error_map: Tensor, detail_map: Tensor, coarse: Tensor) -> Tensor:
 
     Source: SAM-REF, equations 1 and 2.
     """
-    return torch.lerp(coarse, detail_map, error_map.sigmoid())
+    return torch.lerp(coarse, detail_map.to(coarse.dtype), error_map.to(coarse.dtype).sigmoid())
 
 
 class BasicBlock(nn.Module):
@@ -216,15 +216,41 @@ class SamRef(nn.Module):
         point_coords, point_labels = point_coords.to(logits.device), point_labels.to(logits.device)
         disks = disk_maps(point_coords, point_labels, features.model_size, logits.shape[-1])
         result = self.global_diff(features, disks, logits)
-        state_after = {"error_map": result.error_map}
-        if previous_logits is None or not error_region_grew(result.error_map, state["error_map"] if state else None):
-            return result.logits, state_after
-        place = (last_place(point_coords[0], point_labels[0]) + 0.5) * (logits.shape[-1] / features.model_size) - 0.5
+        before = state["error_map"] if state else None
+        answer = self.select(result, point_coords, point_labels, features.model_size, logits, previous_logits, before)
+        return answer, {"error_map": result.error_map}
+
+    def select(
+        self,
+        result: GlobalResult,
+        point_coords: Tensor,
+        point_labels: Tensor,
+        model_size: int,
+        logits: Tensor,
+        previous_logits: Tensor | None,
+        error_before: Tensor | None,
+    ) -> Tensor:
+        """Choose between GlobalDiff's mask and PatchDiff's on the mask before, and return the chosen logits (1, 1, s, s).
+
+        Args:
+            result: What GlobalDiff said of this interaction.
+            point_coords: (1, N, 2) as `refine` takes them.
+            point_labels: (1, N).
+            model_size: Side S of the model frame.
+            logits: (1, 1, s, s) the decoder's.
+            previous_logits: (1, 1, s, s) the mask before, or None.
+            error_before: (1, 1, s, s) GlobalDiff's error logits of the interaction before, or None.
+
+        Source: SAM-REF, section 3.4.2.
+        """
+        if previous_logits is None or not error_region_grew(result.error_map, error_before):
+            return result.logits
+        place = (last_place(point_coords[0], point_labels[0]) + 0.5) * (logits.shape[-1] / model_size) - 0.5
         box = changed_box(result.logits[0, 0] > 0, previous_logits[0, 0] > 0, (float(place[0]), float(place[1])))
         if box is None:
-            return previous_logits, state_after
+            return previous_logits
         crop, _, _ = self.patch_diff(result.feature, logits, torch.tensor([[box.x0, box.y0, box.x1, box.y1]], device=logits.device))
-        return paste_crop(crop, box, previous_logits), state_after
+        return paste_crop(crop, box, previous_logits)
 
 
 def error_region_grew(error_map: Tensor, before: Tensor | None) -> bool:
@@ -281,14 +307,31 @@ def roi_align(values: Tensor, boxes: Tensor, size: int, samples: int = 2) -> Ten
 
     Source: Mask R-CNN (He et al. 2017), section 3, with half-pixel centres (`aligned=True` of torchvision).
     """
-    height, width = values.shape[-2:]
-    boxes = boxes.to(values.dtype)
-    places = (torch.arange(size * samples, device=values.device, dtype=values.dtype) + 0.5) / (size * samples)
-    x = boxes[:, :1] + places * (boxes[:, 2:3] - boxes[:, :1])
-    y = boxes[:, 1:2] + places * (boxes[:, 3:] - boxes[:, 1:2])
-    grid = torch.stack(torch.broadcast_tensors((2 * x / width - 1)[:, None, :], (2 * y / height - 1)[:, :, None]), -1)
-    sampled = F.grid_sample(values, grid, mode="bilinear", padding_mode="border", align_corners=False)
-    return F.avg_pool2d(sampled, samples)
+    rows, top, bottom = _sampling(boxes[:, 1], boxes[:, 3], values.shape[-2], size, samples)
+    columns, left, right = _sampling(boxes[:, 0], boxes[:, 2], values.shape[-1], size, samples)
+    part = values[..., top:bottom, left:right]
+    return rows.to(part.dtype)[:, None] @ part @ columns.to(part.dtype)[:, None].mT
+
+
+def _sampling(start: Tensor, end: Tensor, length: int, size: int, samples: int) -> tuple[Tensor, int, int]:
+    """Return one axis of RoIAlign as a matrix, and the part of the axis that it reads.
+
+    Bilinear samples on a regular grid factor into rows and columns: two small matrix products cost a fraction of sampling point by point.
+
+    Returns:
+        (P, size, last - first) float32 weights of pixels first .. last - 1, first and last.
+    """
+    start, end = start.float()[:, None], end.float()[:, None]
+    places = (torch.arange(size * samples, device=start.device) + 0.5) / (size * samples)
+    x = (start + places * (end - start) - 0.5).clamp(0, length - 1)
+    low = x.floor().clamp(max=max(0, length - 2))
+    first, last = int(low.min()), min(length, int(low.max()) + 2)
+    weights = torch.zeros(*x.shape, last - first, device=x.device)
+    index = (low.long() - first)[..., None]
+    weights.scatter_(-1, index, (1 - x + low)[..., None])
+    if length > 1:
+        weights.scatter_(-1, index + 1, (x - low)[..., None])
+    return weights.unflatten(1, (size, samples)).mean(2), first, last
 
 
 def paste_crop(crop: Tensor, box: Box, canvas: Tensor) -> Tensor:

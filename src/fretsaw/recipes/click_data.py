@@ -1,0 +1,104 @@
+"""What recipes that learn from clicks share: photos and objects in a fixed order, their embeddings and the teacher's masks, all stored once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from fretsaw.data import teacher_masks
+from fretsaw.data.click_samples import Photo, interleaved, labelled_objects, photos_of, unlabelled_photos, with_teacher_masks
+from fretsaw.data.samples import Sample
+from fretsaw.data.views import list_photos
+from fretsaw.images import read_image
+from fretsaw.methods.sam_clicks import SamClicks
+from fretsaw.training.embedding_cache import EmbeddingCache
+from fretsaw.types import ImageEmbedding
+
+HELD_OUT = "coco_mval"
+"""The set whose val part decides."""
+
+CHUNK = 8
+"""Photos between two looks at the clock."""
+
+
+@dataclass(frozen=True)
+class ClickData:
+    """Photos to learn from and objects to decide by.
+
+    Attributes:
+        training: In an order of which any beginning is a fair sample.
+        held_out: Objects of the val part of `HELD_OUT`; their embeddings are stored first.
+        held_out_photos: Their photos.
+    """
+
+    training: Sequence[Photo]
+    held_out: Sequence[Sample]
+    held_out_photos: Sequence[Photo]
+
+
+def collect(data: Path, sets: Sequence[str], unlabelled: Sequence[Path], teacher_photos: int, held_out: int, seed: int, photos: int = 0) -> ClickData:
+    """List photos and objects.
+
+    Args:
+        data: Folder of labelled sets and their splits.
+        sets: Names of `fretsaw.data.click_samples.LABELLED`; their train parts.
+        unlabelled: Folders of photos for the teacher's masks.
+        teacher_photos: At most so many of them.
+        held_out: At most so many objects to decide by.
+        seed: Of the order.
+        photos: Keep the first so many training photos; 0 keeps all.
+    """
+    deciding = labelled_objects(data, HELD_OUT, "val")
+    chosen = [deciding[i] for i in sorted(torch.randperm(len(deciding), generator=torch.Generator().manual_seed(0))[:held_out].tolist())]
+    groups: list[Sequence[Photo]] = [photos_of(labelled_objects(data, name, "train")) for name in sets]
+    if unlabelled and teacher_photos:
+        groups.append(interleaved([unlabelled_photos(list_photos(unlabelled))], seed)[:teacher_photos])
+    training = interleaved(groups, seed)
+    return ClickData(training[:photos] if photos else training, chosen, photos_of(chosen))
+
+
+def fill(
+    data: ClickData, model: SamClicks, cache: EmbeddingCache, teacher_folder: Path, minutes: float | None, say: Callable[[str], None] = lambda text: None
+) -> list[Photo]:
+    """Compute what is missing of embeddings and teacher masks, photo by photo, until the time is up; the held-out photos come first and are always done.
+
+    Args:
+        data: From `collect`.
+        model: Frozen.
+        cache: Embeddings.
+        teacher_folder: Teacher masks.
+        minutes: None fills everything.
+        say: Told how far it is.
+
+    Returns:
+        The training photos with their objects, the teacher's included.
+    """
+    started = time.monotonic()
+
+    def encode(photos: Sequence[Photo]) -> None:
+        files = {photo.key: photo.path for photo in photos}
+        with torch.no_grad():
+            cache.fill(files, lambda key: model.encode(model.preprocessing.pixels_of(read_image(files[key]))))
+
+    encode(data.held_out_photos)
+    for start in range(0, len(data.training), CHUNK):
+        if minutes is not None and time.monotonic() - started > 60 * minutes:
+            break
+        photos = data.training[start : start + CHUNK]
+        missing = [photo for photo in photos if photo.key not in cache]
+        encode(photos)
+        without = [photo for photo in photos if not photo.objects and not teacher_masks.path_of(photo.key, teacher_folder).exists()]
+        for photo in without:
+            embedding = _on(cache.get(photo.key), model.device)
+            teacher_masks.make(read_image(photo.path), model, embedding, teacher_masks.path_of(photo.key, teacher_folder))
+        if missing or without:
+            say(f"{start + len(photos)} of {len(data.training)} photos are encoded")
+    return with_teacher_masks(data.training, teacher_folder)
+
+
+def _on(embedding: ImageEmbedding, device: torch.device) -> ImageEmbedding:
+    return ImageEmbedding(embedding.final.to(device), tuple(level.to(device) for level in embedding.high_res))

@@ -1,0 +1,354 @@
+"""SAM-REF: first the decoder of a frozen model is fine-tuned on clicks, then a refiner learns on top of it.
+
+paper    SAM-REF (Yu et al. 2024), sections 3.5 and 4.1.3
+command  fretsaw train sam_ref --set data=FOLDER --set photos=FOLDER --set out=runs/sam_ref
+         fretsaw train sam_ref --set stage=decoder --set data=FOLDER --set out=runs/sam_ref_decoder      (stage 1; left out where the decoder is good as it is)
+         on a GPU: --set device=cuda --set dtype=bfloat16 --set batch=8 --set workers=8
+model    sam2-hiera-tiny, or any that takes clicks
+data     objects of coco_mval, ccp and human_seg (train parts), and masks that the model finds by itself on photos without labels
+decides  the val part of coco_mval: the refiner with the lowest NoC@90 + NoC@95 is kept as refiner.safetensors
+
+Every photo is encoded once. A step clicks a batch of objects n times with the model in the loop, makes one more click, and learns from the answer to it.
+
+Deviation: The paper does not say how often clicks are simulated; InterFormer's n with probability gamma^n at gamma 0.6 rarely goes beyond three, and the
+refiner is there for the later ones, so gamma is 0.75.
+
+Deviation: GlobalDiff learns on windows of half the map's side, since errors are where the object is and a step costs a quarter; at use it sees the whole map.
+
+Deviation: Targets are the share of a map's pixel that the object covers, not a decision, so that a mask enlarged four times keeps its edge.
+
+Deviation: The best of SAM's three masks is refined at every click, as sessions answer, not token 0 from the second click on.
+
+Deviation: AdamW at 5e-4 for some thousand steps in place of 1e-4 for 80 thousand.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from fretsaw.clicks.encode import disk_maps
+from fretsaw.errors import ConfigError
+from fretsaw.evaluation.held_out import held_out_figures
+from fretsaw.methods.sam_clicks import SamClicks
+from fretsaw.methods.sam_ref import GlobalResult, RefinerFeatures, SamRef, roi_align
+from fretsaw.recipes.click_data import ClickData, collect, fill
+from fretsaw.recipes.sam_ref_windows import MARGIN, cut_windows, draw_window, patch_box
+from fretsaw.training.click_batches import ClickBatch, ClickObjects, collate
+from fretsaw.training.clicking import click_through, coarse_logits, draw_clicks
+from fretsaw.training.embedding_cache import EmbeddingCache
+from fretsaw.training.loop import Schedule, Watcher, cosine, fit
+from fretsaw.training.losses import bce, dice, normalised_focal
+from fretsaw.types import ImageEmbedding
+
+ERROR_WEIGHT = 1.5
+"""Of pixels where the coarse mask is wrong, in the loss on refined logits (section 3.5)."""
+
+STAGES = ("refiner", "decoder")
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Everything that `--set key=value` can change.
+
+    Attributes:
+        data: Folder of labelled sets with their `splits`.
+        out: Folder of the run: checkpoint, log, weights.
+        stage: "refiner", or "decoder", the paper's first stage.
+        sets: Labelled sets, separated by commas.
+        photos: Folders of photos without labels, separated by commas.
+        teacher_photos: At most so many of these photos are searched for objects.
+        limit: Learn from the first so many photos only; 0 from all.
+        cache: Folder of embeddings and teacher masks, shared by runs; "" is `out`/cache.
+        encode_minutes: Stop encoding after so long and learn from what is there; the same command goes on encoding. 0 encodes everything first.
+        model: Name or file of the frozen model; after stage 1 that stage's model.safetensors.
+        size: Side of the model's input; 512 lets a CPU see four times as many photos, and a refiner of that size refines at half the resolution.
+        width: Channels of the refiner: 64 (paper) or 32.
+        blocks: Residual blocks.
+        window: Side of the windows that GlobalDiff learns on, in pixels of the decoder's map; 0 is the whole map.
+        clicks: Most clicks made before the one that is learned from, plus one.
+        gamma: Probability of n clicks before falls as gamma^n.
+        batch: Objects a step.
+        steps: Steps in all.
+        rate: Peak learning rate.
+        weight_decay: Of AdamW.
+        warmup: Steps.
+        held_out: At most so many objects to decide by.
+        validate_every: Steps between two decisions.
+        seed: Of everything drawn.
+        workers: Processes that read photos.
+        minutes: Stop training after so long, to be continued; 0 trains to the end.
+        device: "cpu", "cuda", "mps".
+        dtype: "float32", or "bfloat16" for the encoder and autocast in the refiner, on CUDA.
+    """
+
+    data: str
+    out: str
+    stage: str = "refiner"
+    sets: str = "coco_mval,ccp,human_seg"
+    photos: str = ""
+    teacher_photos: int = 600
+    limit: int = 0
+    cache: str = ""
+    encode_minutes: float = 0.0
+    model: str = "sam2-hiera-tiny"
+    size: int = 1024
+    width: int = 32
+    blocks: int = 3
+    window: int = 128
+    clicks: int = 12
+    gamma: float = 0.75
+    batch: int = 2
+    steps: int = 8000
+    rate: float = 5e-4
+    weight_decay: float = 1e-4
+    warmup: int = 200
+    held_out: int = 48
+    validate_every: int = 1000
+    seed: int = 0
+    workers: int = 1
+    minutes: float = 0.0
+    device: str = "cpu"
+    dtype: str = "float32"
+
+
+# Losses ------------------------------------------------------------------------------------------------------------------------------------------
+
+
+def refinement_losses(refined: Tensor, error_map: Tensor, coarse: Tensor, coverage: Tensor, valid: Tensor) -> dict[str, Tensor]:
+    """Return what one of the two refiners adds to equation 3, each term a mean over the batch.
+
+    Args:
+        refined: (B, 1, h, w) logits after equation 1 or 2.
+        error_map: (B, 1, h, w) logits.
+        coarse: (B, 1, h, w) the decoder's logits.
+        coverage: (B, 1, h, w) truth in [0, 1].
+        valid: (B, 1, h, w) 0 where nothing is learned.
+
+    Returns:
+        "bnfl": normalised focal loss on the refined mask, pixels of the error region weighted by 1.5; "dice" and "bce" on the error map, whose target is
+        where the coarse mask, decided at probability 0.5, differs from the truth.
+
+    Source: SAM-REF, section 3.5, equation 3.
+    """
+    errors = ((coarse > 0) != (coverage > 0.5)).float() * valid
+    # Where nothing is learned the error map is replaced by a sure, right answer: it adds nothing to the losses or their gradient.
+    known = torch.where(valid > 0, error_map.float(), torch.full_like(coarse, -30.0))
+    weight = valid * (1 + (ERROR_WEIGHT - 1) * errors)
+    return {
+        "bnfl": normalised_focal(refined.float(), coverage, weight=weight).mean(),
+        "dice": dice(known, errors).mean(),
+        "bce": bce(known, errors).mean(),
+    }
+
+
+# Steps -------------------------------------------------------------------------------------------------------------------------------------------
+
+
+class RefinerStage(nn.Module):
+    """Stage 2: the refiner learns, the model stays as it is."""
+
+    def __init__(self, refiner: SamRef, model: SamClicks, config: Config) -> None:
+        super().__init__()
+        self.refiner = refiner
+        self._model = [model.requires_grad_(False)]  # in a list: not a submodule, so it is not part of the checkpoint
+        self._config = config
+
+    def step(self, batch: ClickBatch, done: int) -> Mapping[str, Tensor]:
+        """Return the losses of equation 3 for a batch; "decoder" is the frozen decoder's own, for comparison."""
+        config, model, refiner = self._config, self._model[0], self.refiner
+        batch = batch.to(config.device)
+        rng = np.random.default_rng((config.seed, 1, done))
+        refiner.eval()
+        with torch.no_grad():
+            features = refiner.global_diff.prepare(batch.pixels, batch.embedding)
+            point = click_through(model, batch, draw_clicks(rng, config.clicks, config.gamma), rng, lambda *asked: refine_batch(refiner, features, *asked))
+            coarse = coarse_logits(model, batch, point)
+        refiner.train()
+        windows = [draw_window(rng, point, row, coarse.shape[-1], batch.pixels.shape[-1], config.window) for row in range(len(coarse))]
+        seen = cut_windows(batch, point, coarse, windows)
+        with torch.autocast(config.device.split(":")[0], torch.bfloat16, enabled=config.dtype == "bfloat16"):
+            result = refiner.global_diff(refiner.global_diff.prepare(seen.pixels, seen.embedding), seen.disks, seen.coarse)
+            boxes = torch.tensor([patch_box(rng, result, seen, row) for row in range(len(coarse))], device=coarse.device)
+            local, local_errors, _ = refiner.patch_diff(result.feature, seen.coarse, boxes)
+        around = refinement_losses(result.logits, result.error_map, seen.coarse, seen.coverage, seen.valid)
+        crops = [roi_align(values, boxes, local.shape[-1]) for values in (seen.coarse, seen.coverage, seen.valid)]
+        close = refinement_losses(local, local_errors, crops[0], crops[1], (crops[2] > 0.999).float())
+        losses = {f"global {name}": value for name, value in around.items()} | {f"patch {name}": value for name, value in close.items()}
+        with torch.no_grad():
+            losses |= {
+                "decoder": normalised_focal(seen.coarse, seen.coverage, weight=seen.valid).mean(),
+                "wrong before": _wrong(seen.coarse, seen.coverage, seen.valid),
+                "wrong after": _wrong(result.logits, seen.coverage, seen.valid),
+                "patch wrong before": _wrong(crops[0], crops[1], crops[2]),
+                "patch wrong after": _wrong(local, crops[1], crops[2]),
+            }
+        return {"loss": torch.stack([*around.values(), *close.values()]).sum(), **losses}
+
+
+class DecoderStage(nn.Module):
+    """Stage 1: the mask decoder learns, encoders stay as they are.
+
+    Source: SAM-REF, sections 3.5 (normalised focal loss) and 4.1.3.
+    """
+
+    def __init__(self, model: SamClicks, config: Config) -> None:
+        super().__init__()
+        self._model = [model.requires_grad_(False)]
+        self.decoder = model.mask_decoder.requires_grad_(True)
+        self._config = config
+
+    def step(self, batch: ClickBatch, done: int) -> Mapping[str, Tensor]:
+        """Return the normalised focal loss of the answer to the last click."""
+        batch = batch.to(self._config.device)
+        rng = np.random.default_rng((self._config.seed, 1, done))
+        point = click_through(self._model[0], batch, draw_clicks(rng, self._config.clicks, self._config.gamma), rng)
+        logits = coarse_logits(self._model[0], batch, point)
+        loss = normalised_focal(logits, batch.coverage, weight=batch.valid).mean()
+        return {"loss": loss, "wrong": _wrong(logits.detach(), batch.coverage, batch.valid)}
+
+
+def refine_batch(
+    refiner: SamRef, features: RefinerFeatures, coords: Tensor, labels: Tensor, coarse: Tensor, previous: Tensor | None, before: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """`SamRef.refine` for several images at once; the state is GlobalDiff's error map, (B, 1, s, s)."""
+    result = refiner.global_diff(features, disk_maps(coords, labels, features.model_size, coarse.shape[-1]), coarse)
+    answers = []
+    for row in range(len(coarse)):
+        rows = slice(row, row + 1)
+        own = GlobalResult(result.logits[rows], result.error_map[rows], result.detail_map[rows], result.feature[rows])
+        kept = None if previous is None else previous[rows]
+        answers.append(refiner.select(own, coords[rows], labels[rows], features.model_size, coarse[rows], kept, None if before is None else before[rows]))
+    return torch.cat(answers), result.error_map
+
+
+def _wrong(logits: Tensor, coverage: Tensor, valid: Tensor) -> Tensor:
+    """Return the share of pixels on the wrong side."""
+    return (((logits > 0) != (coverage > 0.5)).float() * valid).sum() / valid.sum().clamp(min=1)
+
+
+# Runs --------------------------------------------------------------------------------------------------------------------------------------------
+
+
+def train(config: Config, model: SamClicks, learner: RefinerStage | DecoderStage, data: ClickData, cache: EmbeddingCache, watcher: Watcher | None) -> int:
+    """Run a stage, or continue it; returns the number of steps made."""
+    objects = ClickObjects(data.training, cache, model.preprocessing, config.seed)
+    print(f"learning from {objects.photos} photos, deciding by {len(data.held_out)} objects", file=sys.stderr)
+    learned = [(name, parameter) for name, parameter in learner.named_parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for _, p in learned if p.ndim > 1], "lr": config.rate, "weight_decay": config.weight_decay},
+        {"params": [p for _, p in learned if p.ndim <= 1], "lr": config.rate, "weight_decay": 0.0},
+    ]
+
+    def batches(first: int) -> Iterator[ClickBatch]:
+        order = range(first * config.batch, config.steps * config.batch)
+        loader = DataLoader(objects, config.batch, sampler=order, num_workers=config.workers, collate_fn=collate, persistent_workers=config.workers > 0)
+        return itertools.chain(loader)
+
+    return fit(
+        learner,
+        learner.step,
+        batches,
+        torch.optim.AdamW(groups),
+        Schedule(config.steps, config.warmup, decay=cosine),
+        Path(config.out),
+        seed=config.seed,
+        minutes=config.minutes or None,
+        watcher=watcher,
+        validate=Decision(config, model, learner, data, cache) if data.held_out else None,
+        validate_every=config.validate_every,
+    )
+
+
+class Decision:
+    """Measures the held-out objects, remembers the best and keeps its weights; called by the loop."""
+
+    def __init__(self, config: Config, model: SamClicks, learner: RefinerStage | DecoderStage, data: ClickData, cache: EmbeddingCache) -> None:
+        self._config, self._model, self._learner, self._data, self._cache = config, model, learner, data, cache
+        self._keys = {photo.path: photo.key for photo in data.held_out_photos}
+        self._best = Path(config.out) / "best.json"
+        start = Path(config.out) / "start.json"
+        if not start.exists():
+            Path(config.out).mkdir(parents=True, exist_ok=True)
+            start.write_text(json.dumps(self._measure(None), indent=1))
+        self.start: dict[str, float] = json.loads(start.read_text())
+
+    def __call__(self, done: int) -> Mapping[str, float]:
+        """Return the held-out figures, and by how much they differ from those of the model before training ("less NoC@90" is better)."""
+        self._learner.eval()
+        figures = dict(self._measure(self._learner.refiner if isinstance(self._learner, RefinerStage) else None))
+        best = json.loads(self._best.read_text()) if self._best.exists() else None
+        if best is None or _order(figures) < _order(best):
+            export(self._learner, self._config, self._model, done)
+            self._best.write_text(json.dumps({"step": done, **figures}, indent=1))
+        self._learner.train()
+        return figures | {f"less {name}": self.start[name] - figures[name] for name in ("NoC@90", "NoC@95")}
+
+    def _measure(self, refiner: SamRef | None) -> Mapping[str, float]:
+        def stored(path: Path) -> ImageEmbedding:
+            embedding = self._cache.get(self._keys[path])
+            return ImageEmbedding(embedding.final.to(self._config.device), tuple(level.to(self._config.device) for level in embedding.high_res))
+
+        return held_out_figures(self._data.held_out, self._model, refiner, stored)
+
+
+def _order(figures: Mapping[str, float]) -> tuple[float, float]:
+    """Lower is better: clicks to 0.90 and 0.95 together, then the boundary."""
+    return figures["NoC@90"] + figures["NoC@95"], -figures["boundary IoU"]
+
+
+def export(learner: RefinerStage | DecoderStage, config: Config, model: SamClicks, done: int) -> Path:
+    """Write `out`/refiner.safetensors, or `out`/decoder.safetensors: matrices in half precision, vectors as they are, and what they were made from."""
+    from safetensors.torch import save
+
+    from fretsaw.images import write_bytes
+
+    stage = learner.refiner if isinstance(learner, RefinerStage) else learner.decoder
+    tensors = {name: (t.detach().cpu().half() if t.ndim > 1 else t.detach().cpu()).contiguous() for name, t in stage.state_dict().items()}
+    metadata = {"recipe": "sam_ref", "steps": str(done), "model": config.model, "model_checksum": model.checksum, "settings": json.dumps(asdict(config))}
+    if isinstance(learner, RefinerStage):
+        metadata["config"] = json.dumps(learner.refiner.config)
+    path = Path(config.out) / f"{config.stage}.safetensors"
+    write_bytes(path, save(tensors, metadata))
+    return path
+
+
+def run(config: Config, watcher: Watcher | None = None) -> int:
+    """Encode, find teacher masks, train, decide; every part goes on where it was interrupted.
+
+    Raises:
+        ConfigError: If the stage is unknown or the windows are too small.
+        DataError: If sets or photos are missing.
+        WeightsError: If the model's weights are missing and cannot be fetched.
+    """
+    from fretsaw import catalog
+
+    if config.stage not in STAGES:
+        raise ConfigError(f"expected a stage out of {', '.join(STAGES)}; got {config.stage!r}")
+    if 0 < config.window <= 2 * MARGIN:
+        raise ConfigError(f"expected windows of more than {2 * MARGIN} pixels of the decoder's map, or 0 for the whole map, got {config.window}")
+    names = [name for name in config.sets.split(",") if name]
+    folders = [Path(folder) for folder in config.photos.split(",") if folder]
+    data = collect(Path(config.data), names, folders, config.teacher_photos, config.held_out, config.seed, config.limit)
+    model = catalog.build(config.model, size=config.size).clicks
+    if model is None:
+        raise ConfigError(f"expected a model that takes clicks, got {config.model}")
+    model = model.to(config.device).to_precision(torch.bfloat16 if config.dtype == "bfloat16" else torch.float32)
+    folder = Path(config.cache) if config.cache else Path(config.out) / "cache"
+    cache = EmbeddingCache(folder / f"{model.checksum[:12]}-{config.size}", model.checksum, model.preprocessing.key)
+    photos = fill(data, model, cache, folder / "teacher", config.encode_minutes or None, lambda text: print(text, file=sys.stderr))
+    data = ClickData(photos, data.held_out, data.held_out_photos)
+    if config.stage == "decoder":
+        return train(config, model, DecoderStage(model, config), data, cache, watcher)
+    torch.manual_seed(config.seed)
+    refiner = SamRef(config.width, config.blocks, cache.get(data.held_out_photos[0].key).final.shape[1]).to(config.device)
+    return train(config, model, RefinerStage(refiner, model, config), data, cache, watcher)

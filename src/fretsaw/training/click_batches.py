@@ -1,0 +1,109 @@
+"""Batches for networks that learn from clicks on a frozen image encoder: pixels, stored embedding and one object's truth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from fretsaw.data.click_samples import Photo
+from fretsaw.errors import DataError
+from fretsaw.frames import MASK_PROMPT_LOGIT, Frame, Preprocessing, mask_to_logits
+from fretsaw.training.embedding_cache import EmbeddingCache
+from fretsaw.types import ImageEmbedding
+
+TRIES = 20
+"""Draws before a data set whose objects are all empty is given up."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClickBatch:
+    """Objects to click, one an image.
+
+    Attributes:
+        pixels: (B, 3, S, S) normalised.
+        embedding: Of the frozen encoder, B images.
+        coverage: (B, 1, S/4, S/4) float32, the share of each pixel of the decoder's map that the object covers.
+        valid: (B, 1, S/4, S/4) float32, 1 where the truth is known and inside the photo, else 0.
+    """
+
+    pixels: Tensor
+    embedding: ImageEmbedding
+    coverage: Tensor
+    valid: Tensor
+
+    def to(self, device: str) -> ClickBatch:
+        """Return the batch on a device."""
+        embedding = ImageEmbedding(self.embedding.final.to(device), tuple(level.to(device) for level in self.embedding.high_res))
+        return ClickBatch(self.pixels.to(device), embedding, self.coverage.to(device), self.valid.to(device))
+
+
+class ClickObjects(Dataset[ClickBatch]):
+    """An endless list of objects, item i a pure function of (seed, i): a photo that is drawn among all, then one of its objects.
+
+    Args:
+        photos: Those with objects whose embedding is stored; others are left out.
+        cache: Embeddings by the photos' keys.
+        preprocessing: Of the encoder that made them.
+        seed: Of everything drawn.
+
+    Raises:
+        DataError: If no photo is left.
+    """
+
+    def __init__(self, photos: Sequence[Photo], cache: EmbeddingCache, preprocessing: Preprocessing, seed: int = 0) -> None:
+        self._photos = [photo for photo in photos if photo.objects and photo.key in cache]
+        if not self._photos:
+            raise DataError(f"expected photos with objects and stored embeddings, got none among {len(photos)}")
+        self._cache, self._preprocessing, self._seed = cache, preprocessing, seed
+
+    def __len__(self) -> int:
+        return 2**62
+
+    @property
+    def photos(self) -> int:
+        """How many photos are in use."""
+        return len(self._photos)
+
+    def __getitem__(self, index: int) -> ClickBatch:
+        """Return object `index`, a batch of one."""
+        rng = np.random.default_rng((self._seed, index))
+        for _ in range(TRIES):
+            photo = self._photos[rng.integers(len(self._photos))]
+            sample = photo.objects[rng.integers(len(photo.objects))]
+            image, truth = sample.read()
+            coverage, valid = truth_maps(truth, self._preprocessing)
+            if bool((coverage > 0.5).any()):
+                return ClickBatch(self._preprocessing.pixels_of(image), self._cache.get(photo.key), coverage, valid)
+        raise DataError(f"expected objects that are larger than a pixel of the decoder's map, got none in {TRIES} draws, the last of them {sample.name}")
+
+
+def truth_maps(truth: np.ndarray, preprocessing: Preprocessing) -> tuple[Tensor, Tensor]:
+    """Return a truth (H, W) int8 of 1, 0, -1 as coverage and validity at the decoder's size, (1, 1, S/4, S/4) float32 each."""
+    frame, size = preprocessing.frame_of(truth), preprocessing.size // 4
+
+    def share(mask: np.ndarray) -> Tensor:
+        return (mask_to_logits(mask, frame, size) / (2 * MASK_PROMPT_LOGIT) + 0.5).clamp(0, 1)
+
+    known = (share(truth == -1) < 1e-3).float() if (truth == -1).any() else 1.0
+    return share(truth == 1), known * _inside(frame, size)
+
+
+def _inside(frame: Frame, size: int) -> Tensor:
+    """1 where a map of side `size` shows the photo, 0 in the frame's padding."""
+    inside = torch.zeros(1, 1, size, size)
+    inside[..., : round(size * frame.content_height / frame.size), : round(size * frame.content_width / frame.size)] = 1
+    return inside
+
+
+def collate(items: Sequence[ClickBatch]) -> ClickBatch:
+    """Put batches of one together."""
+    levels = zip(*(item.embedding.high_res for item in items), strict=True)
+    embedding = ImageEmbedding(torch.cat([item.embedding.final for item in items]), tuple(torch.cat(level) for level in levels))
+    return ClickBatch(
+        torch.cat([item.pixels for item in items]), embedding, torch.cat([item.coverage for item in items]), torch.cat([item.valid for item in items])
+    )

@@ -1,0 +1,174 @@
+"""SAM-REF's recipe on a tiny model: equation 3 by hand, windows, a short run that learns and keeps its best, the same run after an interruption."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fretsaw import catalog
+from fretsaw.catalog import build_refiner
+from fretsaw.errors import ConfigError
+from fretsaw.methods.sam_ref import SamRef
+from fretsaw.recipes.sam_ref import Config, refine_batch, refinement_losses, run
+from fretsaw.recipes.sam_ref_windows import MARGIN, cut_windows, draw_window
+from fretsaw.training.click_batches import ClickBatch
+from fretsaw.training.clicking import Interaction
+from fretsaw.training.loop import read_log
+from fretsaw.types import ImageEmbedding
+from tiny import CHANNELS, tiny_sam2
+
+SIZE = 128
+
+
+@pytest.fixture
+def data(tmp_path, rng):
+    """A folder with the layout of the labelled sets: discs on noise."""
+    root = tmp_path / "data"
+    for name in ("coco_mval", "human_seg"):
+        (root / name / "images").mkdir(parents=True)
+        (root / name / "masks").mkdir()
+        for i in range(4):
+            mask = np.zeros((80, 100), np.uint8)
+            cv2.circle(mask, (30 + 10 * i, 40), 18 + 3 * i, 255, -1)
+            image = rng.integers(0, 120, (80, 100, 3), dtype=np.uint8) + (mask[..., None] > 0) * np.uint8(120)
+            Image.fromarray(image).save(root / name / "images" / f"{i}.png")
+            Image.fromarray(mask).save(root / name / "masks" / (f"thing00_{i}.png" if name == "coco_mval" else f"{i}.png"))
+        (root / "splits").mkdir(exist_ok=True)
+        (root / "splits" / f"{name}_train.txt").write_text("0\n1\n2\n")
+        (root / "splits" / f"{name}_val.txt").write_text("3\n")
+    return root
+
+
+@pytest.fixture
+def config(data, tmp_path, monkeypatch) -> Config:
+    monkeypatch.setattr(catalog, "build", lambda name, size: catalog.Parts(clicks=tiny_sam2(size)))
+    monkeypatch.setattr("fretsaw.methods.sam_ref.CROP_SIZE", 32)  # PatchDiff at its own size would take most of the time
+    settings = {"sets": "coco_mval,human_seg", "size": SIZE, "width": 8, "blocks": 1, "window": 0, "clicks": 3, "held_out": 1, "workers": 0}
+    schedule = {"batch": 2, "steps": 40, "warmup": 4, "rate": 5e-3, "validate_every": 20}
+    return Config(data=str(data), out=str(tmp_path / "run"), cache=str(tmp_path / "cache"), **settings, **schedule)
+
+
+def test_equation_3_by_hand():
+    """Four pixels: right and sure, wrong, right, and one that is not learned from."""
+    third = math.log(3)
+    coarse = torch.tensor([[[[2.0, -2.0, -2.0, 5.0]]]])
+    coverage, valid = torch.tensor([[[[1.0, 1.0, 0.0, 0.0]]]]), torch.tensor([[[[1.0, 1.0, 1.0, 0.0]]]])
+    refined = torch.tensor([[[[third, -third, 0.0, 7.0]]]])
+    error_map = torch.tensor([[[[-third, third, 0.0, 9.0]]]])
+    losses = refinement_losses(refined, error_map, coarse, coverage, valid)
+    # Error target 0 1 0 0; probabilities 1/4 3/4 1/2, and nothing at the fourth.
+    assert losses["bce"].item() == pytest.approx((-2 * math.log(0.75) - math.log(0.5)) / 4, rel=1e-5)
+    assert losses["dice"].item() == pytest.approx(1 - (2 * 0.75 + 1) / (1.5 + 1 + 1), rel=1e-5)
+    # Focal modulations (1 - p_t)^2 are 1/16, 9/16, 1/4; weights 1, 1.5, 1, 0.
+    scale = 3.5 / (1 / 16 + 1.5 * 9 / 16 + 1 / 4)
+    entropies = -(math.log(0.75) / 16 + 1.5 * 9 / 16 * math.log(0.25) + math.log(0.5) / 4)
+    assert losses["bnfl"].item() == pytest.approx(scale * 0.5 * entropies / 3.5, rel=1e-5)
+
+
+def test_what_is_not_valid_has_no_gradient():
+    torch.manual_seed(0)
+    error_map, refined = torch.randn(1, 1, 4, 4, requires_grad=True), torch.randn(1, 1, 4, 4, requires_grad=True)
+    valid = torch.ones(1, 1, 4, 4)
+    valid[..., 2:] = 0
+    losses = refinement_losses(refined, error_map, torch.randn(1, 1, 4, 4), torch.rand(1, 1, 4, 4), valid)
+    sum(losses.values()).backward()
+    for values in (error_map, refined):
+        assert (values.grad[..., 2:] == 0).all()
+        assert (values.grad[..., :2] != 0).all()
+
+
+def batch_of(rows: int) -> ClickBatch:
+    torch.manual_seed(0)
+    coverage = torch.zeros(rows, 1, 32, 32)
+    coverage[..., 8:20, 10:22] = 1
+    return ClickBatch(torch.randn(rows, 3, SIZE, SIZE), ImageEmbedding(torch.randn(rows, CHANNELS, 8, 8)), coverage, torch.ones(rows, 1, 32, 32))
+
+
+def test_windows_cut_all_maps_at_the_same_place():
+    batch = batch_of(2)
+    point = Interaction(torch.tensor([[[60.0, 50.0]], [[10.0, 120.0]]]), torch.tensor([[1], [0]]), None, None)
+    coarse = torch.randn(2, 1, 32, 32)
+    seen = cut_windows(batch, point, coarse, [(8, 4, 16), (0, 16, 16)])
+    assert torch.equal(seen.coarse[0], coarse[0, :, 4:20, 8:24])
+    assert torch.equal(seen.pixels[1], batch.pixels[1, :, 64:128, 0:64])
+    assert torch.equal(seen.embedding.final[0], batch.embedding.final[0, :, 1:5, 2:6])
+    assert seen.clicks[0] == ((60 + 0.5) / 4 - 0.5 - 8, (50 + 0.5) / 4 - 0.5 - 4)
+    # Of the second window only the upper and the right side lie inside the map.
+    expected = torch.zeros(16, 16)
+    expected[MARGIN:, : 16 - MARGIN] = 1
+    assert torch.equal(seen.valid[1, 0], expected)
+
+
+def test_windows_lie_on_the_grid_of_cells_inside_the_map():
+    rng = np.random.default_rng(0)
+    point = Interaction(torch.tensor([[[500.0, 3.0]]]), torch.tensor([[1]]), None, None)
+    drawn = {draw_window(rng, point, 0, 128, 512, 64) for _ in range(200)}
+    assert all(x % 4 == y % 4 == 0 and 0 <= x <= 64 and 0 <= y <= 64 and side == 64 for x, y, side in drawn)
+    assert len(drawn) > 10
+    assert draw_window(rng, point, 0, 128, 512, 0) == (0, 0, 128)
+
+
+def test_a_batch_is_refined_as_its_images_one_by_one():
+    torch.manual_seed(3)
+    refiner = SamRef(8, 1, CHANNELS).eval()
+    batch = batch_of(2)
+    coords, labels = torch.tensor([[[60.0, 50.0]], [[10.0, 120.0]]]), torch.tensor([[1], [0]])
+    coarse, previous, before = torch.randn(2, 1, 32, 32), torch.randn(2, 1, 32, 32), torch.randn(2, 1, 32, 32)
+    with torch.no_grad():
+        together, state = refine_batch(refiner, refiner.prepare(batch.pixels, batch.embedding), coords, labels, coarse, previous, before)
+        for i in range(2):
+            one = slice(i, i + 1)
+            features = refiner.prepare(batch.pixels[one], ImageEmbedding(batch.embedding.final[one]))
+            alone, own = refiner.refine(features, coords[one], labels[one], coarse[one], previous[one], {"error_map": before[one]})
+            assert torch.allclose(together[one], alone, atol=1e-5)
+            assert torch.allclose(state[one], own["error_map"], atol=1e-5)
+
+
+def test_a_short_run_learns_keeps_its_best_and_writes_a_refiner_that_loads(config):
+    assert run(config) == 40
+    log = read_log(Path(config.out))
+    steps = [line for line in log if "loss" in line]
+    assert steps[-1]["loss"] < steps[0]["loss"]
+    assert [line["step"] for line in log if "val/NoC@90" in line] == [20, 40]
+    best = json.loads((Path(config.out) / "best.json").read_text())
+    refiner = build_refiner(Path(config.out) / "refiner.safetensors")
+    assert refiner.config == {"width": 8, "blocks": 1, "channels": CHANNELS}
+    assert best["step"] in (20, 40)
+    start = json.loads((Path(config.out) / "start.json").read_text())
+    assert set(start) == set(best) - {"step"}
+
+
+def test_an_interrupted_run_comes_to_the_same_losses_and_reads_the_stored_embeddings(config, tmp_path, monkeypatch):
+    whole = replace(config, validate_every=0, out=str(tmp_path / "whole"))
+    run(whole)
+    monkeypatch.setattr("fretsaw.methods.sam_clicks.SamClicks.encode", lambda *_: pytest.fail("embeddings are stored"))
+    parts = replace(whole, out=str(tmp_path / "parts"))
+    assert run(replace(parts, minutes=1e-9)) < 40
+    assert run(parts) == 40
+    losses = [[line["loss"] for line in read_log(tmp_path / name) if "loss" in line] for name in ("whole", "parts")]
+    assert losses[0] == losses[1]
+
+
+def test_stage_1_trains_the_decoder_and_nothing_else(config, monkeypatch):
+    model = tiny_sam2(SIZE)
+    monkeypatch.setattr(catalog, "build", lambda name, size: catalog.Parts(clicks=model))
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    run(replace(config, stage="decoder", steps=10, rate=1e-3))
+    changed = {name.split(".")[0] for name, parameter in model.named_parameters() if not torch.equal(before[name], parameter)}
+    assert changed == {"mask_decoder"}
+    assert (Path(config.out) / "decoder.safetensors").exists()
+
+
+def test_mistakes_in_the_settings_are_said(config):
+    with pytest.raises(ConfigError, match="expected a stage out of refiner, decoder"):
+        run(replace(config, stage="both"))
+    with pytest.raises(ConfigError, match="expected windows of more than 16 pixels"):
+        run(replace(config, window=16))
