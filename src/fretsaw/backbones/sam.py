@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from fretsaw.backbones.sam_decoder import PATCH, MaskDecoder, PromptEncoder, load_strict
 from fretsaw.errors import ShapeError
+from fretsaw.layers.attention_taps import AttentionLayer
 from fretsaw.types import ImageEmbedding
 
 VIT_BASE: dict[str, Any] = {"vision": {}}
@@ -28,6 +29,10 @@ VIT_HUGE: dict[str, Any] = {"vision": {"hidden_size": 1280, "num_hidden_layers":
 
 FREQUENCIES = ("shared_image_embedding.positional_embedding", "prompt_encoder.shared_embedding.positional_embedding")
 """The two names of the frequencies of the positional encoding."""
+
+
+LAST_INPUT = "last_input"
+"""Name of the tap (B, h, w, C) with the tokens that enter the last block."""
 
 
 class FoldedAttention(nn.Module):
@@ -54,19 +59,23 @@ class FoldedAttention(nn.Module):
     def forward(self, hidden_states: Tensor) -> tuple[Tensor, None]:
         """Map (B, h, w, C) to the same shape; the None stands where transformers' module returns attention weights."""
         batch, height, width, channels = hidden_states.shape
-        query, key, value = self.qkv(hidden_states).reshape(batch, height * width, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
-        size = query.shape[-1]
-        places = query.unflatten(2, (height, width))
-        rows = torch.einsum("nahwc,hkc->nahwk", places, relative_table(self.rel_pos_h, height)).flatten(2, 3)
-        columns = torch.einsum("nahwc,wkc->nahwk", places, relative_table(self.rel_pos_w, width)).flatten(2, 3)
+        query, key, value = self.fold(hidden_states)
         # Kernels want a head size that is a multiple of eight, and the same one for values.
-        filler = -(size + height + width) % 8
-        query = F.pad(torch.cat([query * size**-0.5, rows, columns], dim=-1), (0, filler))
-        marks = one_hot_places(height, width, key).expand(batch, self.heads, -1, -1)
-        key = F.pad(torch.cat([key, marks], dim=-1), (0, filler))
+        size, filler = value.shape[-1], -query.shape[-1] % 8
+        query, key = F.pad(query, (0, filler)), F.pad(key, (0, filler))
         value = F.pad(value, (0, query.shape[-1] - size))
         mixed = F.scaled_dot_product_attention(query, key, value, scale=1.0)[..., :size]
         return self.proj(mixed.transpose(1, 2).reshape(batch, height, width, channels)), None
+
+    def fold(self, hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return query, key (B, heads, h w, C / heads + h + w) and value (B, heads, h w, C / heads); query times key are the logits, positions included."""
+        batch, height, width, _channels = hidden_states.shape
+        query, key, value = self.qkv(hidden_states).reshape(batch, height * width, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        places = query.unflatten(2, (height, width))
+        rows = torch.einsum("nahwc,hkc->nahwk", places, relative_table(self.rel_pos_h, height)).flatten(2, 3)
+        columns = torch.einsum("nahwc,wkc->nahwk", places, relative_table(self.rel_pos_w, width)).flatten(2, 3)
+        marks = one_hot_places(height, width, key).expand(batch, self.heads, -1, -1)
+        return torch.cat([query * query.shape[-1] ** -0.5, rows, columns], dim=-1), torch.cat([key, marks], dim=-1), value
 
 
 def relative_table(table: Tensor, length: int) -> Tensor:
@@ -95,6 +104,9 @@ class SamImageEncoder(nn.Module):
     Args:
         encoder: transformers' `SamVisionEncoder`; the attention of its layers is replaced by `FoldedAttention`.
 
+    Attributes:
+        keeps_last_input: Whether the tokens that enter the last block are kept as the embedding's tap `LAST_INPUT`, for `sam_attention.last_attention`.
+
     Source: Segment Anything (Kirillov et al. 2023), appendix A, "Image encoder"; ViTDet (Li et al. 2022).
     """
 
@@ -106,14 +118,29 @@ class SamImageEncoder(nn.Module):
         self.pos_embed = encoder.pos_embed
         self.layers = encoder.layers
         self.neck = encoder.neck
+        self.keeps_last_input = False
 
     def forward(self, pixels: Tensor) -> ImageEmbedding:
         """Return `final` (B, C, H/16, W/16) for pixels (B, 3, H, W), both sides multiples of 16."""
         tokens = self.patches(pixels).permute(0, 2, 3, 1)
         tokens = tokens + self._positions(tokens.shape[1], tokens.shape[2])
-        for layer in self.layers:
+        for layer in self.layers[:-1]:
             tokens = layer(tokens)
-        return ImageEmbedding(self.neck(tokens))
+        taps = {LAST_INPUT: tokens} if self.keeps_last_input else {}
+        return ImageEmbedding(self.neck(self.layers[-1](tokens)), taps=taps)
+
+    def attention_layers(self) -> tuple[AttentionLayer, ...]:
+        """Return how the attention of each layer is read; see `fretsaw.layers.attention_taps`."""
+        return tuple(
+            AttentionLayer(layer, layer.layer_norm1, layer.attn.qkv, layer.attn.heads, None if layer.window_size else lambda x, a=layer.attn: a.fold(x)[:2])
+            for layer in self.layers
+        )
+
+    def mixed_layers(self) -> tuple[int, ...]:
+        """Return the layers that are read by default: before the first half of the global layers the local one, then the global ones; ViT-B: 1, 4, 8, 11."""
+        whole = [number for number, layer in enumerate(self.layers) if not layer.window_size]
+        half = len(whole) // 2
+        return tuple(number - 1 if i < half else number for i, number in enumerate(whole))
 
     def _positions(self, height: int, width: int) -> Tensor:
         """Return the position table (1, height, width, C), bicubically resampled as in ViTDet where it was trained at another size."""

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from fretsaw.backbones.sam2_onnx import convert_onnx as convert_onnx
 from fretsaw.backbones.sam_decoder import MaskDecoder, PromptEncoder, load_strict
 from fretsaw.errors import ShapeError
+from fretsaw.layers.attention_taps import AttentionLayer
 from fretsaw.types import ImageEmbedding, PromptEmbedding
 
 HIERA_TINY: dict[str, Any] = {"trunk": {}}
@@ -96,6 +97,11 @@ class HieraAttention(nn.Module):
         mixed = F.scaled_dot_product_attention(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))
         return self.proj(mixed.transpose(1, 2).reshape(batch, height, width, -1))
 
+    def query_key(self, hidden_states: Tensor) -> tuple[Tensor, Tensor]:
+        """Return query and key (B, heads, h w, C / heads) whose scalar products are the logits, for a block that does not pool its queries."""
+        query, key, _value = self.qkv(hidden_states).flatten(1, 2).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        return query * query.shape[-1] ** -0.5, key
+
 
 class Sam2ImageEncoder(nn.Module):
     """Hiera trunk, feature pyramid and the decoder's two projections of the fine levels.
@@ -139,6 +145,17 @@ class Sam2ImageEncoder(nn.Module):
         levels = final, _project(fine, *_chain(to_fine, self.fine)), _project(middle, *_chain(to_middle, self.middle))
         final, fine, middle = (level.permute(0, 3, 1, 2) for level in levels)
         return ImageEmbedding(final, (fine, middle), taps)
+
+    def attention_layers(self) -> tuple[AttentionLayer, ...]:
+        """Return how the attention of each block is read; see `fretsaw.layers.attention_taps`. Only the blocks of the third stage work at S/16."""
+        return tuple(
+            AttentionLayer(block, block.layer_norm1, block.attn.qkv, block.attn.heads, None if block.window_size else block.attn.query_key)
+            for block in self.trunk.blocks
+        )
+
+    def mixed_layers(self) -> tuple[int, ...]:
+        """Return the blocks that are read by default: those with global attention; Hiera-T: 5, 7, 9."""
+        return tuple(number for number, block in enumerate(self.trunk.blocks) if not block.window_size)
 
 
 def _project(tokens: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

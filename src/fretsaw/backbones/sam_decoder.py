@@ -279,15 +279,19 @@ class MaskDecoder(nn.Module):
     def _decode(
         self, sparse: Tensor, image: Tensor, first: ImageSide, positions: Tensor, high_res: tuple[Tensor, ...], grid: tuple[int, int]
     ) -> tuple[Tensor, Tensor]:
-        decoder, leading = self.decoder, self.leading_tokens()
-        learned = torch.cat([*leading, decoder.iou_token.weight, decoder.mask_tokens.weight])
-        tokens = torch.cat([learned.expand(len(sparse), -1, -1), sparse], dim=1)
-        tokens, image = two_way_transformer(decoder.transformer, tokens, image, first, positions)
-        at = sum(len(part) for part in leading)
+        decoder = self.decoder
+        tokens, image = self._exchange(sparse, image, first, positions)
+        at = sum(len(part) for part in self.leading_tokens())
         iou = decoder.iou_prediction_head(tokens[:, at])
         mask_tokens = tokens[:, at + 1 : at + 1 + decoder.num_mask_tokens]
         weights = torch.stack([mlp(mask_tokens[:, i]) for i, mlp in enumerate(decoder.output_hypernetworks_mlps)], dim=2)
         return self._masks(image.unflatten(1, grid), high_res, weights), iou
+
+    def _exchange(self, sparse: Tensor, image: Tensor, first: ImageSide, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Let output and prompt tokens and the image look at each other; returns both."""
+        learned = torch.cat([*self.leading_tokens(), self.decoder.iou_token.weight, self.decoder.mask_tokens.weight])
+        tokens = torch.cat([learned.expand(len(sparse), -1, -1), sparse], dim=1)
+        return two_way_transformer(self.decoder.transformer, tokens, image, first, positions)
 
     def _masks(self, image: Tensor, high_res: tuple[Tensor, ...], weights: Tensor) -> Tensor:
         """Upscale the image (P, h, w, C) by four and weigh its channels by `weights` (P, C/8, M); returns (P, M, 4h, 4w).
@@ -295,6 +299,12 @@ class MaskDecoder(nn.Module):
         Channels stay last and each place keeps its own 4 x 4 finer places beside it, so that both transposed convolutions are plain matrix products;
         only the finished masks are put in order.
         """
+        height, width = image.shape[1], image.shape[2]
+        masks = self._upscale(image, high_res).flatten(1, -2) @ weights
+        return _in_rows(masks, height, width)
+
+    def _upscale(self, image: Tensor, high_res: tuple[Tensor, ...]) -> Tensor:
+        """Upscale the image (P, h, w, C) by four: (P, h, w, 2, 2, 2, 2, C/8), the last four of the axes before the channels being rows and columns in turn."""
         decoder, norm = self.decoder, self.decoder.upscale_layer_norm
         height, width = image.shape[1], image.shape[2]
         image = enlarge(decoder.upscale_conv1, image)
@@ -306,9 +316,33 @@ class MaskDecoder(nn.Module):
         if high_res:
             fine = high_res[0].permute(0, 2, 3, 1).unflatten(2, (width, 2, 2)).unflatten(1, (height, 2, 2))
             image += fine.permute(0, 1, 4, 2, 5, 3, 6, 7)
-        masks = decoder.activation(image).flatten(1, -2) @ weights
-        ordered = masks.unflatten(1, (height, width, 2, 2, 2, 2)).permute(0, 7, 1, 3, 5, 2, 4, 6)
-        return ordered.reshape(len(masks), -1, 4 * height, 4 * width)
+        return decoder.activation(image)
+
+    def upscaled_scores(self, embedding: ImageEmbedding, prompt: PromptEmbedding, weight: Tensor, bias: Tensor) -> Tensor:
+        """Return a 1 x 1 convolution of the decoder's upscaled features, in place of its masks: (B, K, 4h, 4w).
+
+        Args:
+            embedding: Of B images.
+            prompt: One prompt set an image.
+            weight: (K, C/8).
+            bias: (K,).
+
+        Raises:
+            ShapeError: If the two embeddings do not fit together.
+        """
+        check_embeddings(embedding, prompt)
+        height, width = embedding.final.shape[-2:]
+        positions = self._image_positions(height, width)
+        image = (embedding.final + prompt.dense).flatten(2).transpose(1, 2).contiguous()
+        _, image = self._exchange(prompt.sparse, image, image_side(self.decoder.transformer.layers[0], image, positions), positions)
+        scores = F.linear(self._upscale(image.unflatten(1, (height, width)), embedding.high_res), weight, bias).flatten(1, -2)
+        return _in_rows(scores, height, width)
+
+
+def _in_rows(values: Tensor, height: int, width: int) -> Tensor:
+    """Put (P, h w 16, M), each place's own 4 x 4 finer places beside it, in the order of rows: (P, M, 4h, 4w)."""
+    ordered = values.unflatten(1, (height, width, 2, 2, 2, 2)).permute(0, 7, 1, 3, 5, 2, 4, 6)
+    return ordered.reshape(len(values), -1, 4 * height, 4 * width)
 
 
 def _rows(values: Tensor, rows: slice) -> Tensor:

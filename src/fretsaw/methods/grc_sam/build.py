@@ -1,0 +1,132 @@
+"""From a trained file to a model: its metadata says what it is, its tensors are what differs from the base model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fretsaw.errors import ModelError
+from fretsaw.images import write_bytes
+from fretsaw.methods.grc_sam.cut import FOREGROUND, GrcForeground, GrcLabels
+from fretsaw.methods.grc_sam.model import GrcSam, LinearHead, with_taps
+from fretsaw.methods.sam_clicks import SamClicks
+from fretsaw.segmentation import BACKGROUND
+from fretsaw.weights import load_strictly
+
+METADATA = "grc_sam"
+"""Key of the description in a file's metadata."""
+
+HEADS = ("grc", "linear")
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What a trained file is.
+
+    Attributes:
+        base: Name of the model whose encoders and decoder it stands on.
+        size: Side S that it was trained at.
+        names: Classes in the order of their ids; () for a binary model.
+        layers: Layers that are read.
+        strategy: How; see `fretsaw.methods.grc_sam.scores.STRATEGIES`.
+        width: Of the generator.
+        above: Coarse response from which a window is refined.
+        head: "grc", or "linear" for the 1 x 1 baseline.
+    """
+
+    base: str
+    size: int
+    names: tuple[str, ...] = ()
+    layers: tuple[int, ...] = ()
+    strategy: str = "class_token"
+    width: int = 64
+    above: float = 0.5
+    head: str = "grc"
+
+    @property
+    def outputs(self) -> int:
+        """K."""
+        return max(1, len(self.names))
+
+    @property
+    def shown_names(self) -> tuple[str, ...]:
+        """The names of the labels that the model gives."""
+        return self.names or (BACKGROUND, FOREGROUND)
+
+    def to_metadata(self) -> dict[str, str]:
+        """Return the metadata of a file."""
+        return {METADATA: json.dumps(asdict(self))}
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, str]) -> Description:
+        """Read the metadata of a file.
+
+        Raises:
+            ModelError: If it describes no GrC-SAM.
+        """
+        try:
+            fields: dict[str, Any] = json.loads(metadata[METADATA])
+            fields |= {name: tuple(fields.get(name, ())) for name in ("names", "layers")}
+            return cls(**fields)
+        except (KeyError, ValueError, TypeError) as error:
+            raise ModelError(f"expected metadata {METADATA} that describes a trained GrC-SAM, got {dict(metadata)}") from error
+
+
+def build_network(base: SamClicks, about: Description) -> GrcSam | LinearHead:
+    """Return an untrained network on a base model.
+
+    Raises:
+        ModelError: If the kind of head is unknown.
+        ConfigError: If the base model's encoder cannot be read.
+    """
+    if about.head == "linear":
+        return LinearHead(base.prompt_encoder.no_mask.shape[-1], about.outputs)
+    if about.head != "grc":
+        raise ModelError(f"expected a head out of {', '.join(HEADS)}; got {about.head!r}")
+    return GrcSam(base, about.outputs, about.width, about.layers, about.strategy, about.above)
+
+
+def assemble(
+    base: SamClicks, about: Description, state: Mapping[str, Tensor], size: int | None, checksum: str
+) -> tuple[SamClicks, GrcForeground | None, GrcLabels]:
+    """Build what a trained file holds.
+
+    Args:
+        base: The model that the file stands on.
+        about: The file's description.
+        state: Its tensors.
+        size: Side of the input, None for the one of training.
+        checksum: Names the file.
+
+    Returns:
+        The model that takes clicks and keeps taps, the foreground's cut (None where no class is the background), and the labels.
+
+    Raises:
+        StateDictError: If the tensors do not fit.
+    """
+    network = build_network(base, about).eval()
+    load_strictly(network, {name: tensor.float() for name, tensor in state.items()})
+    network.requires_grad_(False)
+    layers = network.numbers if isinstance(network, GrcSam) else ()
+    clicks = with_taps(base, layers, f"{base.checksum}+{checksum}", size or about.size)
+    names = about.shown_names
+    return clicks, GrcForeground(network, names) if BACKGROUND in names else None, GrcLabels(clicks, network, names)
+
+
+def export(network: nn.Module, about: Description, path: Path, facts: Mapping[str, str]) -> Path:
+    """Write a trained network, matrices in half precision, vectors as they are, with its description and further facts."""
+    from safetensors.torch import save
+
+    tensors = {name: value.detach().cpu().to(torch.float16 if value.ndim > 1 else torch.float32).contiguous() for name, value in network.state_dict().items()}
+    return write_bytes(path, save(tensors, {**about.to_metadata(), **facts}))
+
+
+def layers_of(text: str) -> Sequence[int] | str:
+    """Read "C" or "1,4,8,11"; "" is the encoder's own choice."""
+    return tuple(int(part) for part in text.split(",")) if text[:1].isdigit() else text or ()
