@@ -8,9 +8,9 @@ result = session.click(120, 80)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     import torch
     from PIL import Image
 
+    from fretsaw.methods.s2clip.settings import TextSettings
+
+    Name = str | Sequence[str]
     ImageLike = str | Path | bytes | np.ndarray | Image.Image
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -64,9 +67,9 @@ class Segmenter:
         if self.parts.clicks is None:
             raise ModelError(f"expected a model with an image embedding for a session, got {self.name}; fretsaw.list_models() names their modes")
         if saved is None:
-            return Session(pixels, self.parts.clicks, self.parts.automatic, self.refiner)
+            return Session(pixels, self.parts.clicks, self.parts.automatic, self.refiner, text=self.parts.text)
         embedding, history = session_file.read(Path(saved), pixels, self.parts.clicks)
-        return Session(pixels, self.parts.clicks, self.parts.automatic, self.refiner, embedding, history)
+        return Session(pixels, self.parts.clicks, self.parts.automatic, self.refiner, embedding, history, self.parts.text)
 
     def auto(self, image: ImageLike, instances: bool = False) -> Segmentation:
         """Cut an image without any prompt.
@@ -95,16 +98,37 @@ class Segmenter:
             raise ModelError(f"expected a model with a semantic mode, got {self.name}; fretsaw.list_models() names their modes")
         return self.parts.semantic(images.read_image(image))
 
-    def text(self, image: ImageLike, names: Sequence[str]) -> LabelMap:
-        """Give every pixel one of the names, or background.
+    @overload
+    def text(self, image: ImageLike, names: Sequence[Name], background: Sequence[str] | None = None, settings: TextSettings | None = None) -> LabelMap: ...
+
+    @overload
+    def text(
+        self, image: list[ImageLike], names: Sequence[Name], background: Sequence[str] | None = None, settings: TextSettings | None = None
+    ) -> list[LabelMap]: ...
+
+    def text(self, image, names, background=None, settings=None):
+        """Give every pixel one of the names, or none.
+
+        Args:
+            image: Path, bytes of an image file, PIL image, or (H, W, 3) uint8 RGB; or a list of them.
+            names: One item a class: "sofa", or "sofa; couch" or ["sofa", "couch"] where several words mean it. The first word is its name in the result.
+            background: Words for what is none of them; None means common surroundings (`fretsaw.methods.s2clip.words.BACKGROUND_WORDS`). An empty list
+                means that every pixel has one of the names.
+            settings: Sizes and thresholds, see `fretsaw.methods.s2clip.settings.TextSettings`, where each default is explained; None means those.
+
+        Returns:
+            One label map, -1 where no name fits, with the probabilities before the refinement; a list of them for a list of images.
 
         Raises:
-            ImageError: If the image cannot be read.
+            ImageError: If an image cannot be read.
             ModelError: If the model has no text mode.
+            ConfigError: If names or settings cannot be used.
         """
         if self.parts.text is None:
             raise ModelError(f"expected a model with a text mode, got {self.name}; fretsaw.list_models() names their modes")
-        return self.parts.text(images.read_image(image), names)
+        if isinstance(image, list):
+            return [self.parts.text(images.read_image(one), names, background, settings) for one in image]
+        return self.parts.text(images.read_image(image), names, background, settings)
 
 
 def load(
@@ -112,6 +136,7 @@ def load(
     *,
     size: int | None = None,
     refiner: str | Path | None = None,
+    networks: Mapping[str, str] | None = None,
     device: str | None = None,
     dtype: str | None = None,
     progress: Any = None,
@@ -122,6 +147,8 @@ def load(
         name: A name from `list_models`, or None for the default model.
         size: Side of the model's input in pixels; None for the model's own.
         refiner: A weight file of SAM-REF that was trained for this model, or None.
+        networks: For a model that is made of several, such as s2clip: {role: name or path} of those to exchange. The roles are "clip", "dino" and "sam";
+            {"sam": "sam2-hiera-tiny"} lets SAM 2 refine, {"dino": "dinov2-vit-s14"} takes patch affinities from DINOv2.
         device: "cpu", "cuda", "cuda:1", "mps"; None takes the best there is.
         dtype: Precision of the image encoder: "float32", "bfloat16", "float16"; None means float32. Decoders always compute in float32.
         progress: Called while weights are fetched, see `fretsaw.weights`; None shows a progress bar on a terminal.
@@ -134,7 +161,7 @@ def load(
     """
     target, precision = resolve_device(device), resolve_dtype(dtype)
     name = str(name) if name is not None else catalog.DEFAULT
-    parts = catalog.build(name, size=size, progress=progress)
+    parts = catalog.build(name, size=size, networks=networks, progress=progress)
     _require_memory(parts, target, precision)
     for module in (parts.clicks, parts.automatic, parts.semantic, parts.text):
         if (move := getattr(module, "to", None)) is not None:

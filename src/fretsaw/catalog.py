@@ -9,13 +9,14 @@ their checksum is recorded at the first download and compared from then on.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from fretsaw.entries import Entry, Network, Parts
 from fretsaw.errors import ModelError, StateDictError
 from fretsaw.weights import (
     Archive,
@@ -31,52 +32,16 @@ from fretsaw.weights import (
     read_metadata,
     shown_progress,
 )
+from fretsaw.weights.text_networks import NETWORKS
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from fretsaw.methods.sam_clicks import SamClicks
     from fretsaw.methods.sam_ref import SamRef
-    from fretsaw.session import AutomaticCut
 
 DEFAULT = "sam2-hiera-tiny"
 """The model that `fretsaw.load()` loads."""
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What a loaded model can do; None stands for a mode it does not offer.
-
-    Attributes:
-        clicks: Takes clicks, boxes and masks.
-        automatic: Cuts without any prompt, on the embedding that `clicks` made.
-        semantic: image -> LabelMap, with the classes of its training.
-        text: (image, names) -> LabelMap.
-    """
-
-    clicks: SamClicks | None = None
-    automatic: AutomaticCut | None = None
-    semantic: Callable[..., Any] | None = None
-    text: Callable[..., Any] | None = None
-
-
-Builder = Callable[[Path, "int | None", str], Parts]
-"""(checked weight file, side of the model's input or None for the model's own, checksum that names the weights) -> parts."""
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One line of the catalogue.
-
-    Attributes:
-        mode: What it is for: "auto", "click", "semantic" and "text", joined by a comma; "backbone" for a network that only other models use.
-        weights: Files, licence, origin and size.
-        build: Makes the parts; None for a backbone.
-    """
-
-    mode: str
-    weights: Weights
-    build: Builder | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +73,7 @@ def list_models(cache: Cache | None = None) -> list[ModelInfo]:
     """
     cache = cache or Cache()
     return [
-        ModelInfo(name, entry.mode, entry.weights.size, entry.weights.licence, source_of(entry.weights), is_present(entry.weights, cache))
+        ModelInfo(name, entry.mode, entry.weights.size, entry.weights.licence, source_of(name), all(is_present(part, cache) for part in all_weights(name)))
         for name, entry in CATALOGUE.items()
     ]
 
@@ -126,29 +91,51 @@ def find(name: str) -> Entry:
     raise ModelError(f"expected the name of a model, got {name!r}; {hint}")
 
 
-def source_of(weights: Weights) -> str:
-    """Return the client and package of the first route."""
-    return next(iter(weights.routes[0].files.values())).source
+def source_of(name: str) -> str:
+    """Return the client and package of a model's first route, or the names of the networks that it is made of."""
+    entry = find(name)
+    return " + ".join(entry.networks.values()) if entry.networks else next(iter(entry.weights.routes[0].files.values())).source
 
 
-def build(name: str, *, size: int | None = None, progress: Progress | None = None, cache: Cache | None = None) -> Parts:
+def all_weights(name: str) -> list[Weights]:
+    """Return the weights of a model: its own, or those of the networks that it is made of.
+
+    Raises:
+        ModelError: If there is no such name.
+    """
+    entry = find(name)
+    return [find(other).weights for other in entry.networks.values()] if entry.networks else [entry.weights]
+
+
+def build(
+    name: str, *, size: int | None = None, networks: Mapping[str, str] | None = None, progress: Progress | None = None, cache: Cache | None = None
+) -> Parts:
     """Fetch a model's weights if they are missing, and build it.
 
     Args:
         name: A name of the catalogue, or the path of a weight file of SAM, SAM 2 or HRSAM, whose size the file itself tells.
         size: Side of the model's input in pixels; None for the model's own.
+        networks: {role: name or path} of other networks for a model that is made of several.
         progress: Told how far the download is; None shows bars on a terminal and plain lines elsewhere.
         cache: The folder of weights; None means the user's.
 
     Raises:
-        ModelError: If there is no such name, or it is a backbone, which cuts nothing by itself.
+        ModelError: If there is no such name, or it is a backbone, which cuts nothing by itself, or a role is not one of the model's.
         WeightsError: If the weights are missing and cannot be fetched, damaged, or do not fit.
     """
     if name not in CATALOGUE and Path(name).is_file():
         return build_file(Path(name), size)
     entry = find(name)
+    unknown = sorted(set(networks or {}) - set(entry.networks))
+    if unknown:
+        raise ModelError(f"expected networks of {name} by the roles {', '.join(entry.networks) or '(none)'}, got {', '.join(unknown)}")
+    if entry.assemble is not None:
+        from fretsaw.catalog_text import fetch
+
+        chosen = {**entry.networks, **(networks or {})}
+        return entry.assemble(fetch(name, chosen, progress=progress, cache=cache), size)
     if entry.build is None:
-        usable = ", ".join(other for other, its in CATALOGUE.items() if its.build is not None)
+        usable = ", ".join(other for other, its in CATALOGUE.items() if its.cuts)
         raise ModelError(f"expected a model that cuts, got {name!r}, a {entry.mode} that other models use; models that cut are {usable}")
     path = weights_path(name, progress=progress, cache=cache)
     return entry.build(path, size, checksum(entry.weights, cache))
@@ -264,6 +251,13 @@ def _convert_hrsam(files: Mapping[str, Path]) -> dict[str, Tensor]:
 
     state = load_state_dict(files["network"])
     return state if any(name.startswith("image_encoder.") for name in state) else from_published_model(state)
+
+
+def _text_model(kind: str, networks: Mapping[str, Network], size: int | None) -> Parts:
+    """Build S2CLIP, Trident or plain CLIP by the name of its function in `fretsaw.methods.s2clip.build`."""
+    from fretsaw.catalog_text import assemble
+
+    return assemble(kind, networks, size)
 
 
 def _convert_sam2(files: Mapping[str, Path]) -> dict[str, Tensor]:
@@ -396,6 +390,14 @@ def _hrsam_entry(letter: str, multi_scale: bool, parameters: int) -> tuple[str, 
     return name, Entry("click, auto", Weights(name, tuple(routes), licence, origin, 4 * parameters), partial(_hrsam, letter, multi_scale))
 
 
+def _text_entry(name: str, kind: str, origin: str, **networks: str) -> tuple[str, Entry]:
+    """A model made of networks that have entries of their own."""
+    mode, licence = ("text", "MIT") if set(networks) == {"clip"} else ("text, click, auto", "MIT AND Apache-2.0")
+    size = {part.name: part.size for part in NETWORKS} | {"sam-vit-b": 4 * 93735728}
+    weights = Weights(name, (), licence, origin, sum(size[network] for network in networks.values()))
+    return name, Entry(mode, weights, networks=networks, assemble=partial(_text_model, kind))
+
+
 CATALOGUE: dict[str, Entry] = {
     DEFAULT: Entry("click, auto", _SAM2_HIERA_TINY, partial(_sam2, "HIERA_TINY")),
     "u2netp": Entry("backbone", _U2NETP),
@@ -409,4 +411,11 @@ CATALOGUE: dict[str, Entry] = {
     "sam2.1-hiera-large": _sam21_hiera("large", "665f8e2ad61cf5f53d65644ff27c8ee525124610", 897897416),
     **dict(_hrsam_entry(letter, False, count) for letter, count in (("t", 4401232), ("s", 28659248), ("b", 100434224), ("l", 325665584))),
     **dict(_hrsam_entry(letter, True, count) for letter, count in (("t", 4471792), ("s", 31582512), ("b", 110999088), ("l", 343946288))),
+    **{weights.name: Entry("backbone", weights) for weights in NETWORKS},
+    **dict(
+        _text_entry(f"s2clip{suffix}", "build_s2clip", "Fretsaw, after S2CLIP", clip=clip, dino="dino-vit-b8", sam="sam-vit-b")
+        for suffix, clip in (("", "clip-vit-b16"), ("-l14", "clip-vit-l14"), ("-h14", "clip-vit-h14"))
+    ),
+    **dict([_text_entry("trident", "build_trident", "Fretsaw, after Trident (Shi et al. 2024)", clip="clip-vit-b16", dino="dino-vit-b16", sam="sam-vit-b")]),
+    **dict([_text_entry("maskclip", "build_floor", "Fretsaw, after MaskCLIP (Zhou et al. 2022)", clip="clip-vit-b16")]),
 }

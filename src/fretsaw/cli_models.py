@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from fretsaw import catalog
-from fretsaw.errors import FretsawError
+from fretsaw.errors import FretsawError, ModelError
 from fretsaw.weights import Cache, Progress, bring, is_present, locate, materialise, read_metadata, shown_progress, silent, verify
 from fretsaw.weights.gather import shipped_path
 
@@ -61,11 +61,16 @@ def pull(
     cache = Cache()
 
     def work(name: str, progress: Progress) -> dict[str, Any]:
-        weights = catalog.find(name).weights
         if again:
-            with cache.lock(name):
-                cache.forget(name)
-        return {"path": str(materialise(weights, cache, progress))}
+            for weights in catalog.all_weights(name):
+                with cache.lock(weights.name):
+                    cache.forget(weights.name)
+        entry = catalog.find(name)
+        if entry.networks:
+            from fretsaw.catalog_text import fetch
+
+            return {"files": [str(network.path) for network in fetch(name, entry.networks, progress=progress, cache=cache).values()]}
+        return {"path": str(materialise(entry.weights, cache, progress))}
 
     _for_each(names, work, as_json)
 
@@ -86,10 +91,11 @@ def verify_command(
     cache = Cache()
 
     def work(name: str, progress: Progress) -> dict[str, Any]:
-        return {"files": [str(path) for path in verify(catalog.find(name).weights, cache, progress)]}
+        return {"files": [str(path) for weights in catalog.all_weights(name) for path in verify(weights, cache, progress)]}
 
     # a record without its file, or with a file of another size, is a fault too: so not only what counts as present
-    here = [name for name, entry in catalog.CATALOGUE.items() if is_present(entry.weights, cache) or cache.read_record(name) is not None]
+    single = {name: entry.weights for name, entry in catalog.CATALOGUE.items() if not entry.networks}
+    here = [name for name, weights in single.items() if is_present(weights, cache) or cache.read_record(name) is not None]
     _for_each(names or here, work, as_json)
 
 
@@ -140,6 +146,8 @@ def convert(
 
     def work(name: str, progress: Progress) -> dict[str, Any]:
         weights = catalog.find(name).weights
+        if not weights.routes:
+            raise ModelError(f"expected one network, got {name}, which is made of {catalog.source_of(name)}: convert those one by one")
         bring(weights, files or [], cache, progress)
         with cache.lock(name):
             cache.forget_conversion(name)
@@ -155,17 +163,17 @@ def describe(name: str, cache: Cache) -> dict[str, Any]:
         ModelError: If there is no such model.
     """
     entry = catalog.find(name)
-    weights = entry.weights
+    weights, parts = entry.weights, catalog.all_weights(name)
     facts: dict[str, Any] = {
         "name": name,
         "mode": entry.mode,
         "size": weights.size,
         "licence": weights.licence,
         "origin": weights.origin,
-        "source": catalog.source_of(weights),
-        "present": is_present(weights, cache),
+        "source": catalog.source_of(name),
+        "present": all(is_present(part, cache) for part in parts),
     }
-    if facts["present"]:
+    if facts["present"] and not entry.networks:
         path = locate(weights, cache)
         facts["path"] = str(path)
         if path is not None and path.suffix == ".safetensors":
@@ -177,9 +185,10 @@ def describe(name: str, cache: Cache) -> dict[str, Any]:
             "file": file.member or file.address,
             "size": file.size,
             "sha256": cache.recorded_checksum(file),
-            "place": str(shipped_path(file) if file.client == "package" else cache.raw_path(name, file)),
+            "place": str(shipped_path(file) if file.client == "package" else cache.raw_path(part.name, file)),
         }
-        for route in weights.routes
+        for part in parts
+        for route in part.routes
         for role, file in route.files.items()
     ]
     return facts

@@ -195,7 +195,7 @@ class LabelMap:
     Attributes:
         labels: (H, W) int32, index into `names`; -1 where no name fits. Read-only.
         names: K different class names.
-        probabilities: (K, H, W) float32, read-only, or None.
+        probabilities: (K, H, W) float32, read-only, or None; (K, h, w) of a smaller size where all of them would take too much memory.
         image: (H, W, 3) uint8 RGB that was labelled, read-only, or None.
 
     Raises:
@@ -218,7 +218,9 @@ class LabelMap:
         if twice:
             raise ConfigError(f"names: expected different names, got {twice[0]!r} twice")
         if probabilities is not None:
-            if not isinstance(probabilities, np.ndarray) or probabilities.shape != (len(names), *labels.shape):
+            shape = probabilities.shape if isinstance(probabilities, np.ndarray) else ()
+            fits = len(shape) == 3 and shape[0] == len(names) and 0 < shape[1] <= labels.shape[0] and 0 < shape[2] <= labels.shape[1]
+            if not fits:
                 raise ShapeError(f"probabilities: expected (K, H, W) = {(len(names), *labels.shape)}, got {masks.describe(probabilities)}")
             object.__setattr__(self, "probabilities", _read_only(np.asarray(probabilities, np.float32)))
         object.__setattr__(self, "labels", _read_only(np.asarray(labels, np.int32)))
@@ -249,6 +251,30 @@ class LabelMap:
         if name not in self.names:
             raise ConfigError(f"expected one of the names {', '.join(self.names)}, got {name!r}")
         return _read_only(self.labels == self.names.index(name))
+
+    def most_frequent(self, mask: np.ndarray) -> str:
+        """Return the name that most pixels of a mask have; "" where most have none.
+
+        Raises:
+            ShapeError: If the mask is not (H, W) bool.
+        """
+        if mask.shape != self.labels.shape or mask.dtype != np.bool_:
+            raise ShapeError(f"expected a mask {self.labels.shape} of bool, got {masks.describe(mask)}")
+        counts = np.bincount(self.labels[mask] + 1, minlength=len(self.names) + 1)
+        return ("", *self.names)[int(counts.argmax())]
+
+    def probability(self, name: str) -> np.ndarray:
+        """Return (H, W) float32: how probable a name is at each pixel, enlarged where the probabilities are kept at a smaller size.
+
+        Raises:
+            ConfigError: If it is none of `names`, or there are no probabilities.
+        """
+        if self.probabilities is None:
+            raise ConfigError("expected a label map with probabilities, got one without")
+        if name not in self.names:
+            raise ConfigError(f"expected one of the names {', '.join(self.names)}, got {name!r}")
+        height, width = self.labels.shape
+        return _read_only(cv2.resize(self.probabilities[self.names.index(name)], (width, height), interpolation=cv2.INTER_LINEAR))
 
     @cached_property
     def masks(self) -> Mapping[str, np.ndarray]:

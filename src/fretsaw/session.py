@@ -18,7 +18,7 @@ import numpy as np
 
 from fretsaw import frames
 from fretsaw.errors import ModelError, PromptError, ShapeError
-from fretsaw.segmentation import Segmentation
+from fretsaw.segmentation import LabelMap, Segmentation
 from fretsaw.types import Box, Click, ImageEmbedding, Prompt, Refiner
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ class Step:
             low-resolution logits say everything.
         instances: Parts of an automatic cut.
         refiner_state: What the refiner returned last, or None.
+        name: The mask's class, where it was named; or "".
     """
 
     prompt: Prompt = Prompt()
@@ -54,6 +55,15 @@ class Step:
     full: np.ndarray | None = None
     instances: tuple[Segmentation, ...] = ()
     refiner_state: Mapping[str, Tensor] | None = None
+    name: str = ""
+
+
+class TextLabels(Protocol):
+    """Labels an image by names, on an embedding that exists already."""
+
+    def __call__(
+        self, image: np.ndarray, names: Sequence[str], background: Sequence[str] | None = None, *, embedding: ImageEmbedding | None = None
+    ) -> LabelMap: ...
 
 
 class Session:
@@ -76,11 +86,12 @@ class Session:
         refiner: Refiner | None = None,
         embedding: ImageEmbedding | None = None,
         history: Sequence[Step] = (),
+        text: TextLabels | None = None,
     ) -> None:
         self.image = image.view()
         self.image.flags.writeable = False
         self.frame = model.preprocessing.frame_of(image)
-        self._model, self._automatic, self._refiner = model, automatic, refiner
+        self._model, self._automatic, self._refiner, self._text = model, automatic, refiner, text
         self._lock = threading.RLock()
         self._history: list[Step] = list(history) or [Step()]
         self._position = len(self._history) - 1
@@ -200,6 +211,29 @@ class Session:
             prompt = Prompt(previous_logits=self._low_res(cut.logits))
             return self._push(Step(prompt, score=cut.score, full=cut.logits, instances=cut.instances))
 
+    def text(self, names: Sequence[str], background: Sequence[str] | None = None) -> Segmentation:
+        """Name the current mask and its instances: each gets the name that most of its pixels have in the image's label map, "" where most have none.
+
+        The masks stay as they are. Undo takes the names back.
+
+        Args:
+            names: As for `Segmenter.text`.
+            background: As for `Segmenter.text`.
+
+        Raises:
+            ModelError: If the model has no text mode.
+            PromptError: If there is no mask yet.
+        """
+        if self._text is None:
+            raise ModelError("expected a model with a text mode, such as s2clip, got one without")
+        with self._lock:
+            result = self.result
+            if not result.area:
+                raise PromptError("expected a mask to name, got none: click, or call auto, first")
+            labels = self._text(self.image, names, background, embedding=self.embedding)
+            named = tuple(replace(part, name=labels.most_frequent(part.mask)) for part in result.instances)
+            return self._push(replace(self.step, name=labels.most_frequent(result.mask), instances=named))
+
     def undo(self) -> Segmentation:
         """Take the last interaction back and return the result it restores.
 
@@ -280,7 +314,7 @@ class Session:
             logits = frames.logits_to_image(step.prompt.previous_logits, self.frame)[0, 0].cpu().numpy()
         else:
             logits = np.full(self.image.shape[:2], EMPTY_LOGIT, np.float32)
-        return Segmentation(logits, step.score, image=self.image, instances=step.instances)
+        return Segmentation(logits, step.score, image=self.image, instances=step.instances, name=step.name)
 
     def _low_res(self, mask: np.ndarray) -> Tensor:
         if mask.shape != self.image.shape[:2]:

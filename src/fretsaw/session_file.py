@@ -45,7 +45,8 @@ def write(path: Path, image: np.ndarray, model: SamClicks, embedding: ImageEmbed
         steps.append(_step_to_json(step))
         tensors |= {f"step.{i}.{name}": tensor for name, tensor in _step_tensors(step).items()}
     metadata = _identity(image, model) | {"format": FORMAT, "steps": json.dumps(steps)}
-    content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata)
+    # a copy each: a named mask is a second step with the same logits, and safetensors refuses tensors that share memory
+    content = save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, metadata)
     return images.write_bytes(path, content)
 
 
@@ -119,7 +120,7 @@ def _check_identity(path: Path, found: dict[str, str], expected: dict[str, str])
 
 def _step_to_json(step: Step) -> dict[str, Any]:
     box = asdict(step.prompt.box) if step.prompt.box is not None else None
-    return {"clicks": [asdict(click) for click in step.prompt.clicks], "box": box, "score": step.score}
+    return {"clicks": [asdict(click) for click in step.prompt.clicks], "box": box, "score": step.score, "name": step.name}
 
 
 def _step_tensors(step: Step) -> dict[str, Tensor]:
@@ -149,7 +150,7 @@ def _step_from(step: dict[str, Any], tensors: dict[str, Tensor], device: Any) ->
     )
     mask = _unpacked(tensors["mask"].numpy(), tensors["mask_size"].tolist()) if "mask" in tensors else None
     state = {name.removeprefix("refiner."): tensor.to(device) for name, tensor in tensors.items() if name.startswith("refiner.")}
-    return Step(prompt, step["score"], full.numpy() if full is not None else mask, refiner_state=state or None)
+    return Step(prompt, step["score"], full.numpy() if full is not None else mask, refiner_state=state or None, name=step.get("name", ""))
 
 
 def _unpacked(bits: np.ndarray, size: list[int]) -> np.ndarray:

@@ -139,7 +139,7 @@ def load_segmenter(name: str, size: int | None, device: str, dtype: str, refiner
         size: Side of the model's input, or None for its own.
         device: As torch spells it.
         dtype: Of the image encoder.
-        refiner: A refiner's name, or None.
+        refiner: A refiner's name or weight file, or None.
         threads: Number of threads on the CPU, or None to leave it as it is. It is fixed because sums are rounded differently on another number, and a report
             must not depend on the number of workers.
     """
@@ -168,5 +168,9 @@ def weights_checksum(name: str) -> str:
 
     if name not in catalog.CATALOGUE and Path(name).is_file():
         return sha256_of(Path(name))
+    if catalog.find(name).networks:
+        from fretsaw.catalog_text import identity
+
+        return identity(name)
     catalog.weights_path(name)
     return weights.checksum(catalog.find(name).weights)

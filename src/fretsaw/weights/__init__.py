@@ -10,7 +10,7 @@ Importing this package loads no torch and no transformers.
 
 from fretsaw.weights.cache import Cache, cache_folder, is_offline
 from fretsaw.weights.definitions import Archive, Converter, Progress, Route, WeightFile, Weights, silent
-from fretsaw.weights.materialise import bring, checksum, is_present, locate, materialise, read_metadata, verify
+from fretsaw.weights.materialise import bring, checksum, is_present, locate, materialise, missing_parts_message, read_metadata, verify
 from fretsaw.weights.progress import shown_progress
 from fretsaw.weights.states import load_state_dict, load_strictly, rename
 
@@ -31,6 +31,7 @@ __all__ = [
     "load_strictly",
     "locate",
     "materialise",
+    "missing_parts_message",
     "read_metadata",
     "rename",
     "shown_progress",

@@ -160,6 +160,17 @@ def missing_message(weights: Weights, cache: Cache, reasons: Sequence[str]) -> s
     return "\n".join(lines)
 
 
+def missing_parts_message(name: str, missing: Sequence[tuple[Weights, MissingWeightsError]]) -> str:
+    """Say which of a model's networks are missing, how to get all of them, and where each would lie by hand."""
+    names = ", ".join(weights.name for weights, _ in missing)
+    total = sum(weights.size for weights, _ in missing)
+    lines = [f"expected the networks of {name!r}, got none of {names} ({total / 1e6:.0f} MB in all)"]
+    lines += [f"  {weights.name:<16} {weights.size / 1e6:>6.0f} MB  licence {weights.licence:<12} {weights.origin}" for weights, _ in missing]
+    lines += [f"  to download them: fretsaw models pull {name}", "  or by hand, one by one:"]
+    lines += [f"  {line}" for _, error in missing for line in str(error).splitlines()]
+    return "\n".join(lines)
+
+
 def _travel(weights: Weights, cache: Cache, progress: Progress, offline: bool) -> Path:
     """Try the routes in order; the caller holds the lock."""
     reasons, errors = [], []

@@ -58,7 +58,7 @@ def background_for(classes: Sequence[Words], words: Sequence[str] | None) -> Wor
 
 
 def _words(name: str | Sequence[str]) -> Words:
-    parts = name.split(SEPARATOR) if isinstance(name, str) else list(name)
+    parts = name.split(SEPARATOR) if isinstance(name, str) else list(name) if isinstance(name, Sequence) else [name]
     if not all(isinstance(part, str) for part in parts):
         raise ConfigError(f"expected a name as a text or a list of texts, got {name!r}")
     words = tuple(part.strip() for part in parts if part.strip())

@@ -1,0 +1,218 @@
+"""`fretsaw text`: cut by name; `fretsaw layers`: what each layer of the networks behind it tells apart."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fretsaw.cli_progress import Steps
+from fretsaw.errors import ConfigError, FretsawError, OutputError
+from fretsaw.outputs import find_images, plan
+
+if TYPE_CHECKING:
+    from fretsaw.segmentation import LabelMap
+
+FORMATS = {"labels": ".png", "overlay": ".png", "json": ".json", "masks": ".png"}
+
+Model = Annotated[str, typer.Option("--model", help="s2clip, trident, maskclip, or another with the mode text.")]
+With = Annotated[list[str] | None, typer.Option("--with", metavar="ROLE=NAME", help="Exchange a network: clip, dino or sam; repeat for more.")]
+Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1 or mps; default: the best there is.", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print what was done as JSON, and no progress.")]
+
+
+def text(
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="An image, or a folder of images.", show_default=False)],
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help='What to look for; "sofa; couch" gives other words for the same.', show_default=False)],
+    out: Annotated[Path, typer.Option("--out", "-o", help="A file for one image, else a folder.", show_default=False)],
+    format: Annotated[
+        str, typer.Option("--format", help="labels (palette PNG and a legend), overlay, json, or masks (one PNG a name, in a folder).")
+    ] = "labels",
+    background: Annotated[
+        list[str] | None,
+        typer.Option("--background", metavar="WORD", help="A word for what is none of the names; repeat for more. Default: common surroundings."),
+    ] = None,
+    no_background: Annotated[bool, typer.Option("--no-background", help="Give every pixel one of the names.")] = False,
+    threshold: Annotated[float | None, typer.Option("--threshold", min=0, max=1, help="Less probable pixels are background; default 0.2.")] = None,
+    short_side: Annotated[int | None, typer.Option("--short-side", min=16, help="The image's shorter side for CLIP; larger finds smaller things.")] = None,
+    model: Model = "s2clip",
+    networks: With = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Write again what exists already; otherwise it is skipped.")] = False,
+    device: Device = None,
+    size: Annotated[int | None, typer.Option("--size", help="Side of SAM's input; default: its own.", show_default=False)] = None,
+    as_json: Json = False,
+) -> None:
+    """Cut by name, without training: every pixel gets one of the names, or none.
+
+    [b]Examples[/b]
+
+      fretsaw text room.jpg cat "sofa; couch" -o labels.png
+
+      fretsaw text photos/ person dog -o cut/ --format overlay
+
+      fretsaw text street.jpg road car sky -o labels.png --no-background --with sam=sam2-hiera-tiny
+    """
+    if format not in FORMATS:
+        raise OutputError(f"expected a format out of {', '.join(FORMATS)}; got {format!r}")
+    if format == "masks" and out.suffix:
+        raise OutputError(f"expected -o to be a folder for --format masks, which writes one file a name; got {out}")
+    exchanged = _pairs(networks)
+    found = find_images([image], False)
+    jobs = plan(found, out, FORMATS[format])
+    todo = [job for job in jobs if overwrite or not _written(job.target, format)]
+    segmenter, settings = None, None
+    if todo:
+        import fretsaw
+        from fretsaw.methods.s2clip.settings import TextSettings
+
+        given = {"background_threshold": threshold, "short_side": short_side}
+        settings = TextSettings(**{key: value for key, value in given.items() if value is not None})
+        segmenter = fretsaw.load(model, size=size, networks=exchanged, device=device)
+    words = [] if no_background else background or None
+    records: list[dict[str, Any]] = []
+    with Steps(len(jobs), "images", as_json) as steps:
+        for job in jobs:
+            record: dict[str, Any] = {"input": str(job.source), "output": str(job.target if format != "masks" else job.target.with_suffix(""))}
+            started = time.perf_counter()
+            try:
+                if job not in todo:
+                    record["skipped"] = "the output exists"
+                else:
+                    assert segmenter is not None
+                    result = segmenter.text(job.source, names, words, settings)
+                    _write(result, job.target, format)
+                    record |= {"areas": result.areas, "seconds": round(time.perf_counter() - started, 3)}
+            except FretsawError as error:
+                record["error"] = str(error)
+                if not as_json:
+                    steps.say(f"fretsaw: {error}" if str(job.source) in str(error) else f"fretsaw: {job.source}: {error}")
+            records.append(record)
+            steps.advance()
+    _finish(records, as_json)
+
+
+layers = typer.Typer(name="layers", help="Measure what each layer of CLIP, and other networks, tell apart.", no_args_is_help=True, rich_markup_mode="rich")
+
+
+@layers.command()
+def entropy(
+    photos: Annotated[Path, typer.Argument(metavar="PHOTOS", help="An image, or a folder of images.", show_default=False)],
+    model: Model = "s2clip",
+    networks: With = None,
+    size: Annotated[int | None, typer.Option("--size", help="Side of SAM's input; default: its own.", show_default=False)] = None,
+    short_side: Annotated[int, typer.Option("--short-side", min=16, help="The images' shorter side for CLIP.")] = 448,
+    crop: Annotated[int, typer.Option("--crop", min=16, help="Side of the windows.")] = 336,
+    recursive: Annotated[bool, typer.Option("--recursive", help="Go into subfolders.")] = False,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Print the spatial entropy of CLIP's layers over a folder of images (S2CLIP, algorithm 1 and figure 4), and how often each layer is chosen.
+
+    [b]Example[/b]
+
+      fretsaw layers entropy photos/ --recursive
+    """
+    from fretsaw.evaluation.layers import layer_entropies
+
+    segmenter = _load(model, networks, device, size)
+    found = [path for path, _ in find_images([photos], recursive)]
+    with Steps(len(found), "images", as_json) as steps:
+        rows = layer_entropies(segmenter.parts.text, found, short_side, crop, steps.advance)
+    _print_rows(rows, as_json)
+
+
+@layers.command()
+def precision(
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="A folder with images and labels, or a data set.", show_default=False)],
+    dataset: Annotated[str | None, typer.Option("--dataset", help="Its layout; default: by the folder's name.", show_default=False)] = None,
+    model: Model = "s2clip",
+    networks: With = None,
+    size: Annotated[int | None, typer.Option("--size", help="Side of SAM's input; default: its own.", show_default=False)] = None,
+    short_side: Annotated[int, typer.Option("--short-side", min=16, help="The images' shorter side for CLIP.")] = 448,
+    crop: Annotated[int, typer.Option("--crop", min=16, help="Side of the windows.")] = 336,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="The first so many images only.", show_default=False)] = None,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Print how well patch similarities tell whether two patches are of one class: average precision of CLIP's layers and of the other networks
+    (S2CLIP, figure 3).
+
+    [b]Example[/b]
+
+      fretsaw layers precision ADEChallengeData2016 --dataset ade20k --limit 200
+    """
+    from fretsaw.data.class_sets import CLASS_SETS
+    from fretsaw.data.datasets import open_dataset
+    from fretsaw.evaluation.layers import layer_precisions
+
+    segmenter = _load(model, networks, device, size)
+    samples = open_dataset(data, dataset, CLASS_SETS).samples[:limit]
+    with Steps(len(samples), "images", as_json) as steps:
+        rows = layer_precisions(segmenter.parts.text, samples, short_side, crop, steps.advance)
+    _print_rows(rows, as_json)
+
+
+def _load(model: str, networks: list[str] | None, device: str | None, size: int | None) -> Any:
+    import fretsaw
+    from fretsaw.errors import ModelError
+
+    segmenter = fretsaw.load(model, networks=_pairs(networks), device=device, size=size)
+    if segmenter.parts.text is None:
+        raise ModelError(f"expected a model with a text mode, got {model}")
+    return segmenter
+
+
+def _pairs(texts: list[str] | None) -> dict[str, str] | None:
+    """Read "ROLE=NAME" texts."""
+    pairs = {}
+    for text in texts or ():
+        role, equals, name = text.partition("=")
+        if not equals or not role or not name:
+            raise ConfigError(f"expected ROLE=NAME after --with, such as sam=sam2-hiera-tiny; got {text!r}")
+        pairs[role] = name
+    return pairs or None
+
+
+def _written(target: Path, format: str) -> bool:
+    return target.with_suffix("").is_dir() if format == "masks" else target.exists()
+
+
+def _write(result: LabelMap, target: Path, format: str) -> None:
+    if format != "masks":
+        result.save(target, format=format)
+        return
+    from fretsaw.images import write_mask
+
+    for name in result.names:
+        write_mask(target.with_suffix("") / f"{''.join(c if c.isalnum() or c in '-_ ' else '_' for c in name)}.png", result.mask(name))
+
+
+def _print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return
+    columns = list(rows[0])
+    print("| " + " | ".join(columns) + " |\n|" + "---|" * len(columns))
+    for row in rows:
+        print("| " + " | ".join(f"{value:.4f}" if isinstance(value, float) else str(value) for value in row.values()) + " |")
+
+
+def _finish(records: list[dict[str, Any]], as_json: bool) -> None:
+    """Print the summary and exit with a status that is not 0 if any image failed."""
+    failed = sum("error" in record for record in records)
+    skipped = sum("skipped" in record for record in records)
+    if as_json:
+        print(json.dumps(records, indent=2))
+    elif len(records) == 1 and not failed and not skipped:
+        record = records[0]
+        total = max(sum(record["areas"].values()), 1)
+        print(record["output"])
+        print("; ".join(f"{name} {area / total:.0%} of what was found" for name, area in record["areas"].items() if area) or "nothing found", file=sys.stderr)
+    else:
+        print(f"{len(records) - failed - skipped} written, {skipped} skipped (they exist; --overwrite writes them again), {failed} failed")
+    if failed:
+        raise typer.Exit(1)

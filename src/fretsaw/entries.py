@@ -1,0 +1,72 @@
+"""What a line of the catalogue is made of, and what comes out when it is built."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fretsaw.weights import Weights
+
+if TYPE_CHECKING:
+    from fretsaw.methods.sam_clicks import SamClicks
+    from fretsaw.session import AutomaticCut
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a loaded model can do; None stands for a mode it does not offer.
+
+    Attributes:
+        clicks: Takes clicks, boxes and masks.
+        automatic: Cuts without any prompt, on the embedding that `clicks` made.
+        semantic: image -> LabelMap, with the classes of its training.
+        text: (image, names) -> LabelMap.
+    """
+
+    clicks: SamClicks | None = None
+    automatic: AutomaticCut | None = None
+    semantic: Callable[..., Any] | None = None
+    text: Callable[..., Any] | None = None
+
+
+Builder = Callable[[Path, "int | None", str], Parts]
+"""(checked weight file, side of the model's input or None for the model's own, checksum that names the weights) -> parts."""
+
+
+Assembler = Callable[[Mapping[str, "Network"], "int | None"], Parts]
+"""({role: network}, side of SAM's input or None for its own) -> parts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A network's weight file, checked, with the name that the catalogue or the user has for it."""
+
+    name: str
+    path: Path
+    checksum: str
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of the catalogue.
+
+    Attributes:
+        mode: What it is for: "auto", "click", "semantic" and "text", joined by a comma; "backbone" for a network that only other models use.
+        weights: Files, licence, origin and size.
+        build: Makes the parts; None for a backbone.
+        networks: {role: name of an entry} of a model that is made of others' networks; its own weights then hold no file.
+        assemble: Makes the parts of such a model.
+    """
+
+    mode: str
+    weights: Weights
+    build: Builder | None = None
+    networks: Mapping[str, str] = field(default_factory=dict)
+    assemble: Assembler | None = None
+
+    @property
+    def cuts(self) -> bool:
+        """Whether it can be loaded: a backbone cannot."""
+        return self.build is not None or self.assemble is not None

@@ -1,0 +1,39 @@
+"""What can be set for one image or one data set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from fretsaw.methods.s2clip.splice import NegativeCosine
+
+
+@dataclass(frozen=True, slots=True)
+class TextSettings:
+    """Sizes and thresholds. The defaults are Trident's for things on a background (PASCAL VOC with its background class).
+
+    Attributes:
+        short_side: The image's shorter side for CLIP, in pixels. Larger finds smaller things and takes longer.
+        crop: Side of the windows in which CLIP and DINO look at it: 336 is near what CLIP was trained at, and 8, 14 and 16 divide it.
+        stride: Step of the windows.
+        logit_scale: Factor of the cosines before the softmax; CLIP's own 100 makes it too sure for patches.
+        background_threshold: A pixel whose best class is less probable than this is background; with many names probabilities are lower, so lower it.
+        coarse_threshold: A pixel belongs to a region that SAM is asked about if its best class is at least this probable; 0 asks about all.
+        minimum_area: Smallest region that SAM is asked about, in pixels at half the image's size; smaller ones keep their coarse label.
+        cosine_factor: Two places correlate in SAM if their values' cosine exceeds this multiple of the mean; 0 lets nearly all correlate.
+        negative_cosine: "refined" or "plain": what becomes of a negative mean, see `splice.sam_correlation`.
+        correlated_in: Whether SAM's correlation is taken on the whole image or on its left and right halves, for wide streets.
+
+    Source: Trident (Shi et al. 2024), the configurations of its published code; S2CLIP takes them over.
+    """
+
+    short_side: int = 448
+    crop: int = 336
+    stride: int = 224
+    logit_scale: float = 40.0
+    background_threshold: float = 0.2
+    coarse_threshold: float = 0.2
+    minimum_area: int = 225
+    cosine_factor: float = 1.2
+    negative_cosine: NegativeCosine = "refined"
+    correlated_in: Literal["whole", "halves"] = "whole"
