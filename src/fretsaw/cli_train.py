@@ -16,6 +16,8 @@ from fretsaw.errors import ConfigError
 
 RECIPES = {
     "fretsaw_tiny": "distil SAM 2 Hiera-T into the small encoder that ships",
+    "pmg_sam": "train the automatic cut: fusion, pre-mask and guided decoder over frozen encoders",
+    "pseudo_masks": "make masks for unlabelled photos where saliency map and decoder agree, for pmg_sam",
     "sam_ref": "train the refiner that looks at the image again, over a frozen model",
 }
 
@@ -42,9 +44,10 @@ def train(
         for field in fields(config):
             print(f"{field.name} = {getattr(config, field.name)}")
         return
-    with Steps(config.steps, "steps") as steps:
+    length = module.length(config) if hasattr(module, "length") else config.steps
+    with Steps(length, "steps") as steps:
         done = module.run(config, steps)
-    print(f"{done} of {config.steps} steps are made; the run lies in {config.out}", file=sys.stderr)
+    print(f"{done} of {length} steps are made; the run lies in {config.out}", file=sys.stderr)
 
 
 def configure(kind: type, settings: Sequence[str], placeholders: bool = False) -> Any:

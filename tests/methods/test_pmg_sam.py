@@ -21,6 +21,9 @@ from fretsaw.session import Session
 from fretsaw.types import ImageEmbedding
 from tiny import CHANNELS, tiny_sam, tiny_sam2
 
+NARROW = {name: (depth, 3 if i == 3 else i // 8, 2, 8) for name, (depth, i, _, _) in SMALL.items()}
+"""U²-Netp with an eighth of its channels."""
+
 STAGES, LEVELS = (8, 16, 32, 64), (8,) * 6
 SMALL_NET = Settings(STAGES, LEVELS, dim=CHANNELS, width=8, blocks=2, iterations=2, hidden=64, heads=2, patch=4)
 
@@ -230,7 +233,7 @@ class TestDualBranch:
         model = tiny_sam2(128)
         keep_stages(model)
         pixels = torch.randn(2, 3, 128, 128)
-        found = DualBranch(U2Net(SMALL), side=64)(pixels, model.encode(pixels))
+        found = DualBranch(U2Net(NARROW), side=64)(pixels, model.encode(pixels))
         assert [stage.shape[-1] for stage in found.stages] == [32, 16, 8, 4]
         assert [level.shape[-1] for level in found.levels] == [32, 32, 16, 8, 4, 4]
         assert (Pair(1, 1), Pair(2, 1), Pair(3, 2), Pair(4, 3), Pair(5, 4), Pair(6, 4)) == PAIRS
@@ -250,7 +253,7 @@ class TestDualBranch:
 
     def test_an_encoder_without_stages_is_refused(self):
         with pytest.raises(ModelError, match="stage1"):
-            DualBranch(U2Net(SMALL), side=64)(torch.zeros(1, 3, 64, 64), ImageEmbedding(torch.zeros(1, 32, 4, 4)))
+            DualBranch(U2Net(NARROW), side=64)(torch.zeros(1, 3, 64, 64), ImageEmbedding(torch.zeros(1, 32, 4, 4)))
 
 
 @pytest.fixture
@@ -260,9 +263,9 @@ def image(rng) -> np.ndarray:
 
 def pmg_cut(model, **settings) -> PmgCut:
     torch.manual_seed(0)
-    network = build_pmg_sam(replace(SMALL_NET, levels=(64,) * 6))
+    network = build_pmg_sam(SMALL_NET)
     torch.nn.init.normal_(network.refiner.last.weight)
-    return PmgCut(U2Net(SMALL), network, model, **settings)
+    return PmgCut(U2Net(NARROW), network, model, **settings)
 
 
 class TestCut:

@@ -74,7 +74,9 @@ class EmbeddingCache:
         file = self._open[name]
         prefix = f"{key}/high_res."
         levels = sorted(tensor for tensor in file.keys() if tensor.startswith(prefix))  # noqa: SIM118 (safe_open is no mapping)
-        return ImageEmbedding(file.get_tensor(f"{key}/final").float(), tuple(file.get_tensor(level).float() for level in levels))
+        prefix = f"{key}/taps."
+        taps = {name.removeprefix(prefix): file.get_tensor(name).float() for name in file.keys() if name.startswith(prefix)}  # noqa: SIM118 (the same)
+        return ImageEmbedding(file.get_tensor(f"{key}/final").float(), tuple(file.get_tensor(level).float() for level in levels), taps)
 
     def fill(self, keys: Iterable[str], compute: Callable[[str], ImageEmbedding], done: Callable[[], None] = lambda: None) -> int:
         """Compute and store what is missing; a kill loses at most one unfinished shard.
@@ -122,6 +124,8 @@ class EmbeddingCache:
             tensors[f"{key}/final"] = embedding.final.detach().cpu().to(torch.float16).contiguous()
             for i, level in enumerate(embedding.high_res):
                 tensors[f"{key}/high_res.{i}"] = level.detach().cpu().to(torch.float16).contiguous()
+            for tap, value in embedding.taps.items():
+                tensors[f"{key}/taps.{tap}"] = value.detach().cpu().to(torch.float16).contiguous()
         content = save(tensors)
         name = f"shard-{len(self._shards):05d}.safetensors"
         write_bytes(self._folder / name, content)

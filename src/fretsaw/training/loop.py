@@ -79,6 +79,7 @@ def fit(
     watcher: Watcher | None = None,
     validate: Callable[[int], Mapping[str, float]] | None = None,
     validate_every: int = 0,
+    enough: Callable[[], bool] = lambda: False,
 ) -> int:
     """Train until the schedule ends, continuing what lies in `folder`.
 
@@ -97,6 +98,7 @@ def fit(
         watcher: Told after every step.
         validate: Returns figures for the log; called every `validate_every` steps and at the end.
         validate_every: 0 validates at the end only.
+        enough: Asked before the first step and after every validation; true ends the run early.
 
     Returns:
         The number of steps made in all; the schedule's number when the run is complete.
@@ -115,7 +117,8 @@ def fit(
     totals: dict[str, float] = {}
     counted = 0
     stream = iter(batches(done))
-    while done < schedule.steps:
+    stopped = enough()
+    while done < schedule.steps and not stopped:
         at_line = done % log_every == 0  # only here, so that every line of the log is a mean over the same steps, resumed or not
         if minutes is not None and at_line and time.monotonic() - started > 60 * minutes:
             break
@@ -149,6 +152,7 @@ def fit(
             totals, counted = {}, 0
         if validate is not None and (done == schedule.steps or (validate_every and done % validate_every == 0)):
             _log(folder, {"step": done, **{f"val/{name}": value for name, value in validate(done).items()}})
+            stopped = enough()
     save_checkpoint(folder, model, optimizer, schedule, done)
     return done
 

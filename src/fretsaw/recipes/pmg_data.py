@@ -1,0 +1,216 @@
+"""What PMG-SAM trains on: parts of image sets, and the frozen networks' features of views, computed on the fly or read from disk.
+
+Source: PMG-SAM (paper 001), section 4.3.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from fretsaw.backbones.u2net import FULL, SIDE, U2Net, load_u2netp, saliency_map
+from fretsaw.data.augment import PLAIN, MaskViews
+from fretsaw.data.datasets import OBJECT_SETS, open_dataset, split
+from fretsaw.data.layouts import read_list
+from fretsaw.data.samples import Sample
+from fretsaw.errors import ConfigError, DataError
+from fretsaw.images import write_bytes
+from fretsaw.methods.pmg_sam.build import FRETSAW_TINY, U2NET_FULL, U2NET_SMALL
+from fretsaw.methods.pmg_sam.cut import keep_stages
+from fretsaw.methods.pmg_sam.pairing import DualBranch, DualFeatures
+from fretsaw.methods.sam_clicks import SamClicks
+from fretsaw.training.embedding_cache import EmbeddingCache
+from fretsaw.types import ImageEmbedding
+
+if TYPE_CHECKING:
+    from fretsaw.recipes.pmg_sam import Config
+
+TEST_ONLY = ("grabcut", "berkeley")
+"""Sets that are never trained on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What is trained on and what is validated on."""
+
+    train: Sequence[Sample]
+    validate: Sequence[Sample]
+
+
+def open_parts(config: Config, frozen: Frozen | None) -> Parts:
+    """Open the image sets of a configuration.
+
+    Args:
+        config: Its `data`, `sets`, `pseudo`, `held_out` and `salient` are read.
+        frozen: Judges what is salient; None skips that, and so counts a few samples more.
+
+    Raises:
+        ConfigError: If a set is for tests only.
+        DataError: If a folder, a list or a mask is missing.
+    """
+    root = Path(config.data)
+    train: list[Sample] = []
+    validate: list[Sample] = []
+    for name in [name for name in config.sets.split(",") if name] or [""]:
+        folder = root / name if name else root
+        if folder.resolve().name in TEST_ONLY:
+            raise ConfigError(f"expected sets to train on, got {folder.resolve().name}, which is for tests only")
+        dataset = open_dataset(folder, name if name in OBJECT_SETS else None)
+        lists = [root / "splits" / f"{name}_{part}.txt" for part in ("train", "val")]
+        if name and all(path.is_file() for path in lists):
+            known = {sample.image.stem for sample in dataset.samples}
+            parts = [list(split(dataset, (stem for stem in read_list(path) if stem in known), "part").samples) for path in lists]
+        else:
+            parts = list(hold_out(dataset.samples, config.held_out))
+        train, validate = train + parts[0], validate + parts[1]
+    if config.pseudo:
+        train += list(open_dataset(config.pseudo, "folder").samples)
+    if config.salient and frozen is not None:
+        known_file = Path(config.out) / "salient.json"
+        train, validate = (frozen.salient_only(part, config.salient, known_file) for part in (train, validate))
+    if not train or not validate:
+        raise DataError(f"expected images to train on and to validate on in {root}, got {len(train)} and {len(validate)}")
+    return Parts(train, validate[: config.validations or None])
+
+
+def hold_out(samples: Sequence[Sample], share: float) -> tuple[list[Sample], list[Sample]]:
+    """Split samples by image, in an order drawn once and for all: (training part, held-out part with at least one image)."""
+    images = sorted({sample.image for sample in samples})
+    order = np.random.default_rng(0).permutation(len(images))
+    held = {images[i] for i in order[: max(1, round(share * len(images)))]}
+    return [s for s in samples if s.image not in held], [s for s in samples if s.image in held]
+
+
+class Frozen:
+    """The image encoder and U²-Net, which make the features of views.
+
+    Args:
+        model: Whose image encoder is used; its side must be the views'.
+        saliency: U²-Net, whole or small.
+        level_channels: Of its six levels.
+        device: Where they run.
+        side: Of U²-Net's input.
+    """
+
+    def __init__(self, model: SamClicks, saliency: U2Net, level_channels: tuple[int, ...], device: str = "cpu", side: int = SIDE) -> None:
+        keep_stages(model)
+        self.model = model.to(device).eval().requires_grad_(False)
+        self.branch = DualBranch(saliency, side, mean=model.preprocessing.mean, std=model.preprocessing.std).to(device)
+        self.level_channels, self._device = level_channels, device
+
+    @property
+    def stage_channels(self) -> tuple[int, ...]:
+        """Channels of the encoder's four stages, found by encoding nothing in particular."""
+        side = self.model.preprocessing.size
+        with torch.no_grad():
+            embedding = self.model.encode(torch.zeros(1, 3, side, side))
+        found = tuple(int(embedding.taps[f"stage{i}"].shape[1]) for i in (1, 2, 3, 4) if f"stage{i}" in embedding.taps)
+        if len(found) != len(FRETSAW_TINY):
+            raise ConfigError("expected an image encoder with four stages (SAM 2's or fretsaw-tiny's), got one without")
+        return found
+
+    @torch.no_grad()
+    def features(self, views: Tensor) -> DualFeatures:
+        """Return the features of views (B, 3, S, S) uint8."""
+        preprocessing = self.model.preprocessing
+        mean, std = (torch.tensor(values, device=self._device).view(1, 3, 1, 1) for values in (preprocessing.mean, preprocessing.std))
+        pixels = (views.to(self._device).float() / 255 - mean) / std
+        return self.branch(pixels, self.model.encode(pixels))
+
+    def training_batches(self, parts: Parts, config: Config, first: int) -> Iterator[tuple[DualFeatures, Tensor]]:
+        """Yield augmented batches from step `first` on, without end."""
+        views = MaskViews(parts.train, config.size, config.seed)
+        order = range(first * config.batch, 2**40)
+        for batch, target in DataLoader(views, config.batch, sampler=order, num_workers=config.workers, persistent_workers=config.workers > 0):
+            yield self.features(batch), target.to(self._device)
+
+    def validation_batches(self, parts: Parts, config: Config) -> Iterator[tuple[DualFeatures, Tensor]]:
+        """Yield the validation part once, not augmented."""
+        views = MaskViews(parts.validate, config.size, augmentation=PLAIN, ordered=True)
+        for batch, target in DataLoader(views, config.batch, sampler=range(len(parts.validate)), num_workers=config.workers):
+            yield self.features(batch), target.to(self._device)
+
+    def salient_only(self, samples: Sequence[Sample], least: float, known_file: Path) -> list[Sample]:
+        """Return the samples whose object stands out: the share of U²-Net's map that lies on the object is at least `least`.
+
+        What was measured is kept in `known_file` and not measured again.
+        """
+        known: dict[str, float] = json.loads(known_file.read_text()) if known_file.exists() else {}
+        fresh = [sample for sample in samples if sample.name not in known]
+        for number, sample in enumerate(fresh):
+            image, truth = sample.read()
+            found = saliency_map(self.branch.saliency, image)
+            known[sample.name] = float(found[truth == 1].sum() / max(float(found.sum()), 1e-6))
+            if number % 100 == 99 or number == len(fresh) - 1:
+                write_bytes(_made(known_file), json.dumps(known).encode())
+        return [sample for sample in samples if known[sample.name] >= least]
+
+
+def cached_batches(frozen: Frozen, config: Config) -> Callable[[Parts, Config, int], Iterator[tuple[DualFeatures, Tensor]]]:
+    """Return what yields batches whose features were computed once, in half precision; `config.views` fixed views an image."""
+    identity = f"{frozen.model.preprocessing.key}-views-{config.seed}"
+    cache = EmbeddingCache(Path(config.out) / "features", frozen.model.checksum, identity)
+
+    def batches(parts: Parts, config: Config, first: int) -> Iterator[tuple[DualFeatures, Tensor]]:
+        views = MaskViews(parts.train, config.size, config.seed)
+        count = len(parts.train) * config.views
+        cache.fill(map(str, range(count)), lambda key: _stored(frozen.features(views[int(key)][0][None])))
+        step = first
+        while True:
+            wanted = [_place(i, count, config.seed) for i in range(step * config.batch, (step + 1) * config.batch)]
+            loaded = [_loaded(cache.get(str(i))).named() for i in wanted]
+            named = {name: torch.cat([one[name] for one in loaded]).to(config.device) for name in loaded[0]}
+            yield DualFeatures.from_named(named), torch.stack([views[i][1] for i in wanted]).to(config.device)
+            step += 1
+
+    return batches
+
+
+def _place(index: int, count: int, seed: int) -> int:
+    """The view that comes at place `index`: every pass over the views is a permutation drawn from the seed."""
+    turn, place = divmod(index, count)
+    return int(np.random.default_rng((seed, turn, 2)).permutation(count)[place])
+
+
+def _stored(features: DualFeatures) -> ImageEmbedding:
+    rest = {name: tensor for name, tensor in features.named().items() if name != "final" and not name.startswith("high_res.")}
+    return ImageEmbedding(features.final, features.high_res, rest)
+
+
+def _loaded(embedding: ImageEmbedding) -> DualFeatures:
+    high_res = {f"high_res.{i}": level for i, level in enumerate(embedding.high_res)}
+    return DualFeatures.from_named({**embedding.taps, "final": embedding.final, **high_res})
+
+
+def resolve(config: Config) -> Frozen:
+    """Build the frozen networks of a configuration.
+
+    Raises:
+        ModelError: If there is no such encoder.
+        WeightsError: If weights are missing and cannot be fetched.
+    """
+    from fretsaw import catalog
+    from fretsaw.weights import load_state_dict, load_strictly
+
+    model = catalog.build(config.encoder, size=config.size).clicks
+    if model is None:
+        raise ConfigError(f"expected a model with an image encoder, got {config.encoder}")
+    model.to_precision(torch.bfloat16 if config.dtype == "bfloat16" else torch.float32)
+    if not config.saliency:
+        return Frozen(model, load_u2netp(), U2NET_SMALL, config.device)
+    saliency = U2Net(FULL)
+    load_strictly(saliency, load_state_dict(Path(config.saliency)))
+    return Frozen(model, saliency, U2NET_FULL, config.device)
+
+
+def _made(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path

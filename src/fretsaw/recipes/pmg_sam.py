@@ -1,0 +1,334 @@
+"""PMG-SAM: learn to find and cut the object of an image without a prompt; U²-Net and the image encoder stay as they are.
+
+paper    PMG-SAM (Sensors 2026, 26, 365), sections 4.3 and 4.7
+command  fretsaw train pmg_sam --set data=FOLDER --set out=runs/pmg
+         fretsaw train pmg_sam --set data=../shared/data --set sets=coco_mval,ccp,human_seg --set out=runs/pmg
+camouflage  the same with --set data=COD10K --set start=runs/pmg/best.safetensors --set stage=cos (90 epochs, a tenth of the rate, halved when it stalls)
+data     a folder with `images` and `masks` (a tenth is held out), or several sets by name with lists of their parts in DATA/splits
+
+Three masks are compared with the truth: the final one at the size of the view, the pre-mask, and what the decoder makes of a coarse truth in the pre-mask's
+place, which is how tiles of large images are refined.
+
+Source: PMG-SAM (paper 001), section 4.3.
+
+Deviation: the pre-mask is supervised as well, which the paper leaves to the decoder's gradient; without it the pre-mask need not look like a mask at all.
+Deviation: a third term, the decoder on a coarse truth, prepares the high-resolution pathway; 0 leaves it out.
+Deviation: numbers that the paper's text lost: rate 1e-4 (camouflage 1e-5), weight decay 1e-4, betas 0.9 and 0.999, steps of 0.5, rotations of 15 degrees.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fretsaw.errors import ConfigError
+from fretsaw.methods.pmg_sam.build import PAPER, TINY, Settings, build_pmg_sam, start_from_sam2
+from fretsaw.methods.pmg_sam.model import PmgSam
+from fretsaw.methods.pmg_sam.pairing import DualFeatures
+from fretsaw.recipes.pmg_data import Frozen, Parts, cached_batches, open_parts, resolve
+from fretsaw.training.best import BestSoFar, plot_run
+from fretsaw.training.loop import Schedule, Watcher, fit
+from fretsaw.training.losses import bce, dice, soft_iou
+
+STAGES: dict[str, dict[str, Any]] = {
+    "dis": {"epochs": 300, "rate": 1e-4, "patience": 40, "decay_every": 40, "halve_after": 0},
+    "cos": {"epochs": 90, "rate": 1e-5, "patience": 20, "decay_every": 0, "halve_after": 5},
+}
+"""The paper's two trainings: what a setting of 0 stands for. Source: PMG-SAM (paper 001), section 4.3."""
+
+NETWORKS = {"tiny": TINY, "paper": PAPER}
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Everything that `--set key=value` can change.
+
+    Attributes:
+        data: A folder with `images` and `masks`, or one that holds several sets.
+        out: Folder of the run: checkpoint, log, curves, best.safetensors.
+        sets: Names of the sets in `data`, separated by commas; "" takes `data` itself.
+        pseudo: A folder of images with made masks (`fretsaw train pseudo_masks`), added to the training part; "" adds none.
+        held_out: Share of a plain folder that is kept for validation.
+        salient: Objects that U²-Net's map covers less than this are left out: they are not what stands out. 0 keeps all.
+        stage: "dis", or "cos" for camouflaged objects after it.
+        start: Weights to start from, an earlier run's best.safetensors; "" starts from SAM 2's decoder.
+        encoder: Catalogue name or file of the model whose image encoder is the local branch.
+        saliency: A safetensors file of the whole U²-Net's published weights; "" takes U²-Netp.
+        network: "tiny" or "paper".
+        fusion: "drfm", "none", "residual"; "" as the network has it, like all below.
+        injection: "hiera", "none", "u2net", "both", "encoder".
+        pyramid: "stages", "encoder".
+        width: Channels of the fusion; 0 as the network has it, like all below.
+        blocks: Number of SRBs.
+        iterations: M.
+        interactions: Number of BAIMs.
+        directions: 2 or 1.
+        size: Side of the views.
+        batch: Views per step.
+        epochs: Passes over the training part; 0 as the stage has it, like the next two.
+        rate: Peak learning rate.
+        patience: Validations without improvement until the run ends.
+        warmup_epochs: Of linear warm-up.
+        weight_decay: Of AdamW.
+        iou_weight: Of the IoU loss; BCE and dice have 1 each.
+        pre_mask_weight: Of the pre-mask's losses.
+        edge_weight: Of the decoder's losses on a coarse truth.
+        features: "live" computes the frozen features in every step; "cached" once, in half precision, for `views` fixed views an image.
+        views: Fixed views per image when cached.
+        validations: At most so many images are validated on; 0 takes all.
+        validate_steps: Steps between validations; 0 validates once an epoch.
+        seed: Of everything drawn.
+        workers: Processes that read photos.
+        minutes: Stop after so long, to be continued; 0 trains to the end.
+        device: "cpu", "cuda", "mps".
+        dtype: Of the image encoder, and of autocast in the trained part: "float32" or "bfloat16".
+    """
+
+    data: str
+    out: str
+    sets: str = ""
+    pseudo: str = ""
+    held_out: float = 0.1
+    salient: float = 0.0
+    stage: str = "dis"
+    start: str = ""
+    encoder: str = "sam2-hiera-tiny"
+    saliency: str = ""
+    network: str = "tiny"
+    fusion: str = ""
+    injection: str = ""
+    pyramid: str = ""
+    width: int = 0
+    blocks: int = 0
+    iterations: int = 0
+    interactions: int = 0
+    directions: int = 0
+    size: int = 512
+    batch: int = 4
+    epochs: int = 0
+    rate: float = 0.0
+    patience: int = 0
+    warmup_epochs: float = 10
+    weight_decay: float = 1e-4
+    iou_weight: float = 10.0
+    pre_mask_weight: float = 0.5
+    edge_weight: float = 0.25
+    features: str = "live"
+    views: int = 2
+    validations: int = 0
+    validate_steps: int = 0
+    seed: int = 0
+    workers: int = 1
+    minutes: float = 0.0
+    device: str = "cpu"
+    dtype: str = "float32"
+
+
+def settled(config: Config) -> Config:
+    """Return the configuration with the stage's numbers in place of zeros.
+
+    Raises:
+        ConfigError: If stage, network, features or size is not one of those that exist.
+    """
+    for name, value, known in (("stage", config.stage, STAGES), ("network", config.network, NETWORKS), ("features", config.features, ("live", "cached"))):
+        if value not in known:
+            raise ConfigError(f"{name}: expected one of {', '.join(known)}, got {value!r}")
+    if config.size % 64 or config.size < 64:
+        raise ConfigError(f"size: expected a multiple of 64, got {config.size}")
+    usual = STAGES[config.stage]
+    return replace(config, **{name: getattr(config, name) or usual[name] for name in ("epochs", "rate", "patience")})
+
+
+def settings_of(config: Config, stages: tuple[int, ...], levels: tuple[int, ...]) -> Settings:
+    """Return the network's settings: the named network, the encoder's channels, and what the configuration changes."""
+    changed = {f.name: getattr(config, f.name) for f in fields(Settings) if getattr(config, f.name, None)}
+    return replace(NETWORKS[config.network], stages=stages, levels=levels, **changed)
+
+
+def mask_losses(logits: Tensor, target: Tensor, iou_weight: float) -> Tensor:
+    """Return BCE + dice + iou_weight x IoU loss, a mean over the batch; the target is brought to the logits' size or the logits to the target's.
+
+    Args:
+        logits: (B, 1, h, w), enlarged where the target is larger.
+        target: (B, 1, S, S) in [0, 1].
+        iou_weight: See `Config`.
+
+    Source: PMG-SAM (paper 001), section 4.3, the total loss.
+    """
+    if logits.shape[-2:] != target.shape[-2:]:
+        logits = F.interpolate(logits, size=target.shape[-2:], mode="bilinear", align_corners=False)
+    return (bce(logits, target) + dice(logits, target) + iou_weight * soft_iou(logits, target)).mean()
+
+
+def coarse_pre_mask(target: Tensor, generator: torch.Generator) -> Tensor:
+    """Return a truth (B, 1, S, S) as the logits (B, 1, S/4, S/4) of a pre-mask from a map 4 to 16 times coarser, with its contrast lost in part."""
+    side = target.shape[-1] // 4
+    factor = int(torch.randint(4, 17, (1,), generator=generator))
+    small = F.adaptive_avg_pool2d(target, max(2, side // factor))
+    probs = F.interpolate(small, size=(side, side), mode="bilinear", align_corners=False)
+    return (2 * probs - 1) * (3 + 5 * torch.rand(1, generator=generator).item())
+
+
+class Training(nn.Module):
+    """The trained part and the frozen one; `step` is what the loop calls, with (features, masks (B, 1, S, S))."""
+
+    def __init__(self, network: PmgSam, config: Config) -> None:
+        super().__init__()
+        self.network = network
+        self._config = config
+
+    def step(self, batch: tuple[DualFeatures, Tensor], done: int) -> Mapping[str, Tensor]:
+        """Return the losses of a batch."""
+        config = self._config
+        features, target = batch
+        small = F.avg_pool2d(target, 4)
+        with torch.autocast(target.device.type, torch.bfloat16, enabled=config.dtype == "bfloat16"):
+            result = self.network(features)
+        losses = {
+            "final": mask_losses(result.mask_logits.float(), target, config.iou_weight),
+            "pre_mask": mask_losses(result.pre_mask.float(), small, config.iou_weight),
+        }
+        total = losses["final"] + config.pre_mask_weight * losses["pre_mask"]
+        if config.edge_weight:
+            guide = coarse_pre_mask(target, torch.Generator().manual_seed(config.seed * 1_000_003 + done))
+            with torch.autocast(target.device.type, torch.bfloat16, enabled=config.dtype == "bfloat16"):
+                refined = self.network.refine(features, guide)
+            losses["edge"] = mask_losses(refined.float(), target, config.iou_weight)
+            total = total + config.edge_weight * losses["edge"]
+        return {"loss": total, **losses}
+
+    @torch.no_grad()
+    def validate(self, batches: Iterator[tuple[DualFeatures, Tensor]]) -> dict[str, float]:
+        """Return the mean loss of the final mask, and IoU and mean absolute error of both masks, over the validation part."""
+        self.eval()
+        sums: dict[str, float] = {}
+        count = 0
+        for features, target in batches:
+            result = self.network(features)
+            found = {"loss": mask_losses(result.mask_logits, target, self._config.iou_weight) * len(target)}
+            for name, logits in (("pre_mask", result.pre_mask), ("final", result.mask_logits)):
+                logits = F.interpolate(logits, size=target.shape[-2:], mode="bilinear", align_corners=False)
+                mask, truth = logits > 0, target > 0.5
+                found[f"{name} IoU"] = ((mask & truth).sum((1, 2, 3)) / (mask | truth).sum((1, 2, 3)).clamp(min=1)).sum()
+                found[f"{name} MAE"] = (logits.sigmoid() - target).abs().mean((1, 2, 3)).sum()
+            count += len(target)
+            for name, value in found.items():
+                sums[name] = sums.get(name, 0.0) + float(value)
+        self.train()
+        return {name: value / max(1, count) for name, value in sums.items()}
+
+
+def schedule_of(config: Config, per_epoch: int, watch: BestSoFar) -> Schedule:
+    """Return the rate's course: warm-up, then halved every so many epochs (dichotomous), or when validation stalls (camouflage).
+
+    Source: PMG-SAM (paper 001), section 4.3.
+    """
+    steps, warmup = config.epochs * per_epoch, min(round(config.warmup_epochs * per_epoch), config.epochs * per_epoch // 2)
+    every = STAGES[config.stage]["decay_every"] * per_epoch
+
+    def decay(way: float) -> float:
+        passed = 0.5 ** int(way * (steps - warmup) / every + 1e-9) if every else 1.0
+        return passed * watch.factor()
+
+    return Schedule(steps, warmup, decay=decay)
+
+
+def train(config: Config, network: PmgSam, frozen: Frozen, parts: Parts, settings: Settings, watcher: Watcher | None = None) -> int:
+    """Run the recipe, or continue it; returns the number of steps made. The best network so far lies in `out`/best.safetensors."""
+    config, out = settled(config), Path(config.out)
+    out.mkdir(parents=True, exist_ok=True)
+    training = Training(network.to(config.device), config).train()
+    optimizer = torch.optim.AdamW(groups(network, config), betas=(0.9, 0.999))
+    per_epoch = math.ceil(len(parts.train) / config.batch)
+    described = {"settings": json.dumps(settings.write()), "encoder": config.encoder, "size": str(config.size), "config": json.dumps(asdict(config))}
+
+    def keep() -> None:
+        export(network, out / "best.safetensors", described)
+
+    watch = BestSoFar(out, keep, patience=config.patience, halve_after=STAGES[config.stage]["halve_after"])
+    make = frozen.training_batches if config.features == "live" else cached_batches(frozen, config)
+
+    def validate(done: int) -> Mapping[str, float]:
+        figures = watch.see(training.validate(frozen.validation_batches(parts, config)))
+        plot_run(out)
+        return figures
+
+    done = fit(
+        training,
+        training.step,
+        lambda first: make(parts, config, first),
+        optimizer,
+        schedule_of(config, per_epoch, watch),
+        out,
+        seed=config.seed,
+        minutes=config.minutes or None,
+        watcher=watcher,
+        validate=validate,
+        validate_every=config.validate_steps or per_epoch,
+        enough=watch.enough,
+    )
+    plot_run(out)
+    return done
+
+
+def groups(network: nn.Module, config: Config) -> list[dict[str, object]]:
+    """Group the parameters: no weight decay on vectors and scales."""
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in parameters if p.ndim > 1], "lr": config.rate, "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "lr": config.rate, "weight_decay": 0.0},
+    ]
+
+
+def length(config: Config) -> int:
+    """Return how many steps the recipe makes at most, for the progress bar."""
+    config = settled(config)
+    return config.epochs * math.ceil(len(open_parts(config, None).train) / config.batch)
+
+
+def run(config: Config, watcher: Watcher | None = None) -> int:
+    """Build everything, train, and keep the best network in `out`/best.safetensors, half precision.
+
+    Raises:
+        ConfigError: If a setting does not exist or does not fit.
+        DataError: If there are no images.
+        WeightsError: If weights are missing and cannot be fetched.
+    """
+    from fretsaw.weights import load_state_dict, load_strictly
+
+    config = settled(config)
+    frozen = resolve(config)
+    settings = settings_of(config, frozen.stage_channels, frozen.level_channels)
+    parts = open_parts(config, frozen)
+    torch.manual_seed(config.seed)
+    network = build_pmg_sam(settings)
+    if config.start:
+        load_strictly(network, {name: tensor.float() for name, tensor in load_state_dict(Path(config.start)).items()})
+    else:
+        start_decoder(network, frozen)
+    return train(config, network, frozen, parts, settings, watcher)
+
+
+def start_decoder(network: PmgSam, frozen: Frozen) -> None:
+    """Start from the decoder of the model that the image encoder belongs to, where it is SAM 2's."""
+    decoder, prompts = frozen.model.mask_decoder, frozen.model.prompt_encoder
+    if hasattr(decoder, "decoder") and hasattr(decoder.decoder, "upscale_layer_norm"):
+        start_from_sam2(network, decoder.decoder, decoder.gaussian, prompts.mask_embed)  # type: ignore[arg-type]
+
+
+def export(network: nn.Module, path: Path, metadata: Mapping[str, str]) -> None:
+    """Write the trained part in half precision with what it was made from."""
+    from safetensors.torch import save
+
+    from fretsaw.images import write_bytes
+
+    tensors = {name: tensor.detach().cpu().half().contiguous() for name, tensor in network.state_dict().items()}
+    write_bytes(path, save(tensors, {"recipe": "pmg_sam", **metadata}))

@@ -1,0 +1,90 @@
+"""When to stop and what to keep: the best validation so far, how long nothing improved, and the curves of a run. All of it is read back from the log."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from fretsaw.training.loop import read_log
+
+
+class BestSoFar:
+    """Follows one figure of the validation, the smaller the better.
+
+    Args:
+        folder: Of the run; its log says what earlier calls of the same run saw.
+        keep: Called when the figure is the best so far, to store the model.
+        figure: Name of the figure, as `validate` returns it.
+        patience: Validations without improvement after which the run has had enough; 0 never has.
+        halve_after: Validations without improvement after which the rate is halved; 0 keeps it.
+        least_rate: Smallest factor on the rate.
+    """
+
+    def __init__(self, folder: Path, keep: Callable[[], None], figure: str = "loss", patience: int = 0, halve_after: int = 0, least_rate: float = 0.01) -> None:
+        self._folder, self._keep, self._figure = folder, keep, figure
+        self._patience, self._halve_after, self._least_rate = patience, halve_after, least_rate
+        self._read = False
+        self.best, self.stale, self.rate = float("inf"), 0, 1.0
+
+    def enough(self) -> bool:
+        """Return whether nothing has improved for `patience` validations."""
+        self._catch_up()
+        return bool(self._patience) and self.stale >= self._patience
+
+    def see(self, figures: Mapping[str, float]) -> Mapping[str, float]:
+        """Take in a validation's figures and return them; stores the model if they are the best."""
+        self._catch_up()
+        if self._take(figures[self._figure]):
+            self._keep()
+        return figures
+
+    def factor(self) -> float:
+        """Return the factor on the rate: halved whenever nothing improved for `halve_after` validations in a row."""
+        self._catch_up()
+        return self.rate
+
+    def _catch_up(self) -> None:
+        """Read the log when it is first needed: by then the loop has dropped the lines that the checkpoint does not cover."""
+        if self._read:
+            return
+        self._read = True
+        name = f"val/{self._figure}"
+        if (self._folder / "log.jsonl").exists():
+            for line in read_log(self._folder):
+                if name in line:
+                    self._take(line[name])
+
+    def _take(self, value: float) -> bool:
+        if value < self.best:
+            self.best, self.stale = value, 0
+            return True
+        self.stale += 1
+        if self._halve_after and self.stale % self._halve_after == 0:
+            self.rate = max(self.rate / 2, self._least_rate)
+        return False
+
+
+def plot_run(folder: Path) -> Path | None:
+    """Draw a run's log, one curve a figure, into `folder`/curves.png; returns its path, or None where matplotlib is not installed or nothing is logged."""
+    if importlib.util.find_spec("matplotlib") is None or not (folder / "log.jsonl").exists():
+        return None
+    from matplotlib.figure import Figure
+
+    lines = read_log(folder)
+    names = [name for name in dict.fromkeys(name for line in lines for name in line) if name not in ("step", "seconds")]
+    if not names:
+        return None
+    groups = sorted({name.removeprefix("val/") for name in names}, key=[name.removeprefix("val/") for name in names].index)
+    figure = Figure(figsize=(4 * min(4, len(groups)), 3 * -(-len(groups) // 4)), layout="constrained")
+    for i, group in enumerate(groups):
+        axes = figure.add_subplot(-(-len(groups) // 4), min(4, len(groups)), i + 1)
+        for name in (group, f"val/{group}"):
+            points = [(line["step"], line[name]) for line in lines if name in line]
+            if points:
+                axes.plot(*zip(*points, strict=True), label="validation" if name.startswith("val/") else "training", linewidth=1)
+        axes.set(title=group, xlabel="step")
+        axes.legend()
+    path = folder / "curves.png"
+    figure.savefig(path, dpi=110)
+    return path
