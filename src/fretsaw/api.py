@@ -146,7 +146,7 @@ def load(
     Args:
         name: A name from `list_models`, or None for the default model.
         size: Side of the model's input in pixels; None for the model's own.
-        refiner: A weight file of SAM-REF that was trained for this model, or None.
+        refiner: "sam-ref", or a weight file of SAM-REF that was trained for this model, or None.
         networks: For a model that is made of several, such as s2clip: {role: name or path} of those to exchange. The roles are "clip", "dino" and "sam";
             {"sam": "sam2-hiera-tiny"} lets SAM 2 refine, {"dino": "dinov2-vit-s14"} takes patch affinities from DINOv2.
         device: "cpu", "cuda", "cuda:1", "mps"; None takes the best there is.
@@ -168,7 +168,7 @@ def load(
             move(target)
     if parts.clicks is not None:
         parts.clicks.to_precision(precision)
-    return Segmenter(name, parts, catalog.build_refiner(refiner).to(target) if refiner is not None else None)
+    return Segmenter(name, parts, catalog.build_refiner(refiner, name).to(target) if refiner is not None else None)
 
 
 def _require_memory(parts: catalog.Parts, device: torch.device, dtype: torch.dtype) -> None:

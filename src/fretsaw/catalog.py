@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from fretsaw.entries import Entry, Network, Parts
 from fretsaw.errors import ModelError, StateDictError
+from fretsaw.refiners import build_refiner as build_refiner
 from fretsaw.weights import (
     Archive,
     Cache,
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fretsaw.methods.sam_clicks import SamClicks
-    from fretsaw.methods.sam_ref import SamRef
 
 DEFAULT = "sam2-hiera-tiny"
 """The model that `fretsaw.load()` loads."""
@@ -139,26 +139,6 @@ def build(
         raise ModelError(f"expected a model that cuts, got {name!r}, a {entry.mode} that other models use; models that cut are {usable}")
     path = weights_path(name, progress=progress, cache=cache)
     return entry.build(path, size, checksum(entry.weights, cache))
-
-
-def build_refiner(name: str | Path) -> SamRef:
-    """Build SAM-REF from a file that holds its parameters and, as metadata `config`, its arguments.
-
-    Raises:
-        ModelError: If there is no such file; no trained refiner comes with this version.
-        WeightsError: If the file is damaged or does not fit.
-    """
-    import json
-
-    from fretsaw.methods.sam_ref import build_sam_ref
-
-    path = Path(name)
-    if not path.is_file():
-        raise ModelError(f"expected the weight file of a refiner, got {str(name)!r}, which is no file; no trained refiner comes with this version")
-    metadata = read_metadata(path)
-    if "config" not in metadata:
-        raise ModelError(f"expected a refiner's configuration in the metadata of {path}, got {', '.join(metadata) or 'none'}")
-    return build_sam_ref(load_state_dict(path), json.loads(metadata["config"]))
 
 
 def weights_path(name: str, *, progress: Progress | None = None, cache: Cache | None = None) -> Path:

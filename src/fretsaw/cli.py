@@ -121,6 +121,7 @@ def click(
     box: Annotated[str | None, typer.Option("--box", metavar="X0,Y0,X1,Y1", help="A box around the object, half open.")] = None,
     mask: Annotated[Path | None, typer.Option("--mask", help="Start from this mask (white is the object).", show_default=False)] = None,
     model: Model = None,
+    refiner: Annotated[str | None, typer.Option("--refiner", help="Improve the mask: sam-ref, or a refiner's weight file.", show_default=False)] = None,
     format: Format = "mask",
     overwrite: Overwrite = False,
     device: Device = None,
@@ -149,7 +150,7 @@ def click(
     [job] = plan(find_images([image]), out, FORMATS[format])
     import fretsaw
 
-    segmenter = fretsaw.load(model, size=size, device=device, dtype=dtype) if overwrite or not job.target.exists() else None
+    segmenter = fretsaw.load(model, size=size, refiner=refiner, device=device, dtype=dtype) if overwrite or not job.target.exists() else None
 
     def cut(source: Path) -> Segmentation:
         assert segmenter is not None

@@ -28,7 +28,7 @@ Threads = Annotated[int, typer.Option("--threads", help="Threads of each worker 
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1 or mps; default: the best there is.", show_default=False)]
 Dtype = Annotated[str, typer.Option("--dtype", help="float32, bfloat16 or float16, of the image encoder.")]
 Size = Annotated[int | None, typer.Option("--size", help="Side of the model's input; default: the model's own.", show_default=False)]
-RefinerName = Annotated[str | None, typer.Option("--refiner", help="Improve each answer with this refiner.", show_default=False)]
+RefinerName = Annotated[str | None, typer.Option("--refiner", help="Improve each answer: sam-ref, or a refiner's weight file.", show_default=False)]
 Split = Annotated[Path | None, typer.Option("--split", help="Measure the images listed in this file only, one stem a line.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print the report as JSON, and no progress.")]
 SaveMasks = Annotated[Path | None, typer.Option("--save-masks", help="Write what was measured into this folder, one PNG a sample.", show_default=False)]

@@ -97,7 +97,9 @@ def prepare(
     from fretsaw.evaluation.adapters import load_segmenter, weights_checksum
     from fretsaw.evaluation.journal import fingerprint
     from fretsaw.evaluation.runner import RunOptions
+    from fretsaw.refiners import refiner_path
     from fretsaw.weights import cache_folder
+    from fretsaw.weights.files import sha256_of
 
     if plot is not None:
         curves.require_matplotlib()
@@ -110,6 +112,8 @@ def prepare(
     if workers is None:
         workers = max(1, min(MOST_WORKERS, cores() // threads)) if on_cpu else 1
     settings = {"size": size, "refiner": refiner, "threads": threads if on_cpu else None}
+    if refiner is not None:
+        settings["refiner_checksum"] = sha256_of(refiner_path(refiner, name))
     if report is not None:
         journal = report.with_name(report.name + ".journal")
     else:

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from fretsaw.methods import sam_ref
 from fretsaw.methods.sam_ref import SamRef, blend, changed_box, error_region_grew, paste_crop, roi_align
@@ -210,8 +211,6 @@ def test_saved_weights_build_the_same_refiner(refiner):
 
 
 def test_a_refiner_file_is_loaded_by_path_and_anything_else_is_refused(refiner, tmp_path):
-    from safetensors.torch import save_file
-
     from fretsaw.catalog import build_refiner
     from fretsaw.errors import ModelError
 
@@ -221,5 +220,22 @@ def test_a_refiner_file_is_loaded_by_path_and_anything_else_is_refused(refiner, 
     save_file(refiner.state_dict(), tmp_path / "bare.safetensors")
     with pytest.raises(ModelError, match="configuration"):
         build_refiner(tmp_path / "bare.safetensors")
-    with pytest.raises(ModelError, match="which is no file"):
-        build_refiner("sam-ref")
+    with pytest.raises(ModelError, match=r"expected a refiner out of sam-ref, .* which is no file"):
+        build_refiner("sam-reff")
+    with pytest.raises(ModelError, match=r"was trained for .*sam2-hiera-tiny.*, got 'sam-vit-h'"):
+        build_refiner("sam-ref", "sam-vit-h")
+
+
+def test_the_refiner_by_name_is_the_shipped_file_and_its_absence_is_said(refiner, tmp_path, monkeypatch):
+    from fretsaw import refiners
+    from fretsaw.errors import ModelError
+
+    monkeypatch.setenv("FRETSAW_HOME", str(tmp_path / "home"))
+    shipped = tmp_path / "sam_ref.safetensors"
+    monkeypatch.setattr(refiners, "shipped_path", lambda file: shipped)
+    monkeypatch.setattr("fretsaw.weights.gather.shipped_path", lambda file: shipped)
+    with pytest.raises(ModelError, match="no trained refiner comes with this version"):
+        refiners.build_refiner("sam-ref")
+    save_file(refiner.state_dict(), shipped, {"config": json.dumps(refiner.config)})
+    again = refiners.build_refiner("sam-ref", "sam2-hiera-tiny")
+    assert torch.equal(again.state_dict()["global_diff.heads.error.bias"], refiner.state_dict()["global_diff.heads.error.bias"])

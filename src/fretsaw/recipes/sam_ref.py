@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -242,7 +241,7 @@ def _wrong(logits: Tensor, coverage: Tensor, valid: Tensor) -> Tensor:
 def train(config: Config, model: SamClicks, learner: RefinerStage | DecoderStage, data: ClickData, cache: EmbeddingCache, watcher: Watcher | None) -> int:
     """Run a stage, or continue it; returns the number of steps made."""
     objects = ClickObjects(data.training, cache, model.preprocessing, config.seed)
-    print(f"learning from {objects.photos} photos, deciding by {len(data.held_out)} objects", file=sys.stderr)
+    _say(watcher, f"learning from {objects.photos} photos, deciding by {len(data.held_out)} objects")
     learned = [(name, parameter) for name, parameter in learner.named_parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for _, p in learned if p.ndim > 1], "lr": config.rate, "weight_decay": config.weight_decay},
@@ -345,10 +344,16 @@ def run(config: Config, watcher: Watcher | None = None) -> int:
     model = model.to(config.device).to_precision(torch.bfloat16 if config.dtype == "bfloat16" else torch.float32)
     folder = Path(config.cache) if config.cache else Path(config.out) / "cache"
     cache = EmbeddingCache(folder / f"{model.checksum[:12]}-{config.size}", model.checksum, model.preprocessing.key)
-    photos = fill(data, model, cache, folder / "teacher", config.encode_minutes or None, lambda text: print(text, file=sys.stderr))
+    photos = fill(data, model, cache, folder / "teacher", config.encode_minutes or None, lambda text: _say(watcher, text))
     data = ClickData(photos, data.held_out, data.held_out_photos)
     if config.stage == "decoder":
         return train(config, model, DecoderStage(model, config), data, cache, watcher)
     torch.manual_seed(config.seed)
     refiner = SamRef(config.width, config.blocks, cache.get(data.held_out_photos[0].key).final.shape[1]).to(config.device)
     return train(config, model, RefinerStage(refiner, model, config), data, cache, watcher)
+
+
+def _say(watcher: Watcher | None, text: str) -> None:
+    """Let a watcher that can print lines do so."""
+    if (say := getattr(watcher, "say", None)) is not None:
+        say(text)

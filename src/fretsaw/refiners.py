@@ -1,0 +1,64 @@
+"""Refiners by name, or by a weight file of one's own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fretsaw.errors import ModelError
+from fretsaw.weights import Route, WeightFile, Weights, load_state_dict, materialise, read_metadata
+from fretsaw.weights.gather import shipped_path
+
+if TYPE_CHECKING:
+    from fretsaw.methods.sam_ref import SamRef
+
+REFINERS: dict[str, dict[str, Weights]] = {
+    "sam-ref": {
+        "sam2-hiera-tiny": Weights(
+            "sam-ref-sam2-hiera-tiny",
+            (Route({"network": WeightFile("package:sam_ref_sam2_hiera_tiny.safetensors")}),),
+            "Apache-2.0",
+            "Fretsaw, SAM-REF trained over SAM 2 Hiera-T",
+            0,
+        ),
+    },
+}
+"""{name of the refiner: {name of the model that it was trained for: weights}}. The weights travel in the package."""
+
+
+def build_refiner(name: str | Path, model: str = "sam2-hiera-tiny") -> SamRef:
+    """Build SAM-REF.
+
+    Args:
+        name: A name of `REFINERS`, or a file that holds parameters and, as metadata `config`, their arguments (`fretsaw train sam_ref` writes it).
+        model: Name of the model that is to be refined; a refiner by name was trained for one model.
+
+    Raises:
+        ModelError: If there is no such name or file, or none of that name for the model.
+        WeightsError: If the file is damaged or does not fit.
+    """
+    from fretsaw.methods.sam_ref import build_sam_ref
+
+    path = refiner_path(name, model)
+    metadata = read_metadata(path)
+    if "config" not in metadata:
+        raise ModelError(f"expected a refiner's configuration in the metadata of {path}, got {', '.join(metadata) or 'none'}")
+    return build_sam_ref(load_state_dict(path), json.loads(metadata["config"]))
+
+
+def refiner_path(name: str | Path, model: str) -> Path:
+    """Return the weight file of a refiner, checked where it goes by a name; for the arguments and errors see `build_refiner`."""
+    if Path(name).is_file():
+        return Path(name)
+    if str(name) not in REFINERS:
+        raise ModelError(f"expected a refiner out of {', '.join(REFINERS)}, or the weight file of one, got {str(name)!r}, which is no file")
+    trained = REFINERS[str(name)]
+    if model not in trained:
+        raise ModelError(f"expected a model that {name} was trained for ({', '.join(trained)}), got {model!r}; fretsaw train sam_ref trains one for it")
+    if not shipped_path(trained[model].routes[0].files["network"]).is_file():
+        raise ModelError(
+            f"no trained refiner comes with this version: {name} for {model} is absent from this installation; "
+            "fretsaw train sam_ref trains one, whose refiner.safetensors can be given in place of the name"
+        )
+    return materialise(trained[model])
