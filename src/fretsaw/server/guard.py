@@ -58,6 +58,8 @@ class Guard:
                 for name, value in REPLY_HEADERS.items():
                     reply[name] = value
                 reply.setdefault("cache-control", "no-store")
+                if message["status"] == TooLargeError.status:
+                    reply["connection"] = "close"  # else the server would read the rest of the body, to throw it away
             await send(message)
 
         try:

@@ -43,6 +43,7 @@ class Piece:
     def __init__(self, record: ImageRecord, source: Path, segmenter: Segmenter, store: Store, settings: Settings) -> None:
         self.record = record
         self.lock = threading.RLock()
+        self._encoding = threading.Lock()
         self.embedded = False
         self._source, self._segmenter, self._store, self._settings = source, segmenter, store, settings
         self._image: np.ndarray | None = None
@@ -91,10 +92,11 @@ class Piece:
 
     def embed(self) -> Session:
         """Return a session without prompts, from which all objects' sessions branch off; the embedding comes from disk, or is computed and saved."""
-        with self.lock:
+        image = self.image
+        # A lock of its own: who looks at the picture or names an object need not wait for the encoder.
+        with self._encoding:
             if self._root is None:
                 path = self._store.place(self.record.id) / EMBEDDING
-                image = self.image
                 try:
                     self._root = self._segmenter.open(image, saved=path)
                     os.utime(path)

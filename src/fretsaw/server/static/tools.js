@@ -1,0 +1,313 @@
+// What the pointer and the arrow keys do on the canvas: click, box, brush, pan, zoom, and the preview under a resting pointer.
+
+import * as api from "./api.js";
+import { boxOf, crop, encode, shapeOf } from "./masks.js";
+import { trace } from "./view.js";
+
+const REST = 70; // milliseconds that the pointer must rest before a preview is asked for
+const QUICK = 0.45; // seconds; where previews take longer, they would lag behind the hand
+const PAUSE = 20000; // milliseconds without previews after they were too slow
+
+export class Tools extends EventTarget {
+  tool = "click"; // click, box, paint, erase
+  removes = false; // whether a plain click removes; the right button always does
+  radius = 12; // of the brush, in pixels of the picture
+  previews = true;
+  pointer = null; // where the mouse is, or null
+  cross = null; // where the arrow keys have moved to, or null
+  draft = null; // a box being drawn
+  stroke = null; // a brush stroke being drawn
+  preview = null;
+
+  #drag = null;
+  #space = false;
+  #rest = 0;
+  #asking = null;
+  #times = [];
+  #slowUntil = 0;
+
+  constructor(view, work) {
+    super();
+    this.view = view;
+    this.work = work;
+    const { canvas } = view;
+    canvas.addEventListener("pointerdown", (event) => this.#down(event));
+    canvas.addEventListener("pointermove", (event) => this.#move(event));
+    canvas.addEventListener("pointerup", (event) => this.#up(event));
+    canvas.addEventListener("pointercancel", () => this.#cancel());
+    canvas.addEventListener("pointerleave", () => {
+      this.pointer = null;
+      this.#forgetPreview();
+    });
+    canvas.addEventListener("contextmenu", (event) => event.preventDefault());
+    canvas.addEventListener("wheel", (event) => this.#wheel(event), { passive: false });
+    canvas.addEventListener("blur", () => {
+      this.cross = null;
+      view.draw();
+    });
+    work.addEventListener("objects", () => this.#forgetPreview());
+  }
+
+  choose(tool) {
+    this.#cancel();
+    this.tool = tool;
+    this.#forgetPreview();
+    this.#cursor();
+    this.dispatchEvent(new Event("tool"));
+    this.view.draw();
+  }
+
+  resize(factor) {
+    this.radius = Math.min(400, Math.max(1, this.radius * factor));
+    this.dispatchEvent(new Event("tool"));
+    this.view.draw();
+  }
+
+  set space(held) {
+    this.#space = held;
+    this.#cursor();
+  }
+
+  // What the view is to draw beside the masks.
+  scene() {
+    const brushing = this.tool === "paint" || this.tool === "erase";
+    const place = this.pointer ?? this.cross;
+    return {
+      draft: this.draft,
+      stroke: this.stroke,
+      preview: this.preview,
+      brush: brushing && place && !this.#space ? { ...place, radius: this.radius, adds: this.tool === "paint" } : null,
+      cross: this.cross,
+    };
+  }
+
+  // The keyboard's hand on the canvas: arrows move, Enter does what a press of the button does, Backspace what the right one does.
+  key(event) {
+    const far = (event.shiftKey ? 40 : event.altKey ? 1 : 8) / this.view.scale;
+    const moves = { ArrowLeft: [-far, 0], ArrowRight: [far, 0], ArrowUp: [0, -far], ArrowDown: [0, far] };
+    if (event.key in moves) {
+      this.cross ??= this.pointer ?? this.#centre();
+      const [dx, dy] = moves[event.key];
+      this.cross = { x: clamp(this.cross.x + dx, 0, this.view.width - 0.01), y: clamp(this.cross.y + dy, 0, this.view.height - 0.01) };
+      this.pointer = null;
+      this.view.reveal(this.cross.x, this.cross.y);
+      this.#follow(this.cross);
+    } else if (event.key === "Enter" || event.key === "Backspace") {
+      this.cross ??= this.#centre();
+      this.#press(this.cross, event.key === "Backspace" || event.shiftKey);
+    } else return false;
+    this.view.draw();
+    return true;
+  }
+
+  escape() {
+    const busy = this.draft || this.stroke || this.#drag;
+    this.#cancel();
+    return Boolean(busy);
+  }
+
+  #centre() {
+    const { clientWidth, clientHeight } = this.view.canvas;
+    const [x, y] = this.view.toPicture(clientWidth / 2, clientHeight / 2);
+    return { x: clamp(x, 0, this.view.width - 0.01), y: clamp(y, 0, this.view.height - 0.01) };
+  }
+
+  // The keyboard's press: for boxes and strokes the first one begins and the second one ends.
+  #press(place, removes) {
+    if (this.tool === "click") this.#click(place, !removes);
+    else if (this.tool === "box") {
+      if (this.draft) this.#endBox();
+      else this.draft = [place.x, place.y, place.x, place.y];
+    } else if (this.stroke) this.#endStroke();
+    else this.#beginStroke(place);
+  }
+
+  #inside({ x, y }) {
+    return x >= 0 && y >= 0 && x < this.view.width && y < this.view.height;
+  }
+
+  #place(event) {
+    const bounds = this.view.canvas.getBoundingClientRect();
+    const [x, y] = this.view.toPicture(event.clientX - bounds.left, event.clientY - bounds.top);
+    return { x, y };
+  }
+
+  #down(event) {
+    if (!this.work.picture) return;
+    this.view.canvas.focus({ preventScroll: true });
+    this.cross = null;
+    const place = this.#place(event);
+    if (event.button === 1 || this.#space) this.#drag = { kind: "pan", at: [event.clientX, event.clientY] };
+    else if (event.button !== 0 && event.button !== 2) return;
+    else if (this.tool === "click") {
+      if (this.#inside(place)) this.#click(place, !(event.button === 2 || event.altKey || this.removes));
+      return;
+    } else if (this.tool === "box" && event.button === 0) {
+      this.#drag = { kind: "box" };
+      this.draft = [place.x, place.y, place.x, place.y];
+    } else if (this.tool === "paint" || this.tool === "erase") {
+      this.#drag = { kind: "stroke" };
+      this.#beginStroke(place, event.button === 2 ? this.tool === "erase" : undefined);
+    }
+    if (this.#drag) this.view.canvas.setPointerCapture(event.pointerId);
+    this.#cursor();
+    this.view.draw();
+  }
+
+  #move(event) {
+    if (!this.work.picture) return;
+    if (this.#drag?.kind === "pan") {
+      this.view.pan(event.clientX - this.#drag.at[0], event.clientY - this.#drag.at[1]);
+      this.#drag.at = [event.clientX, event.clientY];
+      return;
+    }
+    this.cross = null;
+    this.pointer = this.#place(event);
+    this.#follow(this.pointer);
+    this.view.draw();
+  }
+
+  // The hand has moved: what it holds comes along.
+  #follow(place) {
+    if (this.draft) [this.draft[2], this.draft[3]] = [place.x, place.y];
+    if (this.stroke) this.stroke.points.push([place.x, place.y]);
+    this.#schedulePreview(place);
+  }
+
+  #up() {
+    const kind = this.#drag?.kind;
+    this.#drag = null;
+    if (kind === "box") this.#endBox();
+    if (kind === "stroke") this.#endStroke();
+    this.#cursor();
+    this.view.draw();
+  }
+
+  #cancel() {
+    this.#drag = this.draft = this.stroke = null;
+    this.#cursor();
+    this.view.draw();
+  }
+
+  #wheel(event) {
+    event.preventDefault();
+    if (!this.work.picture) return;
+    const unit = event.deltaMode === 1 ? 30 : event.deltaMode === 2 ? 300 : 1;
+    if (event.shiftKey) this.view.pan(-(event.deltaX || event.deltaY) * unit, 0);
+    else {
+      const bounds = this.view.canvas.getBoundingClientRect();
+      const speed = event.ctrlKey ? 0.01 : 0.0016; // browsers report a pinch as small steps with ctrl
+      this.view.zoomTo(this.view.scale * Math.exp(-event.deltaY * unit * speed), event.clientX - bounds.left, event.clientY - bounds.top);
+    }
+  }
+
+  #cursor() {
+    const brushing = this.tool === "paint" || this.tool === "erase";
+    this.view.canvas.dataset.cursor = this.#drag?.kind === "pan" ? "grabbing" : this.#space ? "grab" : brushing ? "none" : "cross";
+  }
+
+  #click(place, positive) {
+    this.#forgetPreview();
+    // The server counts from the centre of the first pixel.
+    const round = (value) => Math.round((value - 0.5) * 100) / 100;
+    this.work.click(round(place.x), round(place.y), positive);
+  }
+
+  #endBox() {
+    const [xa, ya, xb, yb] = this.draft;
+    this.draft = null;
+    const [x0, x1] = [Math.min(xa, xb), Math.max(xa, xb)].map((x) => Math.round(clamp(x, 0, this.view.width)));
+    const [y0, y1] = [Math.min(ya, yb), Math.max(ya, yb)].map((y) => Math.round(clamp(y, 0, this.view.height)));
+    if (x1 - x0 >= 2 && y1 - y0 >= 2) this.work.box(x0, y0, x1, y1);
+  }
+
+  #beginStroke(place, adds = this.tool === "paint") {
+    if (this.work.waiting) return; // a stroke must begin on the mask that is shown
+    this.stroke = { points: [[place.x, place.y]], radius: this.radius, adds };
+  }
+
+  async #endStroke() {
+    const stroke = this.stroke;
+    if (!stroke) return;
+    const { width, height } = this.view;
+    const object = this.work.object;
+    const bits = object?.area ? crop(object.rle, [0, 0, width, height]) : new Uint8Array(width * height);
+    const changed = rasterise(stroke, bits, width, height);
+    if (changed) await this.work.paint(encode(bits, width, height));
+    if (this.stroke === stroke) this.stroke = null;
+    this.view.draw();
+  }
+
+  #schedulePreview(place) {
+    clearTimeout(this.#rest);
+    const wanted = this.previews && this.tool === "click" && this.work.ready && !this.work.waiting && !this.#space && this.#inside(place);
+    if (!wanted || performance.now() < this.#slowUntil) {
+      this.#forgetPreview();
+      return;
+    }
+    this.#rest = setTimeout(() => this.#ask(place), REST);
+  }
+
+  async #ask(place) {
+    this.#asking?.abort();
+    const asking = (this.#asking = new AbortController());
+    const { work } = this;
+    const body = { x: place.x - 0.5, y: place.y - 0.5, positive: !this.removes, object: work.active };
+    const started = performance.now();
+    try {
+      const reply = await api.post(`${work.path}/preview`, body, asking.signal);
+      this.#learn((performance.now() - started) / 1000);
+      if (asking.signal.aborted || work.waiting) return;
+      const color = work.object?.color ?? "#4aa3ff";
+      this.preview = { ...shapeOf(reply.rle, boxOf(reply.rle), color), size: reply.rle.size };
+      this.view.draw();
+    } catch {
+      // A preview that does not come is no loss: it was replaced, or the server has better things to do.
+    }
+  }
+
+  #learn(seconds) {
+    this.#times = [...this.#times.slice(-4), seconds];
+    const middle = [...this.#times].sort((a, b) => a - b)[this.#times.length >> 1];
+    if (this.#times.length >= 3 && middle > QUICK) {
+      this.#slowUntil = performance.now() + PAUSE;
+      this.#times = [];
+    }
+  }
+
+  #forgetPreview() {
+    clearTimeout(this.#rest);
+    this.#asking?.abort();
+    if (this.preview) {
+      this.preview = null;
+      this.view.draw();
+    }
+  }
+}
+
+const clamp = (value, least, most) => Math.min(most, Math.max(least, value));
+
+// Sets or clears the pixels whose centres a stroke covers; returns whether any has changed.
+function rasterise({ points, radius, adds }, bits, width, height) {
+  const xs = points.map(([x]) => x);
+  const ys = points.map(([, y]) => y);
+  const x0 = clamp(Math.floor(Math.min(...xs) - radius) - 1, 0, width);
+  const y0 = clamp(Math.floor(Math.min(...ys) - radius) - 1, 0, height);
+  const x1 = clamp(Math.ceil(Math.max(...xs) + radius) + 1, 0, width);
+  const y1 = clamp(Math.ceil(Math.max(...ys) + radius) + 1, 0, height);
+  if (x1 <= x0 || y1 <= y0) return false;
+  const canvas = new OffscreenCanvas(x1 - x0, y1 - y0);
+  const context = canvas.getContext("2d", { willReadFrequently: true });
+  context.translate(-x0, -y0);
+  trace(context, points, radius);
+  const { data } = context.getImageData(0, 0, x1 - x0, y1 - y0);
+  const value = adds ? 1 : 0;
+  let changed = false;
+  for (let y = y0, at = 3; y < y1; y++)
+    for (let x = x0; x < x1; x++, at += 4)
+      if (data[at] > 127 && bits[y * width + x] !== value) {
+        bits[y * width + x] = value;
+        changed = true;
+      }
+  return changed;
+}

@@ -1,0 +1,116 @@
+"""Drives the page in a real browser, as a person would: for the test of a whole job, and for the README's pictures (docs/make_screenshots.py).
+
+Chromium comes from the system (Debian: apt-get install chromium); Playwright only drives it, and downloads nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+
+def find_chromium() -> str | None:
+    """Return the path of a Chromium, or None; FRETSAW_CHROMIUM names one elsewhere."""
+    return os.environ.get("FRETSAW_CHROMIUM") or next((path for name in NAMES if (path := shutil.which(name))), None)
+
+
+@contextmanager
+def open_page(chromium: str, dark: bool = False, width: int = 1320, height: int = 820, scale: float = 1, tolerated: str = "\0") -> Iterator[Page]:
+    """Give a page of a fresh browser profile; what the page complains of is raised at the end, unless it holds `tolerated`."""
+    from playwright.sync_api import sync_playwright
+
+    complaints: list[str] = []
+    with sync_playwright() as playwright:
+        # The sandbox needs rights that containers do not give to root.
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"])
+        context = browser.new_context(
+            viewport={"width": width, "height": height}, device_scale_factor=scale, color_scheme="dark" if dark else "light", accept_downloads=True
+        )
+        page = context.new_page()
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+        page.set_default_timeout(60_000)
+        try:
+            yield page
+        finally:
+            browser.close()
+    assert all(tolerated in text for text in complaints), complaints
+
+
+class Hand:
+    """What a person does on the page, in pixels of the picture."""
+
+    def __init__(self, page: Page, address: str) -> None:
+        self.page, self.address = page, address
+
+    def open(self) -> None:
+        """Open the page and wait until the first picture is there and everything asked for is answered."""
+        self.page.goto(self.address)
+        self.settle()
+
+    def settle(self) -> None:
+        """Wait until the picture is encoded and the server has answered everything."""
+        self.page.wait_for_selector("#stage[data-state=open][data-busy=false]")
+        self.page.wait_for_selector("#state[data-kind=good]", timeout=60_000)
+
+    def choose_picture(self, name: str) -> None:
+        self.page.click(f'.thumb[title="{name}"]')
+        self.page.wait_for_function("name => document.title.startsWith(name)", arg=name.rpartition("/")[2])
+        self.settle()
+
+    def at(self, x: float, y: float) -> tuple[float, float]:
+        """Return where a pixel of the picture lies on the screen; the picture must be shown whole, as it is after opening."""
+        box = self.page.locator("#canvas").bounding_box()
+        assert box is not None
+        picture = self.picture()
+        margin = min(48, box["width"] / 12)
+        scale = min((box["width"] - margin) / picture["width"], (box["height"] - margin) / picture["height"], 8)
+        left = box["x"] + (box["width"] - picture["width"] * scale) / 2
+        top = box["y"] + (box["height"] - picture["height"] * scale) / 2
+        return left + (x + 0.5) * scale, top + (y + 0.5) * scale
+
+    def click(self, x: float, y: float, positive: bool = True) -> None:
+        self.page.mouse.click(*self.at(x, y), button="left" if positive else "right")
+        self.settle()
+
+    def drag(self, x0: float, y0: float, x1: float, y1: float) -> None:
+        self.page.mouse.move(*self.at(x0, y0))
+        self.page.mouse.down()
+        self.page.mouse.move(*self.at((x0 + x1) / 2, (y0 + y1) / 2), steps=4)
+        self.page.mouse.move(*self.at(x1, y1), steps=4)
+        self.page.mouse.up()
+        self.settle()
+
+    def press(self, key: str) -> None:
+        self.page.keyboard.press(key)
+        self.settle()
+
+    def name(self, text: str) -> None:
+        self.page.keyboard.press("r")
+        self.page.keyboard.type(text)
+        self.page.keyboard.press("Enter")
+        self.settle()
+
+    def picture(self) -> dict[str, Any]:
+        """What the server knows of the open picture."""
+        identity = self.page.evaluate("location.hash.slice(1)")
+        return self.page.request.get(f"{self.address}/api/images/{identity}").json()
+
+    def export(self, format: str, folder: Path, everything: bool = False) -> Path:
+        self.page.keyboard.press("e")
+        if everything:
+            self.page.click("text=All pictures, as zip")
+        with self.page.expect_download() as download:
+            self.page.click(f'[data-format="{format}"]')
+        path = folder / download.value.suggested_filename
+        download.value.save_as(path)
+        return path
