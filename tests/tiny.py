@@ -77,3 +77,14 @@ def tiny_hrsam(size: int = 128, anchor_size: int | None = None, seed: int = 0) -
     parts = sam.build_prompt_parts(random_weights(model, seed), size)
     torch.manual_seed(seed)
     return SamClicks(build_hrsam("t", anchor_size), *parts, Preprocessing(longest_side, size), f"tiny-hrsam-{seed}").eval()
+
+
+TINY_TEACHER = {
+    "vision": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_pos_feats": 128, "global_attn_indexes": [1], "window_size": 3}
+}
+"""A SAM with a small encoder in front of a decoder of the published size."""
+
+
+def tiny_teacher(size: int = 128, seed: int = 0) -> SamClicks:
+    """Return a SAM whose embeddings have the published 256 channels, with random weights."""
+    return build_sam(random_weights(sam.build_model(TINY_TEACHER, size), seed), TINY_TEACHER, size, checksum=f"tiny-teacher-{seed}")

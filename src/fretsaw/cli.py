@@ -31,6 +31,7 @@ app = typer.Typer(
 )
 app.add_typer(cli_models.app, name="models")
 app.command()(cli_train.train)
+app.command()(cli_train.curves)
 app.command()(cli_text.text)
 app.add_typer(cli_text.layers, name="layers")
 app.command()(cli_serve.serve)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import MISSING, fields
 from importlib import import_module
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -16,6 +18,7 @@ from fretsaw.errors import ConfigError
 
 RECIPES = {
     "fretsaw_tiny": "distil SAM 2 Hiera-T into the small encoder that ships",
+    "hrsam": "train HRSAM or HRSAM++ by one of the paper's three settings",
     "pmg_sam": "train the automatic cut: fusion, pre-mask and guided decoder over frozen encoders",
     "pseudo_masks": "make masks for unlabelled photos where saliency map and decoder agree, for pmg_sam",
     "sam_ref": "train the refiner that looks at the image again, over a frozen model",
@@ -44,10 +47,29 @@ def train(
         for field in fields(config):
             print(f"{field.name} = {getattr(config, field.name)}")
         return
+    chief = os.environ.get("LOCAL_RANK", "0") == "0"  # of several processes that share a run, one speaks
     length = module.length(config) if hasattr(module, "length") else config.steps
-    with Steps(length, "steps") as steps:
+    with Steps(length, "steps", quiet=not chief) as steps:
         done = module.run(config, steps)
-    print(f"{done} of {length} steps are made; the run lies in {config.out}", file=sys.stderr)
+    if chief:
+        print(f"{done} of {length} steps are made; the run lies in {config.out}", file=sys.stderr)
+
+
+def curves(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of training runs.", show_default=False)],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="The picture (.png, .pdf, .svg); default: RUN/curves.png.", show_default=False)] = None,
+) -> None:
+    """Draw the learning curves of training runs, finished or not, into one picture.
+
+    [b]Examples[/b]
+
+      fretsaw curves runs/hrsam
+
+      fretsaw curves runs/a runs/b -o both.png
+    """
+    from fretsaw.training.curves import draw
+
+    print(draw(runs, out or runs[0] / "curves.png"))
 
 
 def configure(kind: type, settings: Sequence[str], placeholders: bool = False) -> Any:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from fretsaw.errors import ShapeError
+from fretsaw.errors import ConfigError, ShapeError
 from fretsaw.types import Click
 
-HRSAM_SCALE = 1 / (1 + float(np.finfo(np.float32).eps))
-"""A pixel ties with the deepest one if its distance is greater than the maximum times this."""
-
+EPSILON = float(np.finfo(np.float32).eps)
+"""Keeps the deepest pixel itself among those that are drawn from."""
 
 def simulate_click(prediction: np.ndarray, truth: np.ndarray, clicked: np.ndarray | None = None) -> Click:
     """Return the click a careful annotator would make next.
@@ -40,7 +39,7 @@ def simulate_click(prediction: np.ndarray, truth: np.ndarray, clicked: np.ndarra
     return Click(float(x), float(y), positive)
 
 
-def simulate_click_hrsam(prediction: np.ndarray, truth: np.ndarray, clicked: np.ndarray | None, rng: np.random.Generator) -> Click | None:
+def simulate_click_hrsam(prediction: np.ndarray, truth: np.ndarray, clicked: np.ndarray | None, rng: np.random.Generator, k: float = 1.0) -> Click | None:
     """Return the next click by HRSAM's and InterFormer's rule.
 
     Differs from `simulate_click` in three ways: pixels already clicked leave the error region before depths are measured, so a clicked pixel counts as border;
@@ -51,16 +50,20 @@ def simulate_click_hrsam(prediction: np.ndarray, truth: np.ndarray, clicked: np.
         truth: (H, W) int8, 1 object, 0 background, -1 ignored.
         clicked: (H, W) bool, pixels already clicked, or None.
         rng: Draws among ties; equal seeds give equal clicks.
+        k: How careless the click is: every pixel deeper than the greatest depth over k may be drawn. 1 is the centre, as in evaluation; training takes 1.7.
 
     Returns:
         Click in the original frame, or None.
 
     Raises:
+        ConfigError: If k is below 1.
         ShapeError: If the arrays differ in size.
 
     Source: HRSAM (paper 003), appendix D.4, and the authors' published evaluation code for what the text leaves open.
     Deviation: pixels marked -1 are never wrong; the published code takes them for background (its data sets have none).
     """
+    if k < 1:
+        raise ConfigError(f"expected k of at least 1, got {k}")
     _check(prediction, truth, clicked)
     missed, taken = error_regions(prediction, truth)
     if clicked is not None:
@@ -71,7 +74,7 @@ def simulate_click_hrsam(prediction: np.ndarray, truth: np.ndarray, clicked: np.
         return None
     positive = bool(missed_most > taken_most)
     field, most = (missed_depths, missed_most) if positive else (taken_depths, taken_most)
-    rows, columns = np.nonzero(field > HRSAM_SCALE * float(most))
+    rows, columns = np.nonzero(field > float(most) / (k + EPSILON))
     choice = int(rng.integers(len(rows)))
     return Click(float(columns[choice]), float(rows[choice]), positive)
 

@@ -82,7 +82,7 @@ class EmbeddingCache:
         """Compute and store what is missing; a kill loses at most one unfinished shard.
 
         Args:
-            keys: All keys that are wanted.
+            keys: All keys that are wanted; taken one by one, so a generator may bring what `compute` needs along.
             compute: Maps a key to its embedding, B = 1.
             done: Called after each key that was computed.
 
@@ -91,8 +91,8 @@ class EmbeddingCache:
         """
         pending: dict[str, ImageEmbedding] = {}
         computed = 0
-        for key in dict.fromkeys(keys):
-            if key in self:
+        for key in keys:
+            if key in self or key in pending:
                 continue
             pending[key] = compute(key)
             computed += 1

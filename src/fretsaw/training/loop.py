@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from fretsaw.errors import ConfigError, DataError
+from fretsaw.training.processes import ONE, Processes
 
 Step = Callable[[Any, int], Mapping[str, Tensor]]
 """Maps (batch, step number) to scalars, of which "loss" is minimised and the rest is logged."""
@@ -80,6 +81,7 @@ def fit(
     validate: Callable[[int], Mapping[str, float]] | None = None,
     validate_every: int = 0,
     enough: Callable[[], bool] = lambda: False,
+    processes: Processes = ONE,
 ) -> int:
     """Train until the schedule ends, continuing what lies in `folder`.
 
@@ -98,6 +100,7 @@ def fit(
         watcher: Told after every step.
         validate: Returns figures for the log; called every `validate_every` steps and at the end.
         validate_every: 0 validates at the end only.
+        processes: Those that share the work; the first one alone writes, validates and is watched.
         enough: Asked before the first step and after every validation; true ends the run early.
 
     Returns:
@@ -107,29 +110,34 @@ def fit(
         ConfigError: If the checkpoint in `folder` belongs to another network or another schedule.
         DataError: If the batches end before the schedule, or a loss is not finite.
     """
+    chief = processes.rank == 0
     folder.mkdir(parents=True, exist_ok=True)
     done = _resume(folder, model, optimizer, schedule)
     peaks = [group.get("peak", group["lr"]) for group in optimizer.param_groups]
     for group, peak in zip(optimizer.param_groups, peaks, strict=True):
         group["peak"] = peak
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    processes.wait()
+    if chief:
+        _cut_log(folder, done)
     started = saved = time.monotonic()
     totals: dict[str, float] = {}
     counted = 0
     stream = iter(batches(done))
-    stopped = enough()
+    stopped = processes.agree(enough())
     while done < schedule.steps and not stopped:
         at_line = done % log_every == 0  # only here, so that every line of the log is a mean over the same steps, resumed or not
-        if minutes is not None and at_line and time.monotonic() - started > 60 * minutes:
+        if minutes is not None and at_line and processes.agree(time.monotonic() - started > 60 * minutes):
             break
-        if at_line and time.monotonic() - saved > save_every:
+        if at_line and chief and time.monotonic() - saved > save_every:
             save_checkpoint(folder, model, optimizer, schedule, done)
             saved = time.monotonic()
         try:
             batch = next(stream)
         except StopIteration:
             raise DataError(f"expected batches without end, got none for step {done} of {schedule.steps}") from None
-        torch.manual_seed(hash((seed, done)) % 2**31)
+        # Each process draws for itself; the first one as if it were alone.
+        torch.manual_seed(hash((seed, done) if chief else (seed, done, processes.rank)) % 2**31)
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * schedule.factor(done)
         optimizer.zero_grad(set_to_none=True)
@@ -137,23 +145,27 @@ def fit(
         loss = losses["loss"]
         if not torch.isfinite(loss):
             raise DataError(f"expected a finite loss, got {loss.item()} at step {done}; the checkpoint before it is kept in {folder}")
-        loss.backward()
+        processes.backward(loss)
         if clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(parameters, clip_norm)
         optimizer.step()
         done, counted = done + 1, counted + 1
         for name, value in losses.items():
-            totals[name] = totals.get(name, 0.0) + float(value.detach())
+            totals[name] = totals.get(name, 0.0) + float(processes.mean(value.detach()))
         means = {name: total / counted for name, total in totals.items()}
-        if watcher is not None:
+        if watcher is not None and chief:
             watcher.advance(f"loss {means['loss']:.4f}")
         if done % log_every == 0 or done == schedule.steps:
-            _log(folder, {"step": done, "seconds": round(time.monotonic() - started, 1), "lr": optimizer.param_groups[0]["lr"], **means})
+            if chief:
+                _log(folder, {"step": done, "seconds": round(time.monotonic() - started, 1), "lr": optimizer.param_groups[0]["lr"], **means})
             totals, counted = {}, 0
         if validate is not None and (done == schedule.steps or (validate_every and done % validate_every == 0)):
-            _log(folder, {"step": done, **{f"val/{name}": value for name, value in validate(done).items()}})
-            stopped = enough()
-    save_checkpoint(folder, model, optimizer, schedule, done)
+            if chief:
+                _log(folder, {"step": done, **{f"val/{name}": value for name, value in validate(done).items()}})
+            stopped = processes.agree(enough())
+    if chief:
+        save_checkpoint(folder, model, optimizer, schedule, done)
+    processes.wait()
     return done
 
 
@@ -193,7 +205,6 @@ def _resume(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, sc
         optimizer.load_state_dict(state["optimizer"])
     except (RuntimeError, ValueError) as error:
         raise ConfigError(f"expected the checkpoint of this network in {folder}, got another one: {str(error).splitlines()[0]}; use another folder") from error
-    _cut_log(folder, state["steps"])
     return int(state["steps"])
 
 
