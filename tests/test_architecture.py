@@ -20,12 +20,12 @@ TREES = {path: ast.parse(path.read_text()) for path in FILES}
 # A module imports only from modules to its left. A folder stands for all its files; a name with a prefix (evaluation.report) is found by its first part.
 DIRECTION = (
     *("errors", "types", "frames", "outlines", "masks", "images", "segmentation", "layers", "backbones", "clicks", "weights", "memory", "methods"),
-    *("entries", "refiners", "catalog", "catalog_text"),
+    *("entries", "refiners", "catalog", "catalog_auto", "catalog_text"),
     *("session_file", "session", "api", "compat", "outputs", "coco_file", "interchange", "doctor", "data", "training", "evaluation", "recipes", "server"),
     *("cli_progress", "cli_models", "cli_evaluate_run", "cli_evaluate", "cli_train", "cli_text", "cli_serve", "cli"),
 )
 # These few imports happen inside functions, when the function is called, and point to the right on purpose.
-LAZY_EXCEPTIONS = {("session_file", "session"), ("catalog", "session"), ("catalog", "catalog_text"), ("entries", "session")}
+LAZY_EXCEPTIONS = {("session_file", "session"), ("catalog", "session"), ("catalog", "catalog_auto"), ("catalog", "catalog_text"), ("entries", "session")}
 
 LONGEST_FILE = 440
 LONGEST_FUNCTION = 66

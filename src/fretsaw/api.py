@@ -76,7 +76,7 @@ class Segmenter:
 
         Args:
             image: Path, bytes of an image file, PIL image, or (H, W, 3) uint8 RGB.
-            instances: Keep the separate parts in `Segmentation.instances`; otherwise it is empty.
+            instances: Look for the separate objects and keep them in `Segmentation.instances`; otherwise it is empty.
 
         Raises:
             ImageError: If the image cannot be read.
@@ -84,7 +84,7 @@ class Segmenter:
         """
         if self.parts.automatic is None:
             raise ModelError(f"expected a model with an automatic mode, got {self.name}; fretsaw.list_models() names their modes")
-        result = self.open(image).auto()
+        result = self.open(image).auto(instances)
         return result if instances else Segmentation(result.logits, result.score, image=result.image)
 
     def semantic(self, image: ImageLike) -> LabelMap:

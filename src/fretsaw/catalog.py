@@ -173,6 +173,8 @@ def build_file(path: Path, size: int | None) -> Parts:
     from fretsaw.methods import hrsam, sam_clicks
     from fretsaw.weights.files import sha256_of
 
+    if path.suffix == ".safetensors" and read_metadata(path).get("recipe") == "pmg_sam":
+        return _pmg(path, size, "")
     state = load_state_dict(path)
     if any(name.startswith(("image_encoder.mamba_blocks.", "image_encoder.ss_mamba_blocks.", "backbone.patch_embed.")) for name in state):
         config = read_metadata(path).get("hrsam") if path.suffix == ".safetensors" else None
@@ -196,6 +198,13 @@ def with_first_cut(clicks: SamClicks) -> Parts:
     from fretsaw.methods.first_cut import FirstCut
 
     return Parts(clicks=clicks, automatic=FirstCut.build(clicks))
+
+
+def _pmg(path: Path, size: int | None, checksum: str) -> Parts:
+    """Build PMG-SAM's trained part over the encoder that its file names."""
+    from fretsaw.catalog_auto import build_pmg
+
+    return build_pmg(path, size, checksum)
 
 
 def _sam2(table: str, path: Path, size: int | None, checksum: str) -> Parts:
@@ -295,6 +304,14 @@ _SAM2_HIERA_TINY = Weights(
     134736672 + 16531241,
 )
 
+_PMG_TINY = Weights(
+    "pmg-tiny",
+    (Route({"network": WeightFile("hand:best.safetensors as fretsaw train pmg_sam writes it", "pmg_tiny.safetensors")}),),
+    "Apache-2.0",
+    "Fretsaw, PMG-SAM's trained part over SAM 2 Hiera-T and U²-Netp; not trained yet, so the file is not there",
+    2 * 4345733,
+)
+
 _U2NETP = Weights(
     "u2netp",
     (
@@ -389,6 +406,7 @@ CATALOGUE: dict[str, Entry] = {
     "sam2.1-hiera-small": _sam21_hiera("small", "ee5bba1d82bb8749febdf90f45e84b687142ba03", 184305280),
     "sam2.1-hiera-base-plus": _sam21_hiera("base-plus", "b7320756a13354e7530a63935656d35b2f91a290", 323476296),
     "sam2.1-hiera-large": _sam21_hiera("large", "665f8e2ad61cf5f53d65644ff27c8ee525124610", 897897416),
+    "pmg-tiny": Entry("click, auto", _PMG_TINY, _pmg),  # "package:" with its checksum once a trained file is shipped
     **dict(_hrsam_entry(letter, False, count) for letter, count in (("t", 4401232), ("s", 28659248), ("b", 100434224), ("l", 325665584))),
     **dict(_hrsam_entry(letter, True, count) for letter, count in (("t", 4471792), ("s", 31582512), ("b", 110999088), ("l", 343946288))),
     **{weights.name: Entry("backbone", weights) for weights in NETWORKS},

@@ -31,7 +31,6 @@ app = typer.Typer(
 )
 app.add_typer(cli_models.app, name="models")
 app.command()(cli_train.train)
-app.command()(cli_train.curves)
 app.command()(cli_text.text)
 app.add_typer(cli_text.layers, name="layers")
 app.command()(cli_serve.serve)
@@ -68,6 +67,7 @@ def auto(
     out: Out,
     model: Model = None,
     format: Format = "mask",
+    instances: Annotated[bool, typer.Option("--instances", help="Look for the separate objects; with --format coco each is an annotation.")] = False,
     recursive: Annotated[bool, typer.Option("--recursive", help="Go into subfolders; the tree is kept in OUT.")] = False,
     overwrite: Overwrite = False,
     device: Device = None,
@@ -100,7 +100,7 @@ def auto(
 
     def cut(source: Path) -> Segmentation:
         assert segmenter is not None
-        return segmenter.auto(source)
+        return segmenter.auto(source, instances=instances)
 
     if format == "coco":
         from fretsaw.coco_file import CocoFile

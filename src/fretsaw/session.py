@@ -198,8 +198,11 @@ class Session:
         with self._lock:
             return self._push(Step(Prompt(previous_logits=low_res_logits), score=1.0, full=full.astype(np.float32)))
 
-    def auto(self) -> Segmentation:
+    def auto(self, instances: bool = False) -> Segmentation:
         """Cut without a prompt; the result can be corrected by clicks. Earlier clicks and box are dropped (undo brings them back).
+
+        Args:
+            instances: Also look for the separate objects, where the automatic cut can (it has a method `split`); costs some clicks.
 
         Raises:
             ModelError: If the model has no automatic mode.
@@ -207,6 +210,8 @@ class Session:
         if self._automatic is None:
             raise ModelError("expected a model with an automatic mode, got one that needs clicks")
         cut = self._automatic(self.image, self.embedding, self.frame)
+        if instances and (split := getattr(self._automatic, "split", None)) is not None:
+            cut = split(cut, self.embedding, self.frame)
         with self._lock:
             prompt = Prompt(previous_logits=self._low_res(cut.logits))
             return self._push(Step(prompt, score=cut.score, full=cut.logits, instances=cut.instances))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -9,14 +10,18 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+import fretsaw
+from fretsaw import catalog
 from fretsaw.backbones.u2net import SMALL, U2Net
-from fretsaw.errors import ConfigError, ModelError
+from fretsaw.entries import Parts
+from fretsaw.errors import ConfigError, MissingWeightsError, ModelError
 from fretsaw.methods.pmg_sam.build import PAPER, TINY, Settings, build_pmg_sam, parameters_by_part, start_from_sam2, trainable_parameters
 from fretsaw.methods.pmg_sam.cut import PmgCut, expected_iou, keep_stages
 from fretsaw.methods.pmg_sam.decoder import GuidedMaskDecoder, Interaction, OneWayInteraction
 from fretsaw.methods.pmg_sam.drfm import DenseResidualFusion, NoFusion, ResidualFusion, StabilisedResidualBlock
 from fretsaw.methods.pmg_sam.feat_refiner import FeatRefiner
 from fretsaw.methods.pmg_sam.pairing import PAIRS, DualBranch, DualFeatures, Pair
+from fretsaw.recipes.pmg_sam import export
 from fretsaw.session import Session
 from fretsaw.types import ImageEmbedding
 from tiny import CHANNELS, tiny_sam, tiny_sam2
@@ -299,3 +304,25 @@ class TestCut:
         logits = np.log(np.array([[0.8 / 0.2, 0.2 / 0.8], [0.9 / 0.1, 0.1 / 0.9]]))
         assert expected_iou(logits) == pytest.approx((0.8 + 0.9) / (2 + 0.2 + 0.1))
         assert expected_iou(np.full((4, 4), -3.0)) == 0
+
+
+class TestWeightFile:
+    def test_a_trained_file_loads_by_its_path_with_the_encoder_that_it_names(self, tmp_path, image, monkeypatch):
+        model = tiny_sam2(128)
+        build = catalog.build
+        monkeypatch.setattr(catalog, "build", lambda name, **settings: Parts(clicks=model) if name == "tiny" else build(name, **settings))
+        torch.manual_seed(0)
+        settings = replace(SMALL_NET, levels=(64,) * 6)
+        network = build_pmg_sam(settings)
+        path = tmp_path / "best.safetensors"
+        export(network, path, {"settings": json.dumps(settings.write()), "encoder": "tiny"})
+        segmenter = fretsaw.load(path, device="cpu")
+        assert segmenter.auto(image).logits.shape == image.shape[:2]
+        bare = tmp_path / "bare.safetensors"
+        export(network, bare, {"encoder": "tiny"})
+        with pytest.raises(ModelError, match="PMG-SAM's settings in the metadata"):
+            fretsaw.load(bare, device="cpu")
+
+    def test_the_model_that_is_not_trained_yet_says_so(self):
+        with pytest.raises(MissingWeightsError, match="fretsaw train pmg_sam"):
+            fretsaw.load("pmg-tiny", device="cpu")
