@@ -95,6 +95,17 @@ def test_roi_align_equals_its_definition():
             assert torch.allclose(out[0, :, row, column], expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("boxes", [[[1.3, 2.1, 8.7, 10.4], [0.0, 0.0, 10.0, 12.0]], [[-1.0, 3.0, 4.0, 14.0], [9.2, 11.1, 9.9, 11.7]]])
+def test_roi_align_as_two_matrices_equals_sampling_point_by_point(boxes):
+    torch.manual_seed(0)
+    values, boxes = torch.randn(2, 3, 12, 10), torch.tensor(boxes)
+    places = (torch.arange(32) + 0.5) / 32
+    x, y = (boxes[:, i : i + 1] + places * (boxes[:, i + 2 : i + 3] - boxes[:, i : i + 1]) for i in (0, 1))
+    grid = torch.stack(torch.broadcast_tensors((2 * x / 10 - 1)[:, None, :], (2 * y / 12 - 1)[:, :, None]), -1)
+    sampled = torch.nn.functional.grid_sample(values, grid, padding_mode="border", align_corners=False)
+    assert torch.allclose(roi_align(values, boxes, 16), torch.nn.functional.avg_pool2d(sampled, 2), atol=1e-5)
+
+
 def test_paste_touches_nothing_outside_the_box():
     torch.manual_seed(0)
     canvas, crop = torch.randn(1, 1, 32, 32), torch.full((1, 1, 256, 256), 5.0)
@@ -126,7 +137,7 @@ def fixed(refiner: SamRef, monkeypatch, logits: torch.Tensor, errors: int) -> No
     error_map = torch.full((1, 1, 32, 32), -1.0)
     error_map.view(-1)[:errors] = 1.0
     result = sam_ref.GlobalResult(logits, error_map, logits, torch.zeros(1, 8, 32, 32))
-    monkeypatch.setattr(refiner.global_diff, "forward", lambda *arguments: result)
+    monkeypatch.setattr(refiner.global_diff, "inside", lambda *arguments: result)
     nine = torch.full((1, 1, 256, 256), 9.0)
     monkeypatch.setattr(refiner.patch_diff, "forward", lambda *arguments: (nine, nine, nine))
 
@@ -191,6 +202,60 @@ def test_ones_own_mask_keeps_every_pixel_outside_the_refined_region(refiner, ima
     assert result.mask[12:20, 16:30].all()
 
 
+@pytest.mark.parametrize("blocks", [1, 3])
+def test_inside_a_box_the_result_is_that_of_the_whole_map(blocks):
+    torch.manual_seed(5)
+    network = SamRef(8, blocks, CHANNELS).eval()
+    torch.nn.init.constant_(network.global_diff.heads.error.bias, 0.0)
+    features, coarse, disks = features_of(network), torch.randn(1, 1, 32, 32) * 5, (torch.rand(1, 2, 32, 32) > 0.9).float()
+    with torch.no_grad():
+        whole = network.global_diff(features, disks, coarse)
+        part = network.global_diff.inside(features, disks, coarse, Box(10, 12, 15, 18))
+    within = (..., slice(12, 18), slice(10, 15))
+    for name in ("logits", "error_map", "detail_map"):
+        assert torch.allclose(getattr(part, name)[within], getattr(whole, name)[within], atol=1e-5)
+    outside = torch.ones(32, 32, dtype=torch.bool)
+    outside[12:18, 10:15] = False
+    assert torch.equal(part.logits[0, 0][outside], coarse[0, 0][outside])
+    assert (part.error_map[0, 0][outside] < -20).all()
+    # F(N) is needed one pixel beyond the box, where RoIAlign reads.
+    x, y = part.origin
+    local = part.feature[..., 11 - y : 19 - y, 9 - x : 16 - x]
+    assert torch.allclose(local, whole.feature[..., 11:19, 9:16], atol=1e-5)
+
+
+def test_a_refined_mask_does_not_depend_on_where_the_box_of_the_work_lies():
+    """All of the map in doubt or a part of it: PatchDiff's crop and GlobalDiff's mask are the same."""
+    torch.manual_seed(6)
+    near, whole = SamRef(8, 1, CHANNELS).eval(), SamRef(8, 1, CHANNELS, sure_logit=float("inf")).eval()
+    torch.nn.init.constant_(near.global_diff.heads.error.bias, 0.0)
+    whole.load_state_dict(near.state_dict())
+    features, coarse = features_of(near), torch.full((1, 1, 32, 32), -20.0)
+    coarse[..., 6:12, 5:13] = torch.randn(6, 8) * 3
+    previous = torch.full((1, 1, 32, 32), -20.0)
+    with torch.no_grad():
+        for state in (None, {"error_map": torch.full((1, 1, 32, 32), -1.0)}):
+            ours, _ = near.refine(features, *CLICK, coarse, previous if state else None, state)
+            theirs, _ = whole.refine(features, *CLICK, coarse, previous if state else None, state)
+            box = sam_ref.unsure_box(sam_ref.disk_maps(*CLICK, 128, 32), coarse, previous, sam_ref.SURE_LOGIT)
+            within = (..., slice(int(box.y0), int(box.y1)), slice(int(box.x0), int(box.x1)))
+            assert torch.allclose(ours[within], theirs[within], atol=1e-4)
+
+
+def test_what_is_unsure_is_boxed_with_a_margin(monkeypatch):
+    monkeypatch.setattr(sam_ref, "MARGIN", 2)
+    logits, disks = torch.full((1, 1, 32, 32), -9.0), torch.zeros(1, 2, 32, 32)
+    assert sam_ref.unsure_box(disks, logits, None, 4.0) == Box(0, 0, 32, 32)
+    logits[..., 10, 12] = -3.0
+    assert sam_ref.unsure_box(disks, logits, None, 4.0) == Box(10, 8, 15, 13)
+    disks[0, 1, 30, 5] = 1
+    assert sam_ref.unsure_box(disks, logits, None, 4.0) == Box(3, 8, 15, 32)
+    previous = torch.full((1, 1, 32, 32), -9.0)
+    previous[..., 1, 20] = 1.0
+    assert sam_ref.unsure_box(disks, logits, previous, 4.0) == Box(3, 0, 23, 32)
+    assert sam_ref.unsure_box(disks, logits, previous, float("inf")) == Box(0, 0, 32, 32)
+
+
 def test_gradients_reach_every_parameter(refiner):
     refiner.zero_grad()
     pixels, embedding = torch.randn(1, 3, 128, 128), ImageEmbedding(torch.randn(1, CHANNELS, 8, 8))
@@ -207,7 +272,7 @@ def test_saved_weights_build_the_same_refiner(refiner):
     with torch.no_grad():
         one, _ = refiner.refine(features, *CLICK, coarse, None, None)
         other, _ = again.refine(features, *CLICK, coarse, None, None)
-    assert torch.equal(one, other)
+    assert torch.allclose(one, other, atol=1e-5)  # its memory is laid out for speed
 
 
 def test_a_refiner_file_is_loaded_by_path_and_anything_else_is_refused(refiner, tmp_path):

@@ -35,11 +35,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from fretsaw.clicks.encode import disk_maps
 from fretsaw.errors import ConfigError
 from fretsaw.evaluation.held_out import held_out_figures
 from fretsaw.methods.sam_clicks import SamClicks
-from fretsaw.methods.sam_ref import GlobalResult, RefinerFeatures, SamRef, roi_align
+from fretsaw.methods.sam_ref import RefinerFeatures, SamRef, roi_align
 from fretsaw.recipes.click_data import ClickData, collect, fill
 from fretsaw.recipes.sam_ref_windows import MARGIN, cut_windows, draw_window, patch_box
 from fretsaw.training.click_batches import ClickBatch, ClickObjects, collate
@@ -219,15 +218,16 @@ class DecoderStage(nn.Module):
 def refine_batch(
     refiner: SamRef, features: RefinerFeatures, coords: Tensor, labels: Tensor, coarse: Tensor, previous: Tensor | None, before: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """`SamRef.refine` for several images at once; the state is GlobalDiff's error map, (B, 1, s, s)."""
-    result = refiner.global_diff(features, disk_maps(coords, labels, features.model_size, coarse.shape[-1]), coarse)
-    answers = []
+    """`SamRef.refine` for several images; the state is GlobalDiff's error map, (B, 1, s, s)."""
+    answers, errors = [], []
     for row in range(len(coarse)):
         rows = slice(row, row + 1)
-        own = GlobalResult(result.logits[rows], result.error_map[rows], result.detail_map[rows], result.feature[rows])
-        kept = None if previous is None else previous[rows]
-        answers.append(refiner.select(own, coords[rows], labels[rows], features.model_size, coarse[rows], kept, None if before is None else before[rows]))
-    return torch.cat(answers), result.error_map
+        own = RefinerFeatures(features.fused[rows], features.embedding[rows], features.model_size)
+        state = None if before is None else {"error_map": before[rows]}
+        answer, state = refiner.refine(own, coords[rows], labels[rows], coarse[rows], None if previous is None else previous[rows], state)
+        answers.append(answer)
+        errors.append(state["error_map"])
+    return torch.cat(answers), torch.cat(errors)
 
 
 def _wrong(logits: Tensor, coverage: Tensor, valid: Tensor) -> Tensor:
