@@ -61,7 +61,7 @@ class PmgCut(nn.Module):
         logits = frames.logits_to_image(self.predict(image, embedding, frame).mask_logits, frame)[0, 0].cpu().numpy()
         side = self._model[0].preprocessing.size
         if max(image.shape[:2]) > self._large * side:
-            logits = refine_edges(image, logits, side, self._decode_tile)
+            logits = refine_edges(image, logits, side, self.decode_tile)
         return Segmentation(logits, expected_iou(logits), image=image)
 
     @torch.no_grad()
@@ -92,7 +92,8 @@ class PmgCut(nn.Module):
             embedding = model.encode(pixels)
         return self.branch(pixels, embedding)
 
-    def _decode_tile(self, image: np.ndarray, coarse: np.ndarray) -> np.ndarray:
+    @torch.no_grad()
+    def decode_tile(self, image: np.ndarray, coarse: np.ndarray) -> np.ndarray:
         """Refine one tile, guided by the mask of the whole image in the pre-mask's place."""
         frame = self._model[0].preprocessing.frame_of(image)
         features = self._features(image, None, frame)
