@@ -24,6 +24,9 @@ METADATA = "grc_sam"
 
 HEADS = ("grc", "linear")
 
+ENCODER = "encoder."
+"""Prefix of the image encoder's parameters in the file of a model that was trained together with it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Description:
@@ -111,7 +114,10 @@ def assemble(
         StateDictError: If the tensors do not fit.
     """
     network = build_network(base, about).eval()
-    load_strictly(network, {name: tensor.float() for name, tensor in state.items()})
+    own = {name.removeprefix(ENCODER): tensor.float() for name, tensor in state.items() if name.startswith(ENCODER)}
+    if own:
+        load_strictly(base.image_encoder, own)
+    load_strictly(network, {name: tensor.float() for name, tensor in state.items() if not name.startswith(ENCODER)})
     network.requires_grad_(False)
     layers = network.numbers if isinstance(network, GrcSam) else ()
     clicks = with_taps(base, layers, f"{base.checksum}+{checksum}", size or about.size)
@@ -119,11 +125,22 @@ def assemble(
     return clicks, GrcForeground(network, names) if BACKGROUND in names else None, GrcLabels(clicks, network, names)
 
 
-def export(network: nn.Module, about: Description, path: Path, facts: Mapping[str, str]) -> Path:
-    """Write a trained network, matrices in half precision, vectors as they are, with its description and further facts."""
+def export(network: nn.Module, about: Description, path: Path, facts: Mapping[str, str], encoder: nn.Module | None = None) -> Path:
+    """Write a trained network, matrices in half precision, vectors as they are, with its description and further facts.
+
+    Args:
+        network: Trained.
+        about: What it is.
+        path: The file.
+        facts: Further metadata.
+        encoder: The image encoder, where it was trained too (with or without its taps).
+    """
     from safetensors.torch import save
 
-    tensors = {name: value.detach().cpu().to(torch.float16 if value.ndim > 1 else torch.float32).contiguous() for name, value in network.state_dict().items()}
+    state = dict(network.state_dict())
+    if encoder is not None:
+        state |= {ENCODER + name: value for name, value in getattr(encoder, "encoder", encoder).state_dict().items()}
+    tensors = {name: value.detach().cpu().to(torch.float16 if value.ndim > 1 else torch.float32).contiguous() for name, value in state.items()}
     return write_bytes(path, save(tensors, {**about.to_metadata(), **facts}))
 
 
