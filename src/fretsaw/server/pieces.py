@@ -25,6 +25,9 @@ from fretsaw.types import Click
 PREVIEW_SIDE = 1024
 """Longest side of a preview's mask; it is shown for a moment only, and must come at once."""
 
+COLORS = ("#3b82f6", "#f97316", "#10b981", "#e11d48", "#a855f7", "#eab308", "#06b6d4", "#ec4899", "#84cc16", "#6366f1")
+"""Of the first objects; calmer than what tells hundreds of classes apart."""
+
 RECORD_BYTES = 4096
 """About what a picture costs in memory before it is read."""
 
@@ -129,7 +132,7 @@ class Piece:
             if len(self.record.objects) >= self._settings.objects:
                 raise LimitError(f"expected at most {self._settings.objects} objects on a picture, got one more")
             number = max((item.id for item in self.record.objects), default=0) + 1
-            color = color or "#{:02x}{:02x}{:02x}".format(*distinct_color(number - 1))
+            color = color or (COLORS[number - 1] if number <= len(COLORS) else "#{:02x}{:02x}{:02x}".format(*distinct_color(number - 1)))
             item = ObjectRecord(number, name, color, masks.encode_rle(np.zeros(image.shape[:2], bool)))
             self.record.objects.append(item)
             self._store.write(self.record)

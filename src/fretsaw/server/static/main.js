@@ -5,7 +5,7 @@ import { Exports } from "./exports.js";
 import { fillHelp, KEYS, listen } from "./keys.js";
 import { Gallery, Objects } from "./panels.js";
 import { Tools } from "./tools.js";
-import { View } from "./view.js";
+import { isDark, View } from "./view.js";
 import { Work } from "./work.js";
 
 const find = (id) => document.getElementById(id);
@@ -147,10 +147,7 @@ const actions = {
     keep("previews", tools.previews);
     tell(tools.previews ? "Previews are on." : "Previews are off.");
   },
-  theme: () => {
-    const dark = getComputedStyle(document.documentElement).colorScheme === "dark" || (!document.documentElement.dataset.theme && matchMedia("(prefers-color-scheme: dark)").matches);
-    theme(dark ? "light" : "dark");
-  },
+  theme: () => theme(isDark() ? "light" : "dark"),
   nextPicture: () => open(gallery.neighbour(1)),
   previousPicture: () => open(gallery.neighbour(-1)),
   upload: () => find("file").click(),

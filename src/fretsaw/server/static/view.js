@@ -175,15 +175,15 @@ export class View {
   // The shown objects alone on a chequered ground.
   #drawCutout(scene) {
     const { context } = this;
-    const dark = getComputedStyle(this.canvas).colorScheme === "dark";
+    const dark = isDark();
     const side = 10 / this.scale;
-    context.fillStyle = dark ? "#26282c" : "#ffffff";
+    context.fillStyle = dark ? "#202228" : "#ffffff";
     context.fillRect(0, 0, this.width, this.height);
     context.save();
     context.beginPath();
     context.rect(0, 0, this.width, this.height);
     context.clip();
-    context.fillStyle = dark ? "#303338" : "#e9eaee";
+    context.fillStyle = dark ? "#2a2d34" : "#e9eaee";
     const [left, top] = this.toPicture(0, 0);
     const [right, bottom] = this.toPicture(this.canvas.clientWidth, this.canvas.clientHeight);
     const last = [Math.min(right, this.width), Math.min(bottom, this.height)];
@@ -286,6 +286,11 @@ export class View {
       }
     }
   }
+}
+
+export function isDark() {
+  const { theme } = document.documentElement.dataset;
+  return theme ? theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
 }
 
 // A stroke of a round brush; also used to find the pixels under it.
