@@ -1,0 +1,129 @@
+"""What SAM-REF costs, with and without the refiner in one interleaved run: SPC, SAT latency, the parts of a click.
+
+    python benchmarks/sam_ref.py --data ../shared/data/coco_mval --split ../shared/data/splits/coco_mval_val.txt --photos 12 --report sam_ref.json
+    python benchmarks/sam_ref.py --data ... --refiner runs/sam_ref/refiner.safetensors --sat
+
+Without --refiner the widths 64 and 32 run with random weights: their time depends on the weights only through the masks that are made, so figures to
+report come from a trained refiner. Rows:
+
+    decoder            SAM 2 alone
+    width N            with the refiner, what depends on the image alone kept from click to click
+    width N, again     the same, the image branch computed at every click, as the paper's is
+    width N, whole map GlobalDiff on the whole map, as the paper's is, not only where the decoder is not sure
+
+SPC = (encoding + 20 clicks) / 20 (sections 4.1.3 and 4.1.4); ratios are taken photo by photo against the decoder, medians are shown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import statistics
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fretsaw import api, catalog
+from fretsaw.data.datasets import open_dataset, split
+from fretsaw.data.layouts import read_list
+from fretsaw.evaluation.adapters import DecoderPredictor, SessionPredictor
+from fretsaw.evaluation.protocols import SAM
+from fretsaw.evaluation.timing import sat_latency, seconds_per_click
+from fretsaw.methods.sam_clicks import best_of_three
+from fretsaw.methods.sam_ref import SamRef
+from fretsaw.types import ImageEmbedding
+
+
+class PreparedAgain:
+    """A refiner that keeps nothing of the image: the paper's way."""
+
+    def __init__(self, refiner: SamRef) -> None:
+        self._refiner = refiner
+
+    def prepare(self, pixels: torch.Tensor, embedding: ImageEmbedding) -> tuple[torch.Tensor, ImageEmbedding]:
+        return pixels, embedding
+
+    def refine(self, features: Any, *asked: Any) -> tuple[torch.Tensor, Mapping[str, torch.Tensor]]:
+        return self._refiner.refine(self._refiner.prepare(*features), *asked)
+
+
+def refiners(file: str | None, widths: list[int], device: str) -> dict[str, Any]:
+    """Return what is timed beside the decoder alone, name -> refiner."""
+    found: dict[str, Any] = {}
+    for width in widths:
+        if file:
+            refiner = catalog.build_refiner(file)
+        else:
+            torch.manual_seed(0)
+            refiner = SamRef(width).eval().requires_grad_(False).to(memory_format=torch.channels_last)
+        refiner = refiner.to(device)
+        name = f"width {refiner.config['width']}"
+        whole = SamRef(**refiner.config, sure_logit=float("inf")).eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
+        whole.load_state_dict(refiner.state_dict())
+        found |= {name: refiner, f"{name}, again": PreparedAgain(refiner), f"{name}, whole map": whole}
+        if file:
+            break
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="a folder of objects, as `fretsaw evaluate clicks` takes it")
+    parser.add_argument("--split", type=Path, help="stems of the images to use")
+    parser.add_argument("--model", default="sam2-hiera-tiny")
+    parser.add_argument("--refiner", help="a trained refiner's file; without, random weights")
+    parser.add_argument("--widths", default="64,32")
+    parser.add_argument("--size", type=int, help="side of the model's input; the model's own by default")
+    parser.add_argument("--photos", type=int, default=12)
+    parser.add_argument("--sat", action="store_true", help="also SAT latency: 256 single points on one photo, a minute or more a row on a CPU")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--report", type=Path)
+    options = parser.parse_args()
+    segmenter = api.load(options.model, size=options.size, device=options.device)
+    model = segmenter.parts.clicks
+    assert model is not None, "the catalogue's entry takes clicks"
+    objects = open_dataset(options.data)
+    if options.split:
+        objects = split(objects, read_list(options.split), options.split.stem)
+    samples = list(objects.samples)[: options.photos]
+    rows: dict[str, Any] = {"decoder": None} | refiners(options.refiner, [int(width) for width in options.widths.split(",")], options.device)
+    synchronise = torch.cuda.synchronize if options.device.startswith("cuda") else lambda: None
+    times: dict[str, list[dict[str, float]]] = {name: [] for name in rows}
+    for i, sample in enumerate(samples):
+        order = list(rows)
+        random.Random(i).shuffle(order)
+        for name in order:
+            predictor = SessionPredictor(api.Segmenter(options.model, segmenter.parts, rows[name]))
+            times[name].append(seconds_per_click(predictor, [sample], SAM, synchronise, warm_up=1 if i == 0 else 0))
+        print(f"photo {i + 1} of {len(samples)}", file=sys.stderr, flush=True)
+    sat: dict[str, float] = {}
+    if options.sat:
+        image = samples[0].read_image()
+        for name, refiner in rows.items():
+            sat[name] = sat_latency(DecoderPredictor(model, best_of_three, refiner=refiner), image, synchronise)
+    where = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    if options.device.startswith("cuda"):
+        where = torch.cuda.get_device_name(options.device)
+    weights = f"weights of {options.refiner}" if options.refiner else "random refiner weights"
+    print(f"{where}, torch {torch.__version__}; {options.model}, {weights}; {len(samples)} objects of {objects.name}, 20 clicks each by the protocol sam, fp32")
+    print("| row | SPC, s | ratio | a click alone, s | ratio | opening, s | SAT latency, s | ratio |\n|---|---|---|---|---|---|---|---|")
+    for name, measured in times.items():
+        cells = []
+        for key in ("SPC", "SPC clicks alone"):
+            ratios = [one[key] / base[key] for one, base in zip(measured, times["decoder"], strict=True)]
+            cells += [f"{statistics.median(one[key] for one in measured):.3f}", f"{statistics.median(ratios):.2f}"]
+        cells.append(f"{statistics.median(one['encoding'] for one in measured):.3f}")
+        cells += [f"{sat[name]:.1f}", f"{sat[name] / sat['decoder']:.2f}"] if sat else ["", ""]
+        print(f"| {name} | {' | '.join(cells)} |")
+    if options.report:
+        options.report.write_text(json.dumps({"machine": where, "torch": torch.__version__, "rows": times, "SAT latency": sat}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
