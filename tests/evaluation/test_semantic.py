@@ -115,7 +115,7 @@ def test_presets_hold_the_settings_of_the_benchmarks():
     assert found == expected
     assert {(p.crop, p.logit_scale, p.minimum_area) for p in PRESETS.values()} == {(336, 40.0, 225)}
     assert {p.name for p in PRESETS.values() if p.negative_cosine == "plain"} == {"ade20k", "cityscapes"}
-    assert {p.name for p in PRESETS.values() if p.refined_in == "halves"} == {"cityscapes"}
+    assert {p.name for p in PRESETS.values() if p.correlated_in == "halves"} == {"cityscapes"}
     with pytest.raises(FrozenInstanceError):
         PRESETS["voc21"].stride = 1  # type: ignore[misc]
     with pytest.raises(ConfigError, match="coco-stuff"):
@@ -142,7 +142,7 @@ class Painter:
     def __init__(self, names=()) -> None:
         self.names = names
 
-    def text(self, image, names):
+    def text(self, image, names, background=(), settings=None):
         self.asked = names
         labels = image[..., 0].astype(np.int32)
         return LabelMap(np.where(labels == 255, -1, labels), tuple(names))
@@ -213,11 +213,11 @@ def test_an_interruption_changes_nothing(scenes, tmp_path):
     calls = []
 
     class Once(Painter):
-        def text(self, image, names):
+        def text(self, image, names, background=(), settings=None):
             calls.append(1)
             if len(calls) == 2:
                 raise KeyboardInterrupt
-            return super().text(image, names)
+            return super().text(image, names, background, settings)
 
     options = RunOptions(journal=tmp_path / "journal.jsonl")
     with pytest.raises(KeyboardInterrupt):

@@ -239,3 +239,22 @@ def test_colours_are_what_the_planted_texts_mean(planted):
         image = np.full((64, 64, 3), colour, np.uint8)
         logits = model.word_logits(image, list(COLOURS), SMALL)
         assert (logits.argmax(dim=0) == list(COLOURS).index(name)).all()
+
+
+def test_presets_of_the_benchmarks_reach_the_method(planted):
+    """The short side, strides, thresholds and words of each benchmark are what the method is given."""
+    from fretsaw.evaluation.semantic import PRESETS, label_with_text
+
+    assert {name: preset.settings.short_side for name, preset in PRESETS.items()} == {
+        **dict.fromkeys(("voc21", "coco-object", "coco-stuff"), 448),
+        **dict.fromkeys(("ade20k", "context59", "context60"), 576),
+        "voc20": 336,
+        "cityscapes": 688,
+    }
+    assert (PRESETS["voc20"].settings.stride, PRESETS["voc20"].settings.cosine_factor) == (112, 0.0)
+    assert PRESETS["cityscapes"].settings == TextSettings(688, 336, 224, 40.0, 0.0, 0.1, 225, 3.0, "plain", "halves")
+    image, _ = scene()
+    for name in ("voc21", "cityscapes"):  # with a background; in halves
+        labels = label_with_text(fretsaw.load("s2clip", size=128, device="cpu"), image, PRESETS[name])
+        assert labels.min() >= 0
+        assert labels.shape == image.shape[:2]

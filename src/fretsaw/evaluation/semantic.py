@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -15,6 +15,7 @@ from fretsaw.data.samples import Sample
 from fretsaw.errors import ConfigError, DataError, ModelError, ShapeError
 from fretsaw.evaluation.report import Report
 from fretsaw.evaluation.runner import NamedSet, Progress, RunOptions, evaluate_dataset, with_mask_folder
+from fretsaw.methods.s2clip.settings import TextSettings
 from fretsaw.segmentation import LabelMap
 
 BACKGROUND = "background"
@@ -37,7 +38,7 @@ class SemanticPreset:
         minimum_area: Smallest region that is refined, in pixels.
         cosine_factor: Weight of SAM's correlation when windows are spliced.
         negative_cosine: "refined" or "plain": what becomes of negative correlations.
-        refined_in: "whole" images or "halves" go to the refining network.
+        correlated_in: SAM's correlation is taken on "whole" images or on their "halves".
         background_list: Class list whose names describe the background beside the word itself, or None.
 
     Source: Trident (Shi et al. 2024), the settings of its eight benchmarks, which S2CLIP takes over.
@@ -57,7 +58,7 @@ class SemanticPreset:
     minimum_area: int = 225
     cosine_factor: float = 1.2
     negative_cosine: Literal["refined", "plain"] = "refined"
-    refined_in: Literal["whole", "halves"] = "whole"
+    correlated_in: Literal["whole", "halves"] = "whole"
     background_list: str | None = None
 
     @property
@@ -69,6 +70,12 @@ class SemanticPreset:
     def words(self) -> tuple[str, ...]:
         """The classes but the background, each with its other names behind "; ", as text methods take them."""
         return tuple("; ".join(words) for words in class_words(self.class_list))
+
+    @property
+    def settings(self) -> TextSettings:
+        """The same as text methods take them; a benchmark without a background never uses its threshold."""
+        shared = {field.name: getattr(self, field.name) for field in fields(TextSettings) if field.name != "background_threshold"}
+        return TextSettings(**shared, background_threshold=self.background_threshold or 0.0)
 
     @property
     def background_words(self) -> tuple[str, ...]:
@@ -87,7 +94,7 @@ PRESETS = {
         SemanticPreset("context60", "context59", "background", 576, background_threshold=0.15, coarse_threshold=0.15),
         SemanticPreset("coco-object", "coco80", "background", 448, background_threshold=0.25, coarse_threshold=0.25, background_list="coco_stuff"),
         SemanticPreset("voc20", "voc20", "ignored", 336, stride=112, cosine_factor=0.0),
-        SemanticPreset("cityscapes", "cityscapes", "class", 688, coarse_threshold=0.1, cosine_factor=3.0, negative_cosine="plain", refined_in="halves"),
+        SemanticPreset("cityscapes", "cityscapes", "class", 688, coarse_threshold=0.1, cosine_factor=3.0, negative_cosine="plain", correlated_in="halves"),
         SemanticPreset("context59", "context59", "ignored", 576, coarse_threshold=0.15),
         SemanticPreset("ade20k", "ade20k", "class", 576, coarse_threshold=0.05, negative_cosine="plain"),
         SemanticPreset("coco-stuff", "coco_stuff", "class", 448, coarse_threshold=0.05),
@@ -98,7 +105,7 @@ PRESETS = {
 class TextLabeller(Protocol):
     """What is evaluated with class names: a `fretsaw.Segmenter` of a text model."""
 
-    def text(self, image: np.ndarray, names: tuple[str, ...]) -> LabelMap: ...
+    def text(self, image: np.ndarray, names: tuple[str, ...], background: tuple[str, ...], settings: TextSettings) -> LabelMap: ...
 
 
 class ClassLabeller(Protocol):
@@ -178,7 +185,7 @@ def truth_ids(truth: np.ndarray, preset: SemanticPreset) -> np.ndarray:
 
 def label_with_text(labeller: TextLabeller, image: np.ndarray, preset: SemanticPreset) -> np.ndarray:
     """Return (H, W) class ids under a preset, from the words of its classes; pixels without a name are background where that is a class, else -1."""
-    result = labeller.text(image, preset.words)
+    result = labeller.text(image, preset.words, preset.background_words, preset.settings)
     if len(result.names) != len(preset.words):
         raise ModelError(f"expected labels for {len(preset.words)} names, got {len(result.names)}")
     return result.labels + 1 if preset.zero == "background" else result.labels

@@ -23,6 +23,9 @@ from fretsaw.methods.sam_clicks import SamClicks, pad_points, single
 from fretsaw.types import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT, POSITIVE, ImageEmbedding, PromptEmbedding
 
 PromptKind = Literal["point", "box", "mask"]
+ACCELERATOR_PROMPTS = 32
+"""Regions per call of the decoder on an accelerator, as in algorithm 4."""
+
 ALL_PROMPTS: frozenset[PromptKind] = frozenset({"point", "box", "mask"})
 
 
@@ -35,14 +38,15 @@ class Refinement:
         prompts: What SAM is told about a region (table 4's "w/o box" and "w/o mask" leave one out).
         mask_coefficient: Factor of the class probabilities that are the mask prompt.
         iou_threshold: A mask counts if SAM predicts an IoU above this.
-        prompts_at_once: Regions per call of the decoder.
+        prompts_at_once: Regions of any classes per call of the decoder. None: 32 on an accelerator; on a CPU, which gains nothing from large calls, the regions
+            of one class, because they have the mask prompt in common and the decoder then projects the image for all of them once.
     """
 
     split: Split = optimised_regions
     prompts: frozenset[PromptKind] = ALL_PROMPTS
     mask_coefficient: float = 0.005
     iou_threshold: float = 0.8
-    prompts_at_once: int = 32
+    prompts_at_once: int | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -152,8 +156,11 @@ def _dense(model: SamClicks, prompts: Sequence[ClassPrompt]) -> Tensor:
     return dense.repeat_interleave(torch.tensor(counts, device=dense.device), dim=0)
 
 
-def batches(prompts: Sequence[ClassPrompt], size: int) -> Iterator[list[ClassPrompt]]:
-    """Pack classes into batches of at most `size` regions; a class with more is cut into pieces."""
+def batches(prompts: Sequence[ClassPrompt], size: int | None) -> Iterator[list[ClassPrompt]]:
+    """Pack classes into batches of at most `size` regions, a class with more being cut into pieces; None: one class each, whole."""
+    if size is None:
+        yield from ([prompt] for prompt in prompts)
+        return
     batch: list[ClassPrompt] = []
     for prompt in prompts:
         for start in range(0, len(prompt.regions), size):
@@ -239,11 +246,12 @@ def refine(
 
     Source: S2CLIP, algorithm 4.
 
-    Deviation: prompts of different classes share calls of the decoder; the paper calls it class by class. The answers are the same.
+    Deviation: on an accelerator prompts of different classes share calls of the decoder; the paper calls it class by class. The answers are the same.
     """
     height, width = (int(side) for side in maps.labels.shape)
     fusion = Fusion(maps, preprocessing.frame(height, width, preprocessing.size), observe)
-    for batch in batches(class_prompts(maps, preprocessing, refinement, threshold, minimum_area), refinement.prompts_at_once):
+    size = refinement.prompts_at_once or (None if maps.labels.device.type == "cpu" else ACCELERATOR_PROMPTS)
+    for batch in batches(class_prompts(maps, preprocessing, refinement, threshold, minimum_area), size):
         logits, iou = ask(batch)
         labels = [prompt.label for prompt in batch for _ in prompt.regions]
         for label, low_res_logits, sure in zip(labels, logits, iou > refinement.iou_threshold, strict=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from fretsaw.methods.s2clip.splice import NegativeCosine
+NegativeCosine = Literal["refined", "plain"]
 
 
 @dataclass(frozen=True, slots=True)

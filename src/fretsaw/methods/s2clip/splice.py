@@ -6,13 +6,13 @@ Source: Trident (Shi et al. 2024), sections 3.2 and 3.3, "splice, then segment".
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from fretsaw.errors import ConfigError
+from fretsaw.methods.s2clip.settings import NegativeCosine
 
 LONGEST = 2048
 """No side of the image is larger for CLIP, however long the image is."""
@@ -21,7 +21,6 @@ HIGHEST_THRESHOLD = 0.9
 NEGATIVE_THRESHOLD = 0.6
 ROWS_AT_ONCE = 256
 
-NegativeCosine = Literal["refined", "plain"]
 Window = tuple[int, int, int, int]
 """y0, x0, y1, x1, half open, in pixels or in patches."""
 
