@@ -1,12 +1,15 @@
 """Time HRSAM's parts against what they replace, and measure their memory: the paper's table 3, figures 1 (b) and 5, and the cycle-scan in one lap.
 
-    python benchmarks/hrsam.py                                     ladder, laps and swin with their defaults
+    python benchmarks/hrsam.py                                     ladder, growth, laps and swin with their defaults
+    python benchmarks/hrsam.py --click 4096                        one click on an image of that side: seconds and peak memory
     python benchmarks/hrsam.py ladder --sizes 1024 2048 --rounds 3 --report ladder.json
     python benchmarks/hrsam.py ladder --cases HRSAM HRSAM++ --sizes 1024 2048 3072 4096
     python benchmarks/hrsam.py laps --sizes 1024 4096
     python benchmarks/hrsam.py swin --device cuda
+    python benchmarks/hrsam.py --report hrsam.json --pictures docs/pictures
 
 - ladder: table 3's encoders at each size, how their time grows from the smallest size (figure 1 b), and the memory each takes, in a process of its own;
+- growth: HRSAM and HRSAM++ from 1024 to 4096, each size in a process of its own: latency, times the first size's, peak memory;
 - laps: the cycle-scan in one lap, by three laps, and a single scan, at the number of tokens of each size;
 - swin: attention in shifted windows by Swin's roll and additive mask against Flash Swin's index maps (figure 5), 64 x 64 tokens.
 
@@ -37,6 +40,7 @@ from torch.nn import functional as F
 from fretsaw.layers.attention import rotary_table, rotate
 from fretsaw.layers.selective_scan import cycle_scan, repeated_scan, selective_scan
 from fretsaw.layers.windows import WindowAttention
+from fretsaw.memory import click_memory
 from fretsaw.methods.hrsam import ANCHOR_SIZE, SIZES, HRSAMEncoder, estimate_encoder_memory
 
 
@@ -103,20 +107,85 @@ def peak_memory(case: str, name: str, size: int, device: str) -> int:
     return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
+def peak(device: str) -> int:
+    """Bytes that this process has held at most, on the device."""
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated()
+    return int(next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")).split()[1]) * 1024
+
+
+def itself(part: str, options: argparse.Namespace, case: str, size: int) -> Any:
+    """Run one part of this script in a process of its own; what it printed last, JSON."""
+    command = [sys.executable, __file__, part, "--cases", case, "--encoder", options.encoder, "--sizes", str(size), "--device", options.device]
+    command += ["--rounds", str(options.rounds)]
+    return json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[-1])
+
+
+def print_once(options: argparse.Namespace) -> None:
+    """The other side of `growth`: one encoder, one size."""
+    before = peak(options.device)
+    encoder = build(options.cases[0], options.encoder).to(options.device)
+    pixels = torch.randn(1, 3, options.sizes[0], options.sizes[0], device=options.device)
+    times = measure({"it": lambda: encoder(pixels)}, options.rounds, options.device, f"{options.cases[0]} {options.sizes[0]}")
+    print(json.dumps({"seconds": times["it"], "bytes": peak(options.device) - before}))
+
+
+def growth(options: argparse.Namespace) -> dict[str, Any]:
+    sizes = options.growth_sizes
+    rows = {case: {size: itself("once", options, case, size) for size in sizes} for case in ("HRSAM", "HRSAM++")}
+    print(f"\nHRSAM-{options.encoder.upper()}, growth, fp32: seconds (times the first size's), peak memory; a process for each")
+    print("| | " + " | ".join(str(size) for size in sizes) + " |\n|---|" + "---|" * len(sizes))
+    for case, cells in rows.items():
+        seconds = {size: statistics.median(cell["seconds"]) for size, cell in cells.items()}
+        shown = [f"{seconds[size]:.2f} ({seconds[size] / seconds[sizes[0]]:.2f} x), {cells[size]['bytes'] / 2**20:.0f} MB" for size in sizes]
+        print(f"| {case} | " + " | ".join(shown) + " |")
+    return rows
+
+
+def print_click(options: argparse.Namespace) -> None:
+    """The other side of `click`: load a model with random weights, open an image of noise, click twice."""
+    import numpy as np
+
+    from fretsaw.backbones.sam import build_prompt_parts
+    from fretsaw.frames import Preprocessing, longest_side
+    from fretsaw.methods.sam_clicks import SamClicks
+    from fretsaw.session import Session
+
+    side = options.sizes[0]
+    parts = [part.to_empty(device="cpu") for part in build_prompt_parts(None, side)]
+    for value in (value for part in parts for value in part.state_dict().values()):
+        value.normal_(0, 0.02)
+    model = SamClicks(build(options.cases[0], options.encoder), *parts, Preprocessing(longest_side, side)).eval().to(options.device)
+    image = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    made: list[Session] = []
+    opening = timed(lambda: made.append(Session(image, model)), options.device)
+    clicks = [timed(lambda at=at: made[0].click(at, at), options.device) for at in (side // 2, side // 3)]
+    print(json.dumps({"open": opening, "click": clicks, "bytes": peak(options.device)}))
+
+
+def click(options: argparse.Namespace) -> dict[str, Any]:
+    """One click on a large image, as a user makes it: the whole process's memory."""
+    found = {}
+    for case in options.cases if options.cases != list(LADDER) else ("HRSAM", "HRSAM++"):
+        anchor = LADDER[case].get("anchor_size")
+        row = found[case] = itself("clicked", options, case, options.click)
+        with torch.device("meta"):
+            encoder = HRSAMEncoder(SIZES[options.encoder], anchor_size=anchor)
+        estimate = click_memory(encoder, options.click, torch.float32, options.device.split(":")[0])
+        print(
+            f"{case}-{options.encoder.upper()}, {options.click} x {options.click}, float32: open {row['open']:.1f} s, clicks "
+            f"{', '.join(f'{seconds:.2f}' for seconds in row['click'])} s, peak memory {row['bytes'] / 2**30:.2f} GiB (estimated {estimate / 2**30:.2f} GiB)"
+        )
+    return found
+
+
 def print_peak(options: argparse.Namespace) -> None:
     """The other side of `peak_memory`."""
-    on_gpu = options.device.startswith("cuda")
-
-    def peak() -> int:
-        if on_gpu:
-            return torch.cuda.max_memory_allocated()
-        return int(next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")).split()[1]) * 1024
-
-    before = peak()
+    before = peak(options.device)
     encoder = build(options.cases[0], options.encoder).to(options.device)
     with torch.no_grad():
         encoder(torch.zeros(1, 3, options.sizes[0], options.sizes[0], device=options.device))
-    print(peak() - before)
+    print(peak(options.device) - before)
 
 
 def ladder(options: argparse.Namespace) -> dict[str, Any]:
@@ -224,7 +293,9 @@ def swin(options: argparse.Namespace) -> dict[str, Any]:
     return rows
 
 
-PARTS = {"ladder": ladder, "laps": laps, "swin": swin}
+PARTS = {"ladder": ladder, "growth": growth, "laps": laps, "swin": swin}
+INSIDE = {"peak": print_peak, "once": print_once, "clicked": print_click}
+"""What runs in a process of its own."""
 
 
 def main() -> None:
@@ -233,22 +304,33 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[1024, 2048], help="sides of the image in pixels, the smallest first")
     parser.add_argument("--cases", nargs="+", choices=LADDER, default=list(LADDER), help="rows of the ladder; global attention takes minutes from 2048 on")
     parser.add_argument("--encoder", choices=SIZES, default="b")
+    parser.add_argument("--growth-sizes", type=int, nargs="+", default=[1024, 2048, 3072, 4096], help="of growth")
+    parser.add_argument("--click", type=int, metavar="SIDE", help="measure a click on an image of this side, and nothing else")
+    parser.add_argument("--pictures", type=Path, help="draw the parts into this folder; needs matplotlib")
     parser.add_argument("--windows", type=int, nargs="+", default=[16, 32, 64], help="of swin")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--no-memory", dest="memory", action="store_false", help="leave the memory out")
     parser.add_argument("--report", type=Path, help="write all times and sizes as JSON")
     options = parser.parse_args()
-    if options.parts == ["peak"]:
-        print_peak(options)
+    if len(options.parts) == 1 and options.parts[0] in INSIDE:
+        INSIDE[options.parts[0]](options)
         return
     if unknown := set(options.parts) - PARTS.keys():
         parser.error(f"expected parts among {', '.join(PARTS)}, got {', '.join(sorted(unknown))}")
     machine = torch.cuda.get_device_name(options.device) if options.device.startswith("cuda") else f"{platform.machine()}, {os.cpu_count()} cores"
     print(f"{machine}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    if options.click:
+        click(options)
+        return
     found = {part: PARTS[part](options) for part in options.parts or PARTS}
+    report = json.loads(json.dumps({"machine": machine, "threads": torch.get_num_threads(), "torch": torch.__version__, **found}))
     if options.report:
-        options.report.write_text(json.dumps({"machine": machine, "torch": torch.__version__, **found}, indent=1))
+        options.report.write_text(json.dumps(report, indent=1))
+    if options.pictures:
+        from hrsam_pictures import draw
+
+        print("\n".join(map(str, draw(report, options.pictures))))
 
 
 if __name__ == "__main__":

@@ -56,6 +56,22 @@ def largest_scores(encoder: HRSAMEncoder, pixels: Tensor) -> Tensor:
     return scores[: int(len(scores) * 0.9)]
 
 
+def draw(rows: dict[str, dict[int, list[float]]], path: Path) -> None:
+    """Draw a box from the first to the third quartile for each attention and size."""
+    from matplotlib.figure import Figure
+
+    boxes = [
+        {"label": f"{name}\n{size}", "q1": low, "med": middle, "q3": high, "whislo": low, "whishi": high, "fliers": []}
+        for name, sizes in rows.items()
+        for size, (low, middle, high) in sizes.items()
+    ]
+    figure = Figure(figsize=(1.6 * len(boxes) + 1, 3.6), layout="constrained")
+    axes = figure.subplots()
+    axes.bxp(boxes, showfliers=False, showcaps=False)
+    axes.set(ylabel="largest score of a token")
+    figure.savefig(path, dpi=130)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("image", type=Path)
@@ -63,6 +79,7 @@ def main() -> None:
     parser.add_argument("--encoder", choices=SIZES, default="b")
     parser.add_argument("--mae", type=Path, help="weights of a masked autoencoder of that size")
     parser.add_argument("--report", type=Path, help="write the quartiles as JSON")
+    parser.add_argument("--picture", type=Path, help="draw them as boxes, like the figure; needs matplotlib")
     options = parser.parse_args()
     image = images.read_image(options.image)
     rows: dict[str, dict[int, list[float]]] = {}
@@ -80,6 +97,8 @@ def main() -> None:
         print(f"| {name} | " + " | ".join(", ".join(f"{value:.4f}" for value in values) for values in sizes.values()) + " |")
     if options.report:
         options.report.write_text(json.dumps(rows, indent=1))
+    if options.picture:
+        draw(rows, options.picture)
 
 
 if __name__ == "__main__":

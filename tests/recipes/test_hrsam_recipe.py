@@ -295,6 +295,12 @@ def test_photos_of_all_kinds_of_places(objects, tmp_path):
     (objects / "instances.json").write_text(json.dumps(coco))
     assert [path.name for path in photo_files([objects])] == [f"{i}.png" for i in range(5)], "masks are no photos"
     assert [path.name for path in photo_files([objects / "instances.json", tmp_path / "more"])] == ["1.png", "9.png"]
+    (tmp_path / "train2017").mkdir()
+    Image.new("RGB", (80, 60)).save(tmp_path / "train2017" / "77.png")
+    lvis = {**coco, "images": [{"id": 1, "coco_url": "http://example.org/train2017/77.png", "height": 60, "width": 80}]}
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "lvis_v1_train.json").write_text(json.dumps(lvis))
+    assert photo_files([tmp_path / "annotations" / "lvis_v1_train.json"]) == [tmp_path / "train2017" / "77.png"]
     (tmp_path / "out.txt").write_text("0\n2\n")
     assert [path.stem for path in photo_files([objects], [tmp_path / "out.txt"])] == ["1", "3", "4"]
     with pytest.raises(DataError):

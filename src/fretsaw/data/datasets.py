@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -136,14 +137,14 @@ def folder(root: Path) -> Dataset:
 
 
 def coco_json(path: Path) -> Dataset:
-    """Every annotation of a COCO file that is no crowd, by itself; the images lie beside the file, in `images`, or where COCO puts them (`../val2017`).
+    """Every annotation of a COCO or LVIS file that is no crowd, by itself; the images lie beside the file, in `images`, or where COCO puts them (`../val2017`).
 
     Raises:
         DataError: If the file is no COCO file, or no folder holds its first image.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        images = {int(image["id"]): image for image in content["images"]}
+        images = {int(image["id"]): image | {"file_name": _file_name(image)} for image in content["images"]}
         annotations = defaultdict(list)
         for annotation in content["annotations"]:
             if not annotation.get("iscrowd", 0):
@@ -159,6 +160,13 @@ def coco_json(path: Path) -> Dataset:
     return counted(path.stem, path, samples, None)
 
 
+def _file_name(image: Mapping[str, Any]) -> str:
+    """Return where a COCO file says an image lies; LVIS names an address instead, whose last two parts are COCO's folder and file."""
+    if "file_name" in image:
+        return str(image["file_name"])
+    return "/".join(str(image["coco_url"]).split("/")[-2:])
+
+
 def coco_image_folder(path: Path, names: Iterable[str]) -> Path:
     """Return the folder that holds the images of a COCO file.
 
@@ -166,7 +174,8 @@ def coco_image_folder(path: Path, names: Iterable[str]) -> Path:
         DataError: If no place that is looked at holds one of them.
     """
     part = path.stem.removeprefix("instances_")
-    places = [path.parent, path.parent / "images", path.parent.parent / part, path.parent.parent / "images", path.parent.parent / "images" / part]
+    beside, above = path.parent, path.parent.parent
+    places = [beside, above, beside / "images", above / part, above / "images", above / "images" / part]
     for name in names:
         for place in places:
             if (place / name).is_file():
