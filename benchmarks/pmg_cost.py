@@ -1,0 +1,97 @@
+"""What PMG-SAM costs: trained and frozen parameters, FLOPs, and on a CUDA device peak memory and images a second, beside the paper's table 1.
+
+    python benchmarks/pmg_cost.py                    (counts only, no weights, seconds)
+    python benchmarks/pmg_cost.py --device cuda      (also runs both networks with random weights)
+
+A multiplication with an addition counts as two FLOPs; convolutions, matrix products and attention are counted, nothing else. The paper's convention is not
+stated, and its FLOPs are lost from the text; it prints 22.9 M trained parameters and 3420 MB.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import time
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from fretsaw.backbones import sam2
+from fretsaw.backbones.u2net import FULL, SMALL, U2Net
+from fretsaw.methods.pmg_sam.build import PAPER, TINY, Settings, build_pmg_sam, parameters_by_part
+from fretsaw.methods.pmg_sam.pairing import PAIRS, DualFeatures
+
+
+class Whole(nn.Module):
+    """Both frozen networks and the trained part, pixels to mask, with Hiera's pyramid left out where the network has its own."""
+
+    def __init__(self, settings: Settings, trunk: dict, levels: dict, size: int, side: int) -> None:
+        super().__init__()
+        self.hiera = sam2.build_model(trunk, size).vision_encoder
+        with torch.device("meta"):
+            self.saliency, self.network = U2Net(levels), build_pmg_sam(settings)
+        self.settings, self.size, self.side = settings, size, side
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        stages = tuple(stage.permute(0, 3, 1, 2) for stage in self.hiera.backbone(pixels).intermediate_hidden_states)
+        small = nn.functional.interpolate(pixels, size=(self.side, self.side), mode="bilinear")
+        decoded = self.saliency.decode(self.saliency.encode(small))
+        fused = self.saliency.maps(decoded)[0]
+        grids = {pair.level: stages[pair.stage - 1].shape[-2:] for pair in PAIRS}
+        levels = tuple(nn.functional.interpolate(level, size=grids[i], mode="bilinear") for i, level in enumerate(decoded, start=1))
+        prior = nn.functional.interpolate(fused, size=stages[0].shape[-2:], mode="bilinear")
+        dim = self.settings.dim
+        final = pixels.new_zeros(len(pixels), dim, self.size // 16, self.size // 16)
+        high_res = tuple(pixels.new_zeros(len(pixels), dim // part, self.size // stride, self.size // stride) for part, stride in ((8, 4), (4, 8)))
+        return self.network(DualFeatures(stages, levels, prior, final, high_res)).mask_logits
+
+
+def count(module: nn.Module) -> float:
+    return sum(parameter.numel() for parameter in module.parameters()) / 1e6
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", help="also run there, with random weights")
+    parser.add_argument("--size", type=int, default=1024)
+    options = parser.parse_args()
+    kinds = {
+        "paper: Hiera-B+, U²-Net at the same size": (PAPER, sam2.HIERA_BASE_PLUS, FULL, options.size),
+        "paper, U²-Net at 320": (PAPER, sam2.HIERA_BASE_PLUS, FULL, 320),
+        "pmg-tiny: Hiera-T, U²-Netp at 320": (TINY, sam2.HIERA_TINY, SMALL, 320),
+    }
+    print(f"{options.size} x {options.size}, {platform.machine()}, torch {torch.__version__}")
+    print("| model | trained M | Hiera M | U²-Net M | GFLOPs | peak MB | images/s |\n|---|---|---|---|---|---|---|")
+    for name, (settings, trunk, levels, side) in kinds.items():
+        whole = Whole(settings, trunk, levels, options.size, side).eval().requires_grad_(False)
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            whole(torch.zeros(1, 3, options.size, options.size, device="meta"))
+        memory, rate = run(whole, options.device, options.size) if options.device else ("", "")
+        flops = counter.get_total_flops() / 1e9
+        print(f"| {name} | {count(whole.network):.1f} | {count(whole.hiera.backbone):.1f} | {count(whole.saliency):.1f} | {flops:.0f} | {memory} | {rate} |")
+    print(f"trained parameters of the paper's network by part: {parameters_by_part(build_pmg_sam(PAPER))}; the paper prints 22.9 M")
+
+
+def run(whole: Whole, device: str, size: int, rounds: int = 20) -> tuple[str, str]:
+    """Return peak memory (CUDA only) and images a second with random weights."""
+    whole = whole.to_empty(device=device)
+    for parameter in [*whole.parameters(), *whole.buffers()]:
+        if parameter.is_floating_point():
+            parameter.data.normal_(0, 0.02)
+    pixels = torch.randn(1, 3, size, size, device=device)
+    cuda = device.startswith("cuda")
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
+    with torch.no_grad():
+        whole(pixels)
+        started = time.perf_counter()
+        for _ in range(rounds if cuda else 1):
+            result = whole(pixels)
+        float(result.flatten()[0])
+        seconds = (time.perf_counter() - started) / (rounds if cuda else 1)
+    return f"{torch.cuda.max_memory_allocated() / 2**20:.0f}" if cuda else "", f"{1 / seconds:.2f}"
+
+
+if __name__ == "__main__":
+    main()
