@@ -304,12 +304,9 @@ _SAM2_HIERA_TINY = Weights(
     134736672 + 16531241,
 )
 
+_PMG_FILE = WeightFile("hand:best.safetensors as fretsaw train pmg_sam writes it", "pmg_tiny.safetensors")
 _PMG_TINY = Weights(
-    "pmg-tiny",
-    (Route({"network": WeightFile("hand:best.safetensors as fretsaw train pmg_sam writes it", "pmg_tiny.safetensors")}),),
-    "Apache-2.0",
-    "Fretsaw, PMG-SAM's trained part over SAM 2 Hiera-T and U²-Netp; not trained yet, so the file is not there",
-    2 * 4345733,
+    "pmg-tiny", (Route({"network": _PMG_FILE}),), "Apache-2.0", "Fretsaw, PMG-SAM over SAM 2 Hiera-T and U²-Netp; not trained yet", 2 * 4345733
 )
 
 _U2NETP = Weights(

@@ -10,7 +10,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -113,10 +113,8 @@ def fit(
     chief = processes.rank == 0
     folder.mkdir(parents=True, exist_ok=True)
     done = _resume(folder, model, optimizer, schedule)
-    peaks = [group.get("peak", group["lr"]) for group in optimizer.param_groups]
-    for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-        group["peak"] = peak
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for group in optimizer.param_groups:
+        group.setdefault("peak", group["lr"])
     processes.wait()
     if chief:
         _cut_log(folder, done)
@@ -132,23 +130,14 @@ def fit(
         if at_line and chief and time.monotonic() - saved > save_every:
             save_checkpoint(folder, model, optimizer, schedule, done)
             saved = time.monotonic()
-        try:
-            batch = next(stream)
-        except StopIteration:
-            raise DataError(f"expected batches without end, got none for step {done} of {schedule.steps}") from None
+        batch = next(stream, None)
+        if batch is None:
+            raise DataError(f"expected batches without end, got none for step {done} of {schedule.steps}")
         # Each process draws for itself; the first one as if it were alone.
         torch.manual_seed(hash((seed, done) if chief else (seed, done, processes.rank)) % 2**31)
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * schedule.factor(done)
-        optimizer.zero_grad(set_to_none=True)
-        losses = step(batch, done)
-        loss = losses["loss"]
-        if not torch.isfinite(loss):
-            raise DataError(f"expected a finite loss, got {loss.item()} at step {done}; the checkpoint before it is kept in {folder}")
-        processes.backward(loss)
-        if clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_(parameters, clip_norm)
-        optimizer.step()
+        losses = _learn(step, batch, done, optimizer, clip_norm, processes, folder)
         done, counted = done + 1, counted + 1
         for name, value in losses.items():
             totals[name] = totals.get(name, 0.0) + float(processes.mean(value.detach()))
@@ -167,6 +156,36 @@ def fit(
         save_checkpoint(folder, model, optimizer, schedule, done)
     processes.wait()
     return done
+
+
+def _learn(
+    step: Step, batch: Any, done: int, optimizer: torch.optim.Optimizer, clip_norm: float | None, processes: Processes, folder: Path
+) -> Mapping[str, Tensor]:
+    """Make one step and return its losses."""
+    optimizer.zero_grad(set_to_none=True)
+    losses = step(batch, done)
+    loss = losses["loss"]
+    if not torch.isfinite(loss):
+        raise DataError(f"expected a finite loss, got {loss.item()} at step {done}; the checkpoint before it is kept in {folder}")
+    processes.backward(loss)
+    if clip_norm is not None:
+        torch.nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], clip_norm)
+    optimizer.step()
+    return losses
+
+
+def _next(stream: Iterator[Any], done: int, schedule: Schedule) -> Any:
+    try:
+        return next(stream)
+    except StopIteration:
+        raise DataError(f"expected batches without end, got none for step {done} of {schedule.steps}") from None
+
+
+def _descend(loss: Tensor, optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], clip_norm: float | None, processes: Processes) -> None:
+    processes.backward(loss)
+    if clip_norm is not None:
+        torch.nn.utils.clip_grad_norm_(parameters, clip_norm)
+    optimizer.step()
 
 
 def save_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, schedule: Schedule, done: int) -> None:

@@ -76,7 +76,8 @@ class Settings:
             ConfigError: If a name is unknown.
         """
         try:
-            return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+            arguments: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+            return cls(**arguments)
         except TypeError as error:
             raise ConfigError(f"expected PMG-SAM's settings, got others: {error}") from error
 

@@ -42,7 +42,7 @@ def refine_edges(image: np.ndarray, logits: np.ndarray, side: int, decode: Decod
     zoom = max(image.shape[:2]) / side
     share = band(logits > 0, reach * zoom)
     total, weight = np.zeros(logits.shape, np.float32), np.zeros(logits.shape, np.float32)
-    for box in plan_tiles(*image.shape[:2], side):
+    for box in plan_tiles(image.shape[0], image.shape[1], side):
         if not crop(share, box).any():
             continue
         patch = decode(np.ascontiguousarray(crop(image, box)), np.ascontiguousarray(crop(logits, box)))
