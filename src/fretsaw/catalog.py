@@ -33,7 +33,9 @@ from fretsaw.weights import (
     read_metadata,
     shown_progress,
 )
+from fretsaw.weights.hrsam_networks import hrsam_weights
 from fretsaw.weights.text_networks import NETWORKS
+from fretsaw.weights.trained import GRC
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -158,7 +160,8 @@ def weights_path(name: str, *, progress: Progress | None = None, cache: Cache | 
 
 
 def build_file(path: Path, size: int | None) -> Parts:
-    """Build SAM, SAM 2 or HRSAM from a file outside the catalogue; names and shapes of its parameters say which of them it is.
+    """Build SAM, SAM 2 or HRSAM from a file outside the catalogue; names and shapes of its parameters say which of them it is; or what a
+    recipe wrote, by its metadata.
 
     Args:
         path: `.safetensors`, or a pickle of tensors alone. Names are transformers', those of the original SAM or HRSAM checkpoints, or what
@@ -173,8 +176,9 @@ def build_file(path: Path, size: int | None) -> Parts:
     from fretsaw.methods import hrsam, sam_clicks
     from fretsaw.weights.files import sha256_of
 
-    if path.suffix == ".safetensors" and read_metadata(path).get("recipe") == "pmg_sam":
-        return _pmg(path, size, "")
+    trained = {"pmg_sam": _pmg, "grc_sam": _grc}.get(read_metadata(path).get("recipe", "")) if path.suffix == ".safetensors" else None
+    if trained is not None:
+        return trained(path, size, "")
     state = load_state_dict(path)
     if any(name.startswith(("image_encoder.mamba_blocks.", "image_encoder.ss_mamba_blocks.", "backbone.patch_embed.")) for name in state):
         config = read_metadata(path).get("hrsam") if path.suffix == ".safetensors" else None
@@ -205,6 +209,13 @@ def _pmg(path: Path, size: int | None, checksum: str) -> Parts:
     from fretsaw.catalog_auto import build_pmg
 
     return build_pmg(path, size, checksum)
+
+
+def _grc(path: Path, size: int | None, checksum: str) -> Parts:
+    """Build GrC-SAM's trained part over the model that its file names."""
+    from fretsaw.catalog_grc import build_grc
+
+    return build_grc(path, size, checksum)
 
 
 def _sam2(table: str, path: Path, size: int | None, checksum: str) -> Parts:
@@ -305,9 +316,7 @@ _SAM2_HIERA_TINY = Weights(
 )
 
 _PMG_FILE = WeightFile("hand:best.safetensors as fretsaw train pmg_sam writes it", "pmg_tiny.safetensors")
-_PMG_TINY = Weights(
-    "pmg-tiny", (Route({"network": _PMG_FILE}),), "Apache-2.0", "Fretsaw, PMG-SAM over SAM 2 Hiera-T and U²-Netp; not trained yet", 2 * 4345733
-)
+_PMG_TINY = Weights("pmg-tiny", (Route({"network": _PMG_FILE}),), "Apache-2.0", "Fretsaw, PMG-SAM over SAM 2 Hiera-T and U²-Netp; not trained yet", 2 * 4345733)
 
 _U2NETP = Weights(
     "u2netp",
@@ -371,19 +380,6 @@ def _sam21_hiera(word: str, revision: str, size: int) -> Entry:
     return Entry("click, auto", weights, partial(_sam2, f"HIERA_{word.upper().replace('-', '_')}"))
 
 
-def _hrsam_entry(letter: str, multi_scale: bool, parameters: int) -> tuple[str, Entry]:
-    """HRSAM or HRSAM++. Its authors published size B alone, in an archive that no program can fetch; every other size is of one's own training."""
-    name = f"hrsam{'++' if multi_scale else ''}-{letter}"
-    routes = [Route({"network": WeightFile(f"hand:a run of fretsaw train hrsam with encoder={letter}", "model.safetensors")}, _convert_hrsam)]
-    licence, origin = "Apache-2.0", "Fretsaw's recipe; SAM's decoder by Meta"
-    if letter == "b":
-        folder = f"work_dirs/hrsam/hqseg44k/hrsam{'_plusplus' if multi_scale else ''}_simaug_1024x1024_bs1_40k"
-        source = "hand:the archive 'Pre-trained Models & Configs' of the repository YouHuang67/High-Resolution-Segment-Anything"
-        routes.insert(0, Route({"network": WeightFile(source, f"{folder}/iter_40000.pth")}, _convert_hrsam))
-        licence, origin = "not stated by its authors", "Huang et al., HRSAM (2024), fine-tuned on HQSeg-44K"
-    return name, Entry("click, auto", Weights(name, tuple(routes), licence, origin, 4 * parameters), partial(_hrsam, letter, multi_scale))
-
-
 def _text_entry(name: str, kind: str, origin: str, **networks: str) -> tuple[str, Entry]:
     """A model made of networks that have entries of their own."""
     mode, licence = ("text", "MIT") if set(networks) == {"clip"} else ("text, click, auto", "MIT AND Apache-2.0")
@@ -404,8 +400,8 @@ CATALOGUE: dict[str, Entry] = {
     "sam2.1-hiera-base-plus": _sam21_hiera("base-plus", "b7320756a13354e7530a63935656d35b2f91a290", 323476296),
     "sam2.1-hiera-large": _sam21_hiera("large", "665f8e2ad61cf5f53d65644ff27c8ee525124610", 897897416),
     "pmg-tiny": Entry("click, auto", _PMG_TINY, _pmg),  # "package:" with its checksum once a trained file is shipped
-    **dict(_hrsam_entry(letter, False, count) for letter, count in (("t", 4401232), ("s", 28659248), ("b", 100434224), ("l", 325665584))),
-    **dict(_hrsam_entry(letter, True, count) for letter, count in (("t", 4471792), ("s", 31582512), ("b", 110999088), ("l", 343946288))),
+    **{weights.name: Entry("click, auto, semantic", weights, _grc) for weights in GRC},
+    **{weights.name: Entry("click, auto", weights, partial(_hrsam, letter, wide)) for weights, letter, wide in hrsam_weights(_convert_hrsam)},
     **{weights.name: Entry("backbone", weights) for weights in NETWORKS},
     **dict(
         _text_entry(f"s2clip{suffix}", "build_s2clip", "Fretsaw, after S2CLIP", clip=clip, dino="dino-vit-b8", sam="sam-vit-b")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fretsaw import cli_evaluate, cli_models, cli_serve, cli_text, cli_train
+from fretsaw import cli_evaluate, cli_models, cli_semantic, cli_serve, cli_text, cli_train
 from fretsaw.cli_progress import Steps
 from fretsaw.errors import FretsawError, OutputError, PromptError
 from fretsaw.outputs import Job, find_images, plan
@@ -31,7 +31,9 @@ app = typer.Typer(
 )
 app.add_typer(cli_models.app, name="models")
 app.command()(cli_train.train)
+app.command()(cli_train.curves)
 app.command()(cli_text.text)
+app.command()(cli_semantic.semantic)
 app.add_typer(cli_text.layers, name="layers")
 app.command()(cli_serve.serve)
 app.add_typer(cli_evaluate.app, name="evaluate")

@@ -18,6 +18,7 @@ from fretsaw.errors import ConfigError
 
 RECIPES = {
     "fretsaw_tiny": "distil SAM 2 Hiera-T into the small encoder that ships",
+    "grc_sam": "train the prompt-free model for foreground or classes over a frozen encoder",
     "hrsam": "train HRSAM or HRSAM++ by one of the paper's three settings",
     "pmg_sam": "train the automatic cut: fusion, pre-mask and guided decoder over frozen encoders",
     "pseudo_masks": "make masks for unlabelled photos where saliency map and decoder agree, for pmg_sam",

@@ -49,7 +49,7 @@ class GrcForeground(nn.Module):
         return Segmentation(full, score, image=image)
 
 
-class GrcLabels:
+class GrcLabels(nn.Module):
     """Names every pixel of an image.
 
     Args:
@@ -59,13 +59,16 @@ class GrcLabels:
     """
 
     def __init__(self, clicks: SamClicks, network: GrcSam | LinearHead, names: tuple[str, ...]) -> None:
-        self.clicks, self.network, self.names = clicks, network, names
+        super().__init__()
+        self._clicks = [clicks]  # in a list: the session's own model, not a submodule
+        self.network, self.names = network, names
 
     @torch.no_grad()
-    def __call__(self, image: np.ndarray) -> LabelMap:
+    def forward(self, image: np.ndarray) -> LabelMap:
         """Return the label map of an image (H, W, 3) uint8 RGB, with probabilities."""
-        preprocessing = self.clicks.preprocessing
-        logits = class_logits(self.network, self.clicks.encode(preprocessing.pixels_of(image)))
+        clicks = self._clicks[0]
+        preprocessing = clicks.preprocessing
+        logits = class_logits(self.network, clicks.encode(preprocessing.pixels_of(image)))
         labels, probabilities = label_image(logits, preprocessing.frame_of(image))
         return LabelMap(labels, self.names, probabilities, image)
 

@@ -1,0 +1,97 @@
+"""`fretsaw semantic`: every pixel gets one of the classes that a model was trained on."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fretsaw.cli_progress import Steps
+from fretsaw.errors import FretsawError, OutputError
+from fretsaw.outputs import find_images, plan
+
+if TYPE_CHECKING:
+    from fretsaw.segmentation import LabelMap
+
+FORMATS = {"labels": ".png", "overlay": ".png", "json": ".json", "all": ".png"}
+
+
+def semantic(
+    inputs: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Images, or folders of images.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", "-o", help="A file for one input, else a folder.", show_default=False)],
+    model: Annotated[str, typer.Option("--model", help="A model with the mode semantic, or the file that fretsaw train grc_sam wrote.", show_default=False)],
+    format: Annotated[
+        str, typer.Option("--format", help="labels (palette PNG, and a legend beside it as JSON), overlay (with names), json, or all (labels and overlay).")
+    ] = "labels",
+    recursive: Annotated[bool, typer.Option("--recursive", help="Go into subfolders; the tree is kept in OUT.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Write again what exists already; otherwise it is skipped.")] = False,
+    device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1 or mps; default: the best there is.", show_default=False)] = None,
+    dtype: Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16, of the image encoder.", show_default=False)] = None,
+    size: Annotated[int | None, typer.Option("--size", help="Side of the model's input; default: the model's own.", show_default=False)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was done as JSON, and no progress.")] = False,
+) -> None:
+    """Give every pixel of images one of the classes that a model was trained on.
+
+    [b]Examples[/b]
+
+      fretsaw semantic photo.jpg --model grc-clothes -o labels.png
+
+      fretsaw semantic photos/ --model runs/semantic/model.safetensors -o labels/ --format all --recursive
+    """
+    if format not in FORMATS:
+        raise OutputError(f"expected a format out of {', '.join(FORMATS)}; got {format!r}")
+    jobs = plan(find_images(inputs, recursive), out, FORMATS[format])
+    todo = [job for job in jobs if overwrite or not job.target.exists()]
+    segmenter = None
+    if todo:
+        import fretsaw
+
+        segmenter = fretsaw.load(model, size=size, device=device, dtype=dtype)
+    records: list[dict[str, Any]] = []
+    with Steps(len(jobs), "images", as_json) as steps:
+        for job in jobs:
+            record: dict[str, Any] = {"input": str(job.source), "output": str(job.target)}
+            started = time.perf_counter()
+            try:
+                if job not in todo:
+                    record["skipped"] = "the output exists"
+                else:
+                    assert segmenter is not None
+                    result = segmenter.semantic(job.source)
+                    write(result, job.target, format)
+                    record |= {"areas": {name: area for name, area in result.areas.items() if area}, "seconds": round(time.perf_counter() - started, 3)}
+            except FretsawError as error:
+                record["error"] = str(error)
+                if not as_json:
+                    steps.say(f"fretsaw: {error}" if str(job.source) in str(error) else f"fretsaw: {job.source}: {error}")
+            records.append(record)
+            steps.advance()
+    finish(records, as_json)
+
+
+def write(result: LabelMap, target: Path, format: str) -> None:
+    """Write a label map; "all" writes the overlay beside the labels, as <stem>.overlay.png."""
+    result.save(target, format="labels" if format == "all" else format)
+    if format == "all":
+        result.save(target.with_suffix(".overlay.png"), format="overlay")
+
+
+def finish(records: list[dict[str, Any]], as_json: bool) -> None:
+    """Print the summary and exit with a status that is not 0 if any image failed."""
+    failed = sum("error" in record for record in records)
+    skipped = sum("skipped" in record for record in records)
+    if as_json:
+        print(json.dumps(records, indent=2))
+    elif len(records) == 1 and not failed and not skipped:
+        [record] = records
+        total = max(sum(record["areas"].values()), 1)
+        print(record["output"])
+        print("; ".join(f"{name} {area / total:.0%}" for name, area in record["areas"].items()), file=sys.stderr)
+    else:
+        print(f"{len(records) - failed - skipped} written, {skipped} skipped (they exist; --overwrite writes them again), {failed} failed")
+    if failed:
+        raise typer.Exit(1)
