@@ -3,7 +3,8 @@
     python benchmarks/gpu_pack.py --out .carry --photos ../shared/data/unlabelled --photos ../shared/data/coco_mval/images --side 512
     python benchmarks/gpu_pack.py --join .carry --into teacher.safetensors      # over there, once both halves have arrived
 
-The teacher travels in half precision; `fretsaw train fretsaw_tiny --set teacher=teacher.safetensors` takes the joined file.
+The teacher travels in half precision; `fretsaw train fretsaw_tiny --set teacher=teacher.safetensors` takes the joined file. `--labelled ../shared/data` also
+packs the train and val parts of coco_mval and human_seg with their masks, for `fretsaw train sam_ref --set data=.carry/data`.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import cv2
 import torch
 
 from fretsaw import catalog
+from fretsaw.data.layouts import read_list
 from fretsaw.data.views import list_photos
 from fretsaw.frames import resize_image
-from fretsaw.images import encode_image, read_image, write_bytes
+from fretsaw.images import encode_image, read_image, read_mask, write_bytes, write_mask
 from fretsaw.weights import load_state_dict
 
 TEACHER = "sam2-hiera-tiny"
@@ -30,6 +33,24 @@ def pack_photos(folders: list[Path], exclude: list[Path], out: Path, side: int) 
         small = resize_image(image, max(1, round(height * scale)), max(1, round(width * scale)))
         write_bytes(out / "photos" / f"{photo.parent.name}_{photo.stem}.webp", encode_image(small, ".webp"))
     print(f"{len(list((out / 'photos').iterdir()))} photos, {sum(p.stat().st_size for p in (out / 'photos').iterdir()) / 2**20:.1f} MiB")
+
+
+def pack_labelled(data: Path, names: list[str], out: Path, side: int) -> None:
+    """Pack the train and val parts of labelled sets as `fretsaw train sam_ref --set data=` takes them: reduced photos, masks of the same size, the splits."""
+    for name in names:
+        chosen = {stem for part in ("train", "val") for stem in read_list(data / "splits" / f"{name}_{part}.txt")}
+        for part in ("train", "val"):
+            write_bytes(out / "data" / "splits" / f"{name}_{part}.txt", (data / "splits" / f"{name}_{part}.txt").read_bytes())
+        for photo in sorted((data / name / "images").iterdir()):
+            if photo.stem not in chosen:
+                continue
+            image = read_image(photo)
+            scale = min(1.0, side / min(image.shape[:2]))
+            rows, columns = (max(1, round(scale * length)) for length in image.shape[:2])
+            write_bytes(out / "data" / name / "images" / f"{photo.stem}.webp", encode_image(resize_image(image, rows, columns), ".webp"))
+            for mask in sorted((data / name / "masks").glob(f"{photo.stem}.png")) + sorted((data / name / "masks").glob(f"*_{photo.stem}.png")):
+                write_mask(out / "data" / name / "masks" / mask.name, cv2.resize(read_mask(mask), (columns, rows), interpolation=cv2.INTER_NEAREST) > 0)
+    print(f"labelled sets: {sum(p.stat().st_size for p in (out / 'data').rglob('*') if p.is_file()) / 2**20:.1f} MiB")
 
 
 def pack_teacher(out: Path) -> None:
@@ -47,6 +68,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="folder to fill")
     parser.add_argument("--photos", type=Path, action="append", default=[], help="folder of photos; repeat for more")
     parser.add_argument("--exclude", type=Path, action="append", default=[], help="file that lists stems to leave out")
+    parser.add_argument("--labelled", type=Path, help="folder of labelled sets and their splits, for SAM-REF: coco_mval and human_seg are packed")
     parser.add_argument("--side", type=int, default=512, help="shorter side of a packed photo")
     parser.add_argument("--join", type=Path, help="folder with both halves")
     parser.add_argument("--into", type=Path, help="file to write the joined teacher to, float32")
@@ -59,6 +81,8 @@ def main() -> None:
         return
     if options.photos:
         pack_photos(options.photos, options.exclude, options.out, options.side)
+    if options.labelled:
+        pack_labelled(options.labelled, ["coco_mval", "human_seg"], options.out, options.side)
     pack_teacher(options.out)
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
-from fretsaw import catalog, images, session_file
+from fretsaw import catalog, images, refiners, session_file
 from fretsaw.errors import DeviceError, ModelError
 from fretsaw.segmentation import LabelMap, Segmentation
 from fretsaw.session import Session
@@ -168,6 +168,8 @@ def load(
             move(target)
     if parts.clicks is not None:
         parts.clicks.to_precision(precision)
+    if refiner is not None and parts.clicks is not None:
+        refiners.install_decoder(refiner, name, parts.clicks)
     return Segmenter(name, parts, catalog.build_refiner(refiner, name).to(target) if refiner is not None else None)
 
 

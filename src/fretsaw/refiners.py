@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fretsaw.errors import ModelError
-from fretsaw.weights import Route, WeightFile, Weights, load_state_dict, materialise, read_metadata
+from fretsaw.weights import Route, WeightFile, Weights, load_state_dict, load_strictly, materialise, read_metadata
 from fretsaw.weights.gather import shipped_path
 
 if TYPE_CHECKING:
+    from fretsaw.methods.sam_clicks import SamClicks
     from fretsaw.methods.sam_ref import SamRef
 
 REFINERS: dict[str, dict[str, Weights]] = {
@@ -25,6 +26,10 @@ REFINERS: dict[str, dict[str, Weights]] = {
     },
 }
 """{name of the refiner: {name of the model that it was trained for: weights}}. The weights travel in the package."""
+
+
+DECODER_PREFIX = "decoder."
+"""Before the names of a fine-tuned decoder's parameters in a refiner's file (SAM-REF's first stage of training)."""
 
 
 def build_refiner(name: str | Path, model: str = "sam2-hiera-tiny") -> SamRef:
@@ -44,7 +49,26 @@ def build_refiner(name: str | Path, model: str = "sam2-hiera-tiny") -> SamRef:
     metadata = read_metadata(path)
     if "config" not in metadata:
         raise ModelError(f"expected a refiner's configuration in the metadata of {path}, got {', '.join(metadata) or 'none'}")
-    return build_sam_ref(load_state_dict(path), json.loads(metadata["config"]))
+    state = {key: value for key, value in load_state_dict(path).items() if not key.startswith(DECODER_PREFIX)}
+    return build_sam_ref(state, json.loads(metadata["config"]))
+
+
+def install_decoder(name: str | Path, model: str, clicks: SamClicks) -> None:
+    """Give a model the fine-tuned decoder that a refiner was trained over, where its file holds one.
+
+    Args:
+        name: As for `build_refiner`.
+        model: As for `build_refiner`.
+        clicks: The model; its mask decoder is changed.
+
+    Raises:
+        ModelError: As `build_refiner`.
+        StateDictError: If the decoder does not fit.
+    """
+    state = load_state_dict(refiner_path(name, model)).items()
+    own = {key.removeprefix(DECODER_PREFIX): value.float() for key, value in state if key.startswith(DECODER_PREFIX)}
+    if own:
+        load_strictly(clicks.mask_decoder, own)
 
 
 def refiner_path(name: str | Path, model: str) -> Path:

@@ -1,4 +1,4 @@
-"""SAM-REF's recipe on a tiny model: equation 3 by hand, windows, a short run that learns and keeps its best, the same run after an interruption."""
+"""SAM-REF's recipe on a tiny model: equation 3 by hand, crops, a short run that learns and keeps its best, the same run after an interruption."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ import pytest
 import torch
 from PIL import Image
 
-from fretsaw import catalog
+from fretsaw import api, catalog
 from fretsaw.catalog import build_refiner
 from fretsaw.errors import ConfigError
 from fretsaw.methods.sam_ref import SamRef
 from fretsaw.recipes.sam_ref import Config, refine_batch, refinement_losses, run
-from fretsaw.recipes.sam_ref_windows import MARGIN, cut_windows, draw_window
+from fretsaw.recipes.sam_ref_crops import MARGIN, cut_crops, draw_crop
 from fretsaw.training.click_batches import ClickBatch
 from fretsaw.training.clicking import Interaction
 from fretsaw.training.loop import read_log
 from fretsaw.types import ImageEmbedding
+from fretsaw.weights import load_state_dict
 from tiny import CHANNELS, tiny_sam2
 
 SIZE = 128
@@ -51,7 +52,7 @@ def data(tmp_path, rng):
 def config(data, tmp_path, monkeypatch) -> Config:
     monkeypatch.setattr(catalog, "build", lambda name, size: catalog.Parts(clicks=tiny_sam2(size)))
     monkeypatch.setattr("fretsaw.methods.sam_ref.CROP_SIZE", 32)  # PatchDiff at its own size would take most of the time
-    settings = {"sets": "coco_mval,human_seg", "size": SIZE, "width": 8, "blocks": 1, "window": 0, "clicks": 3, "held_out": 1, "workers": 0}
+    settings = {"sets": "coco_mval,human_seg", "size": SIZE, "width": 8, "blocks": 1, "crop": 0, "clicks": 3, "held_out": 1, "workers": 0}
     schedule = {"batch": 2, "steps": 40, "warmup": 4, "rate": 5e-3, "validate_every": 20}
     return Config(data=str(data), out=str(tmp_path / "run"), cache=str(tmp_path / "cache"), **settings, **schedule)
 
@@ -96,12 +97,12 @@ def test_windows_cut_all_maps_at_the_same_place():
     batch = batch_of(2)
     point = Interaction(torch.tensor([[[60.0, 50.0]], [[10.0, 120.0]]]), torch.tensor([[1], [0]]), None, None)
     coarse = torch.randn(2, 1, 32, 32)
-    seen = cut_windows(batch, point, coarse, [(8, 4, 16), (0, 16, 16)])
+    seen = cut_crops(batch, point, coarse, [(8, 4, 16), (0, 16, 16)])
     assert torch.equal(seen.coarse[0], coarse[0, :, 4:20, 8:24])
     assert torch.equal(seen.pixels[1], batch.pixels[1, :, 64:128, 0:64])
     assert torch.equal(seen.embedding.final[0], batch.embedding.final[0, :, 1:5, 2:6])
     assert seen.clicks[0] == ((60 + 0.5) / 4 - 0.5 - 8, (50 + 0.5) / 4 - 0.5 - 4)
-    # Of the second window only the upper and the right side lie inside the map.
+    # Of the second crop only the upper and the right side lie inside the map.
     expected = torch.zeros(16, 16)
     expected[MARGIN:, : 16 - MARGIN] = 1
     assert torch.equal(seen.valid[1, 0], expected)
@@ -110,10 +111,10 @@ def test_windows_cut_all_maps_at_the_same_place():
 def test_windows_lie_on_the_grid_of_cells_inside_the_map():
     rng = np.random.default_rng(0)
     point = Interaction(torch.tensor([[[500.0, 3.0]]]), torch.tensor([[1]]), None, None)
-    drawn = {draw_window(rng, point, 0, 128, 512, 64) for _ in range(200)}
+    drawn = {draw_crop(rng, point, 0, 128, 512, 64) for _ in range(200)}
     assert all(x % 4 == y % 4 == 0 and 0 <= x <= 64 and 0 <= y <= 64 and side == 64 for x, y, side in drawn)
     assert len(drawn) > 10
-    assert draw_window(rng, point, 0, 128, 512, 0) == (0, 0, 128)
+    assert draw_crop(rng, point, 0, 128, 512, 0) == (0, 0, 128)
 
 
 def test_a_batch_is_refined_as_its_images_one_by_one():
@@ -132,6 +133,7 @@ def test_a_batch_is_refined_as_its_images_one_by_one():
             assert torch.allclose(state[one], own["error_map"], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_short_run_learns_keeps_its_best_and_writes_a_refiner_that_loads(config):
     assert run(config) == 40
     log = read_log(Path(config.out))
@@ -146,6 +148,7 @@ def test_a_short_run_learns_keeps_its_best_and_writes_a_refiner_that_loads(confi
     assert set(start) == set(best) - {"step"}
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_comes_to_the_same_losses_and_reads_the_stored_embeddings(config, tmp_path, monkeypatch):
     whole = replace(config, validate_every=0, out=str(tmp_path / "whole"))
     run(whole)
@@ -164,11 +167,19 @@ def test_stage_1_trains_the_decoder_and_nothing_else(config, monkeypatch):
     run(replace(config, stage="decoder", steps=10, rate=1e-3))
     changed = {name.split(".")[0] for name, parameter in model.named_parameters() if not torch.equal(before[name], parameter)}
     assert changed == {"mask_decoder"}
-    assert (Path(config.out) / "decoder.safetensors").exists()
+    decoder = Path(config.out) / "decoder.safetensors"
+    assert decoder.exists()
+    # Stage 2 goes on from it, and its file brings the decoder along.
+    monkeypatch.setattr(catalog, "build", lambda name, size, **_: catalog.Parts(clicks=tiny_sam2(size)))
+    run(replace(config, decoder=str(decoder), steps=4, warmup=1, out=config.out + "2"))
+    both = api.load("tiny", size=SIZE, refiner=config.out + "2/refiner.safetensors", device="cpu").parts.clicks
+    assert both is not None
+    trained = load_state_dict(decoder)
+    assert all(torch.equal(value, trained[name].float()) for name, value in both.mask_decoder.state_dict().items())
 
 
 def test_mistakes_in_the_settings_are_said(config):
     with pytest.raises(ConfigError, match="expected a stage out of refiner, decoder"):
         run(replace(config, stage="both"))
-    with pytest.raises(ConfigError, match="expected windows of more than 16 pixels"):
-        run(replace(config, window=16))
+    with pytest.raises(ConfigError, match="expected crops of more than 16 pixels"):
+        run(replace(config, crop=16))

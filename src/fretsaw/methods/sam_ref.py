@@ -394,4 +394,4 @@ def build_sam_ref(state_dict: Mapping[str, Tensor], config: Mapping[str, Any]) -
     refiner = SamRef(**config)
     load_strictly(refiner, dict(state_dict))
     # A CPU's convolutions are quicker with the channels last in memory; results stay the same.
-    return refiner.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    return refiner.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] (torch's stubs lack it)

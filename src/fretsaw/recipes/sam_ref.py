@@ -13,7 +13,7 @@ Every photo is encoded once. A step clicks a batch of objects n times with the m
 Deviation: The paper does not say how often clicks are simulated; InterFormer's n with probability gamma^n at gamma 0.6 rarely goes beyond three, and the
 refiner is there for the later ones, so gamma is 0.75.
 
-Deviation: GlobalDiff learns on windows of half the map's side, since errors are where the object is and a step costs a quarter; at use it sees the whole map.
+Deviation: GlobalDiff learns on crops of half the map's side, since errors are where the object is and a step costs a quarter.
 
 Deviation: Targets are the share of a map's pixel that the object covers, not a decision, so that a mask enlarged four times keeps its edge.
 
@@ -40,13 +40,15 @@ from fretsaw.evaluation.held_out import held_out_figures
 from fretsaw.methods.sam_clicks import SamClicks
 from fretsaw.methods.sam_ref import RefinerFeatures, SamRef, roi_align
 from fretsaw.recipes.click_data import ClickData, collect, fill
-from fretsaw.recipes.sam_ref_windows import MARGIN, cut_windows, draw_window, patch_box
+from fretsaw.recipes.sam_ref_crops import MARGIN, cut_crops, draw_crop, patch_box
+from fretsaw.refiners import DECODER_PREFIX
 from fretsaw.training.click_batches import ClickBatch, ClickObjects, collate
 from fretsaw.training.clicking import click_through, coarse_logits, draw_clicks
 from fretsaw.training.embedding_cache import EmbeddingCache
 from fretsaw.training.loop import Schedule, Watcher, cosine, fit
 from fretsaw.training.losses import bce, dice, normalised_focal
 from fretsaw.types import ImageEmbedding
+from fretsaw.weights import load_state_dict, load_strictly
 
 ERROR_WEIGHT = 1.5
 """Of pixels where the coarse mask is wrong, in the loss on refined logits (section 3.5)."""
@@ -68,11 +70,12 @@ class Config:
         limit: Learn from the first so many photos only; 0 from all.
         cache: Folder of embeddings and teacher masks, shared by runs; "" is `out`/cache.
         encode_minutes: Stop encoding after so long and learn from what is there; the same command goes on encoding. 0 encodes everything first.
-        model: Name or file of the frozen model; after stage 1 that stage's model.safetensors.
+        model: Name or file of the frozen model.
+        decoder: File of stage 1's decoder, to take the place of the model's own; it travels in the refiner's file.
         size: Side of the model's input; 512 lets a CPU see four times as many photos, and a refiner of that size refines at half the resolution.
         width: Channels of the refiner: 64 (paper) or 32.
         blocks: Residual blocks.
-        window: Side of the windows that GlobalDiff learns on, in pixels of the decoder's map; 0 is the whole map.
+        crop: Side of the crops that GlobalDiff learns on, in pixels of the decoder's map; 0 is the whole map.
         clicks: Most clicks made before the one that is learned from, plus one.
         gamma: Probability of n clicks before falls as gamma^n.
         batch: Objects a step.
@@ -99,10 +102,11 @@ class Config:
     cache: str = ""
     encode_minutes: float = 0.0
     model: str = "sam2-hiera-tiny"
+    decoder: str = ""
     size: int = 1024
     width: int = 32
     blocks: int = 3
-    window: int = 128
+    crop: int = 128
     clicks: int = 12
     gamma: float = 0.75
     batch: int = 2
@@ -172,8 +176,8 @@ class RefinerStage(nn.Module):
             point = click_through(model, batch, draw_clicks(rng, config.clicks, config.gamma), rng, lambda *asked: refine_batch(refiner, features, *asked))
             coarse = coarse_logits(model, batch, point)
         refiner.train()
-        windows = [draw_window(rng, point, row, coarse.shape[-1], batch.pixels.shape[-1], config.window) for row in range(len(coarse))]
-        seen = cut_windows(batch, point, coarse, windows)
+        places = [draw_crop(rng, point, row, coarse.shape[-1], batch.pixels.shape[-1], config.crop) for row in range(len(coarse))]
+        seen = cut_crops(batch, point, coarse, places)
         with torch.autocast(config.device.split(":")[0], torch.bfloat16, enabled=config.dtype == "bfloat16"):
             result = refiner.global_diff(refiner.global_diff.prepare(seen.pixels, seen.embedding), seen.disks, seen.coarse)
             boxes = torch.tensor([patch_box(rng, result, seen, row) for row in range(len(coarse))], device=coarse.device)
@@ -313,6 +317,8 @@ def export(learner: RefinerStage | DecoderStage, config: Config, model: SamClick
 
     stage = learner.refiner if isinstance(learner, RefinerStage) else learner.decoder
     tensors = {name: (t.detach().cpu().half() if t.ndim > 1 else t.detach().cpu()).contiguous() for name, t in stage.state_dict().items()}
+    if isinstance(learner, RefinerStage) and config.decoder:
+        tensors |= {f"{DECODER_PREFIX}{name}": t.detach().cpu().contiguous() for name, t in model.mask_decoder.state_dict().items()}
     metadata = {"recipe": "sam_ref", "steps": str(done), "model": config.model, "model_checksum": model.checksum, "settings": json.dumps(asdict(config))}
     if isinstance(learner, RefinerStage):
         metadata["config"] = json.dumps(learner.refiner.config)
@@ -325,7 +331,7 @@ def run(config: Config, watcher: Watcher | None = None) -> int:
     """Encode, find teacher masks, train, decide; every part goes on where it was interrupted.
 
     Raises:
-        ConfigError: If the stage is unknown or the windows are too small.
+        ConfigError: If the stage is unknown or the crops are too small.
         DataError: If sets or photos are missing.
         WeightsError: If the model's weights are missing and cannot be fetched.
     """
@@ -333,14 +339,16 @@ def run(config: Config, watcher: Watcher | None = None) -> int:
 
     if config.stage not in STAGES:
         raise ConfigError(f"expected a stage out of {', '.join(STAGES)}; got {config.stage!r}")
-    if 0 < config.window <= 2 * MARGIN:
-        raise ConfigError(f"expected windows of more than {2 * MARGIN} pixels of the decoder's map, or 0 for the whole map, got {config.window}")
+    if 0 < config.crop <= 2 * MARGIN:
+        raise ConfigError(f"expected crops of more than {2 * MARGIN} pixels of the decoder's map, or 0 for the whole map, got {config.crop}")
     names = [name for name in config.sets.split(",") if name]
     folders = [Path(folder) for folder in config.photos.split(",") if folder]
     data = collect(Path(config.data), names, folders, config.teacher_photos, config.held_out, config.seed, config.limit)
     model = catalog.build(config.model, size=config.size).clicks
     if model is None:
         raise ConfigError(f"expected a model that takes clicks, got {config.model}")
+    if config.decoder:
+        load_strictly(model.mask_decoder, {name: tensor.float() for name, tensor in load_state_dict(Path(config.decoder)).items()})
     model = model.to(config.device).to_precision(torch.bfloat16 if config.dtype == "bfloat16" else torch.float32)
     folder = Path(config.cache) if config.cache else Path(config.out) / "cache"
     cache = EmbeddingCache(folder / f"{model.checksum[:12]}-{config.size}", model.checksum, model.preprocessing.key)

@@ -1,4 +1,4 @@
-"""Windows of images, maps and truths that SAM-REF's recipe learns from: a refiner of convolutions needs not see a whole image at every step."""
+"""Crops of images, maps and truths that SAM-REF's recipe learns from: a refiner of convolutions needs not see a whole image at every step."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from fretsaw.training.clicking import Interaction
 from fretsaw.types import ImageEmbedding
 
 MARGIN = 8
-"""Pixels along a window's edge that are not learned from: their features lack what lies outside."""
+"""Pixels along a crop's edge that are not learned from: their features lack what lies outside."""
 
 CELL = 4
-"""Pixels of the decoder's map in a cell of the embedding; windows lie on the cells' grid."""
+"""Pixels of the decoder's map in a cell of the embedding; crops lie on the cells' grid."""
 
 ANYWHERE = 0.25
-"""Share of windows that lie anywhere: the refiner must also learn to leave alone what is far from the click."""
+"""Share of crops that lie anywhere: the refiner must also learn to leave alone what is far from the click."""
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What a step learns from: windows of a batch, all of one side."""
+    """What a step learns from: crops of a batch, all of one side."""
 
     pixels: Tensor
     embedding: ImageEmbedding
@@ -36,11 +36,11 @@ class Seen:
     coverage: Tensor
     valid: Tensor
     clicks: tuple[tuple[float, float], ...]
-    """Per window, xy of the last click in its pixels; it may lie outside."""
+    """Per crop, xy of the last click in its pixels; it may lie outside."""
 
 
-def draw_window(rng: np.random.Generator, point: Interaction, row: int, map_size: int, model_size: int, side: int) -> tuple[int, int, int]:
-    """Return x, y and side of a window of the decoder's map, on the grid of the embedding's cells: around the last click, or one in four times anywhere."""
+def draw_crop(rng: np.random.Generator, point: Interaction, row: int, map_size: int, model_size: int, side: int) -> tuple[int, int, int]:
+    """Return x, y and side of a crop of the decoder's map, on the grid of the embedding's cells: around the last click, or one in four times anywhere."""
     if side <= 0 or side >= map_size:
         return 0, 0, map_size
     cells, room = side // CELL, (map_size - side) // CELL
@@ -52,25 +52,25 @@ def draw_window(rng: np.random.Generator, point: Interaction, row: int, map_size
     return CELL * x, CELL * y, CELL * cells
 
 
-def cut_windows(batch: ClickBatch, point: Interaction, coarse: Tensor, windows: list[tuple[int, int, int]]) -> Seen:
-    """Return the windows of everything that the refiner sees; their inner edges are not learned from."""
+def cut_crops(batch: ClickBatch, point: Interaction, coarse: Tensor, crops: list[tuple[int, int, int]]) -> Seen:
+    """Return the crops of everything that the refiner sees; their inner edges are not learned from."""
     map_size, scale = coarse.shape[-1], batch.pixels.shape[-1] // coarse.shape[-1]
     disks = disk_maps(point.point_coords, point.point_labels, batch.pixels.shape[-1], map_size)
 
     def cut(values: Tensor, times: int = 1, parts: int = 1) -> Tensor:
         found = []
-        for row, window in enumerate(windows):
-            x, y, side = (n * times // parts for n in window)
+        for row, crop in enumerate(crops):
+            x, y, side = (n * times // parts for n in crop)
             found.append(values[row, :, y : y + side, x : x + side])
         return torch.stack(found)
 
     valid = cut(batch.valid).clone()
-    for row, (x, y, side) in enumerate(windows):
+    for row, (x, y, side) in enumerate(crops):
         valid[row, :, :, : MARGIN if x > 0 else 0] = 0
         valid[row, :, :, side - (MARGIN if x + side < map_size else 0) :] = 0
         valid[row, :, : MARGIN if y > 0 else 0] = 0
         valid[row, :, side - (MARGIN if y + side < map_size else 0) :] = 0
-    places = [(last_place(point.point_coords[i], point.point_labels[i]) + 0.5) / scale - 0.5 for i in range(len(windows))]
+    places = [(last_place(point.point_coords[i], point.point_labels[i]) + 0.5) / scale - 0.5 for i in range(len(crops))]
     return Seen(
         cut(batch.pixels, scale),
         ImageEmbedding(cut(batch.embedding.final, parts=CELL)),
@@ -79,7 +79,7 @@ def cut_windows(batch: ClickBatch, point: Interaction, coarse: Tensor, windows: 
         None if point.previous_logits is None else cut(point.previous_logits),
         cut(batch.coverage),
         valid,
-        tuple((float(place[0]) - x, float(place[1]) - y) for place, (x, y, _) in zip(places, windows, strict=True)),
+        tuple((float(place[0]) - x, float(place[1]) - y) for place, (x, y, _) in zip(places, crops, strict=True)),
     )
 
 

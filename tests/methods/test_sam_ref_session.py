@@ -1,0 +1,131 @@
+"""SAM-REF inside a session: one's own mask outside the crop, undo and redo, and what is computed once per image."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from fretsaw.methods import sam_ref
+from fretsaw.methods.sam_ref import SamRef
+from fretsaw.session import Session
+from fretsaw.types import Box
+from tiny import CHANNELS, tiny_sam, tiny_sam2
+
+
+@pytest.fixture
+def image(rng) -> np.ndarray:
+    return rng.integers(0, 256, (70, 90, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def refiner() -> SamRef:
+    """A refiner that trusts its own random maps, so that every click changes something."""
+    torch.manual_seed(2)
+    network = SamRef(8, 2, CHANNELS).eval().requires_grad_(False)
+    torch.nn.init.constant_(network.global_diff.heads.error.bias, 0.0)
+    torch.nn.init.constant_(network.patch_diff.heads.error.bias, 0.0)
+    return network
+
+
+@pytest.fixture
+def boxes(monkeypatch) -> list[Box]:
+    """The crops that were pasted back, in the order of the clicks."""
+    seen: list[Box] = []
+    original = sam_ref.paste_crop
+
+    def paste(crop, box, canvas):
+        seen.append(box)
+        return original(crop, box, canvas)
+
+    monkeypatch.setattr(sam_ref, "paste_crop", paste)
+    return seen
+
+
+@pytest.mark.parametrize("build", [tiny_sam, tiny_sam2])
+@pytest.mark.parametrize("click", [(20, 20), (60, 35), (80, 60)])
+def test_a_click_on_ones_own_mask_changes_nothing_outside_the_crop(refiner, image, rng, boxes, build, click):
+    # What GlobalDiff says is object everywhere: the change is all that the own mask lacks, and the piece of it that holds the click is refined.
+    torch.nn.init.constant_(refiner.global_diff.heads.error.bias, 50.0)
+    torch.nn.init.constant_(refiner.global_diff.heads.detail.bias, 50.0)
+    own = np.ones((70, 90), bool)
+    y, x = click[1], click[0]
+    own[max(0, y - 9) : y + 9, max(0, x - 9) : x + 9] = False
+    own[::11, ::7] ^= True  # detail that the decoder's map cannot hold
+    session = Session(image, build(128), refiner=refiner)
+    session.mask(own)
+    before = session.step.prompt.previous_logits
+    result = session.click(*click)
+    [box] = boxes
+    low = torch.ones(32, 32, dtype=torch.bool)
+    low[int(box.y0) : int(box.y1), int(box.x0) : int(box.x1)] = False
+    assert torch.equal(session.step.prompt.previous_logits[0, 0][low], before[0, 0][low])
+    assert not torch.equal(session.step.prompt.previous_logits, before)
+    # A pixel of the map reaches one of its neighbours' widths when it is enlarged.
+    size = 128 / 4
+    longest = 90 if build is tiny_sam else None
+    scale_x, scale_y = (longest or 90) / size, (longest or 70) / size
+    far = np.ones((70, 90), bool)
+    far[
+        max(0, int((box.y0 - 1) * scale_y) - 1) : int((box.y1 + 1) * scale_y) + 2, max(0, int((box.x0 - 1) * scale_x) - 1) : int((box.x1 + 1) * scale_x) + 2
+    ] = False
+    assert far.any()
+    assert np.array_equal(result.mask[far], own[far])
+    assert np.array_equal(result.logits[far], np.where(own, 8.0, -8.0)[far])
+
+
+def test_a_click_that_agrees_with_ones_own_mask_keeps_every_bit(refiner, image):
+    """No change around the click: the user's mask stays, detail and all."""
+    torch.nn.init.constant_(refiner.global_diff.heads.error.bias, 50.0)
+    torch.nn.init.constant_(refiner.global_diff.heads.detail.bias, 50.0)
+    own = np.zeros((70, 90), bool)
+    own[20:50, 30:60] = True
+    own[25:45:7, 32:58:9] = False  # holes that the decoder's map cannot hold
+    session = Session(image, tiny_sam2(128), refiner=refiner)
+    session.mask(own)
+    assert np.array_equal(session.click(45, 35).mask, own)
+
+
+@pytest.mark.parametrize("build", [tiny_sam, tiny_sam2])
+def test_undo_and_redo_restore_the_refiners_state_exactly(refiner, image, build):
+    session = Session(image, build(128), refiner=refiner)
+    steps, results = [], []
+    for x, y, positive in ((40, 30, True), (70, 20, False), (20, 55, True)):
+        results.append(session.click(x, y, positive))
+        steps.append(session.step)
+    assert len({id(step.refiner_state) for step in steps}) == 3
+    for expected, result in zip(steps[-2::-1], results[-2::-1], strict=True):
+        assert np.array_equal(session.undo().logits, result.logits)
+        assert session.step is expected
+    for expected, result in zip(steps[1:], results[1:], strict=True):
+        assert np.array_equal(session.redo().logits, result.logits)
+        assert session.step is expected
+
+
+def test_a_click_after_undo_is_the_click_of_a_session_that_never_took_the_other_way(refiner, image):
+    model = tiny_sam2(128)
+    wandered, straight = Session(image, model, refiner=refiner), Session(image, model, refiner=refiner)
+    for session in (wandered, straight):
+        session.click(40, 30)
+    wandered.click(10, 10, positive=False)
+    wandered.undo()
+    again, expected = wandered.click(70, 50), straight.click(70, 50)
+    assert np.array_equal(again.logits, expected.logits)
+    assert torch.equal(wandered.step.refiner_state["error_map"], straight.step.refiner_state["error_map"])
+
+
+def test_what_depends_on_the_image_alone_is_computed_once(refiner, image, monkeypatch):
+    counts = {"image": 0, "upscale": 0}
+    for name in counts:
+        module = getattr(refiner.global_diff, name)
+        module.register_forward_hook(lambda *_, name=name: counts.__setitem__(name, counts[name] + 1))
+    session = Session(image, tiny_sam2(128), refiner=refiner)
+    session.click(40, 30)
+    session.click(70, 20, positive=False)
+    session.undo()
+    session.redo()
+    session.mask(np.ones((70, 90), bool))
+    session.box(10, 10, 60, 60)
+    session.reset()
+    session.click(20, 20)
+    assert counts == {"image": 1, "upscale": 1}
