@@ -21,6 +21,7 @@ from fretsaw.methods.pmg_sam.decoder import GuidedMaskDecoder, Interaction, OneW
 from fretsaw.methods.pmg_sam.drfm import DenseResidualFusion, NoFusion, ResidualFusion, StabilisedResidualBlock
 from fretsaw.methods.pmg_sam.feat_refiner import FeatRefiner
 from fretsaw.methods.pmg_sam.pairing import PAIRS, DualBranch, DualFeatures, Pair
+from fretsaw.methods.pmg_sam.tiles import REACH, band
 from fretsaw.recipes.pmg_sam import export
 from fretsaw.session import Session
 from fretsaw.types import ImageEmbedding
@@ -299,6 +300,20 @@ class TestCut:
         model = tiny_sam(128)
         with pytest.raises(ModelError, match="keeps its stages"):
             Session(image, model, pmg_cut(model)).auto()
+
+    @pytest.mark.parametrize("injection", ["hiera", "u2net"])
+    def test_a_large_image_is_refined_in_tiles_along_the_edge_only(self, image, injection):
+        model = tiny_sam2(64)
+        torch.manual_seed(0)
+        network = build_pmg_sam(replace(SMALL_NET, injection=injection))
+        torch.nn.init.normal_(network.refiner.last.weight)
+        embedding, frame = model.encode(model.preprocessing.pixels_of(image)), model.preprocessing.frame_of(image)
+        whole = PmgCut(U2Net(NARROW), network, model, large=float("inf"))(image, embedding, frame)
+        tiled = PmgCut(U2Net(NARROW), network, model)(image, embedding, frame)
+        outside = band(whole.mask, REACH * 120 / 64) == 0
+        assert tiled.logits.shape == whole.logits.shape
+        assert np.array_equal(tiled.logits[outside], whole.logits[outside])
+        assert outside.all() or not np.array_equal(tiled.logits, whole.logits)
 
     def test_the_score_is_the_iou_of_decision_and_soft_mask(self):
         logits = np.log(np.array([[0.8 / 0.2, 0.2 / 0.8], [0.9 / 0.1, 0.1 / 0.9]]))

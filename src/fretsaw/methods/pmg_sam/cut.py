@@ -13,7 +13,7 @@ from fretsaw import frames
 from fretsaw.backbones.u2net import U2Net
 from fretsaw.methods.pmg_sam.instances import RULES, SplitRules, find_components, split_component
 from fretsaw.methods.pmg_sam.model import PmgResult, PmgSam
-from fretsaw.methods.pmg_sam.pairing import STAGES, DualBranch, DualFeatures
+from fretsaw.methods.pmg_sam.pairing import STAGES, DualBranch, DualFeatures, stages_of
 from fretsaw.methods.pmg_sam.tiles import refine_edges
 from fretsaw.methods.sam_clicks import SamClicks
 from fretsaw.segmentation import Segmentation
@@ -96,7 +96,11 @@ class PmgCut(nn.Module):
     def decode_tile(self, image: np.ndarray, coarse: np.ndarray) -> np.ndarray:
         """Refine one tile, guided by the mask of the whole image in the pre-mask's place."""
         frame = self._model[0].preprocessing.frame_of(image)
-        features = self._features(image, None, frame)
+        if self.network.refines_with_levels:
+            features = self._features(image, None, frame)
+        else:
+            embedding = self._model[0].encode(self._model[0].preprocessing.pixels_of(image))
+            features = DualFeatures(stages_of(embedding), (), embedding.final.new_zeros(0), embedding.final, embedding.high_res)
         size = 4 * features.final.shape[-1]
         pre_mask: Tensor = frames.mask_to_logits(coarse, frame, size).to(features.final.device)
         return frames.logits_to_image(self.network.refine(features, pre_mask), frame)[0, 0].cpu().numpy()

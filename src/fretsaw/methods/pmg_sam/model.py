@@ -77,6 +77,11 @@ class PmgSam(nn.Module):
         """Return mask_logits (B, 1, S/4, S/4) for a pre-mask, this network's own or one from elsewhere."""
         return self.decoder(self.pyramid(features), pre_mask, self.injection(features))
 
+    @property
+    def refines_with_levels(self) -> bool:
+        """Whether `refine` reads U²-Net's levels; where it does not, a given pre-mask saves running U²-Net."""
+        return isinstance(self.injection, LevelInjection | BothInjections)
+
 
 class StagePyramid(nn.Module):
     """A feature pyramid on Hiera's stages, read at 1/16: stage 3 plus stage 4 enlarged, smoothed by a 3 x 3 convolution.
