@@ -49,6 +49,7 @@ def do_job(address: str, folder: Path, chromium: str) -> None:
     """Open, look at the automatic mask, correct it, name it, add objects, paint, undo, reload, export."""
     started = time.monotonic()
     with open_page(chromium) as page:
+        page.set_default_timeout(240_000)
         hand = Hand(page, address)
         hand.open()
         say(f"opened {hand.picture()['name']}, automatic mask of {hand.picture()['objects'][0]['area']} pixels", started)
@@ -84,6 +85,7 @@ def do_job(address: str, folder: Path, chromium: str) -> None:
         assert np.array_equal(read_mask(path) > 0, masks.decode_rle(item["rle"]))
         say(f"exported {path.name}; it is the server's mask", started)
     with open_page(chromium, dark=True) as page:
+        page.set_default_timeout(240_000)
         hand = Hand(page, address)
         hand.open()
         hand.choose_picture("chelsea.png")

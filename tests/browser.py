@@ -60,7 +60,7 @@ class Hand:
     def settle(self) -> None:
         """Wait until the picture is encoded and the server has answered everything."""
         self.page.wait_for_selector("#stage[data-state=open][data-busy=false]")
-        self.page.wait_for_selector("#state[data-kind=good]", timeout=60_000)
+        self.page.wait_for_selector("#state[data-kind=good]")
 
     def choose_picture(self, name: str) -> None:
         self.page.click(f'.thumb[title="{name}"]')

@@ -102,7 +102,7 @@ export function tinted(bits, width, height, color) {
 
 // The outline as a path along the edges between pixels. The walk keeps the object at its right hand; every ring has an edge that runs to the right, so
 // starting at each of those that was not walked yet finds all rings.
-export function outline(bits, width, height, x0 = 0, y0 = 0) {
+function outline(bits, width, height) {
   const path = new Path2D();
   const walked = new Uint8Array(width * height);
   const set = (x, y) => x >= 0 && y >= 0 && x < width && y < height && bits[y * width + x] === 1;
@@ -116,14 +116,14 @@ export function outline(bits, width, height, x0 = 0, y0 = 0) {
       const at = startY * width + startX;
       if (!bits[at] || walked[at] || set(startX, startY - 1)) continue;
       let [x, y, direction] = [startX, startY, 0];
-      path.moveTo(x + x0, y + y0);
+      path.moveTo(x, y);
       do {
         if (direction === 0) walked[y * width + x] = 1;
         x += stepX[direction];
         y += stepY[direction];
         const turn = !set(x + right[direction][0], y + right[direction][1]) ? 1 : set(x + left[direction][0], y + left[direction][1]) ? 3 : 0;
         if (turn) {
-          path.lineTo(x + x0, y + y0);
+          path.lineTo(x, y);
           direction = (direction + turn) % 4;
         }
       } while (x !== startX || y !== startY || direction !== 0);
@@ -133,9 +133,54 @@ export function outline(bits, width, height, x0 = 0, y0 = 0) {
   return path;
 }
 
-// Everything that the canvas needs to draw a mask.
+// Every f-th pixel of a bitmap, both ways.
+function thinned(bits, width, height, f) {
+  if (f === 1) return [bits, width, height];
+  const [columns, rows] = [Math.ceil(width / f), Math.ceil(height / f)];
+  const fewer = new Uint8Array(columns * rows);
+  for (let y = 0; y < rows; y++) {
+    const from = Math.min(height - 1, y * f + (f >> 1)) * width;
+    for (let x = 0; x < columns; x++) fewer[y * columns + x] = bits[from + Math.min(width - 1, x * f + (f >> 1))];
+  }
+  return [fewer, columns, rows];
+}
+
+const MOST_FILLED = 4e6; // pixels of the canvas that fills a mask; beyond it, the fill is coarser than the outline by a pixel or two
+
+// Everything that the canvas needs to draw a mask. Outlines are traced when they are first needed, no finer than the screen shows them: on a picture of
+// 16 megapixels the exact one may have more corners than could be drawn in a frame.
+class Shape {
+  #paths = new Map();
+
+  constructor(bits, box, size, color) {
+    this.box = box;
+    this.size = size;
+    this.bits = bits;
+    const [width, height] = this.#sides;
+    const f = Math.max(1, Math.ceil(Math.sqrt((width * height) / MOST_FILLED)));
+    const [fewer, columns, rows] = thinned(bits, width, height, f);
+    this.bitmap = tinted(fewer, columns, rows, color);
+    this.covered = [columns * f, rows * f];
+  }
+
+  get #sides() {
+    const [x0, y0, x1, y1] = this.box;
+    return [x1 - x0, y1 - y0];
+  }
+
+  // The outline for a zoom of `scale` screen pixels per pixel of the mask.
+  path(scale) {
+    const f = 2 ** Math.max(0, Math.min(6, Math.floor(Math.log2(1 / scale))));
+    if (!this.#paths.has(f)) {
+      const traced = outline(...thinned(this.bits, ...this.#sides, f));
+      const placed = new Path2D();
+      placed.addPath(traced, new DOMMatrix([f, 0, 0, f, this.box[0], this.box[1]]));
+      this.#paths.set(f, placed);
+    }
+    return this.#paths.get(f);
+  }
+}
+
 export function shapeOf(rle, box, color) {
-  const [x0, y0, x1, y1] = box;
-  const bits = crop(rle, box);
-  return { box, bitmap: tinted(bits, x1 - x0, y1 - y0, color), path: outline(bits, x1 - x0, y1 - y0, x0, y0), size: rle.size };
+  return new Shape(crop(rle, box), box, rle.size, color);
 }

@@ -259,7 +259,7 @@ export class Tools extends EventTarget {
       this.#learn((performance.now() - started) / 1000);
       if (asking.signal.aborted || work.waiting) return;
       const color = work.object?.color ?? "#4aa3ff";
-      this.preview = { ...shapeOf(reply.rle, boxOf(reply.rle), color), size: reply.rle.size };
+      this.preview = shapeOf(reply.rle, boxOf(reply.rle), color);
       this.view.draw();
     } catch {
       // A preview that does not come is no loss: it was replaced, or the server has better things to do.

@@ -154,22 +154,23 @@ export class View {
   #drawMask({ shape, color }, strong) {
     const { context } = this;
     if (!shape) return;
-    const [x0, y0, x1, y1] = shape.box;
+    const [x0, y0] = shape.box;
+    const path = shape.path(this.scale * devicePixelRatio);
     if (this.show === "fill") {
       context.globalAlpha = strong ? 0.38 : 0.3;
       context.imageSmoothingEnabled = this.scale * devicePixelRatio < 2;
-      context.drawImage(shape.bitmap, x0, y0, x1 - x0, y1 - y0);
+      context.drawImage(shape.bitmap, x0, y0, ...shape.covered);
       context.globalAlpha = 1;
     }
     context.lineJoin = "round";
     if (strong) {
       context.lineWidth = 4 / this.scale;
       context.strokeStyle = "rgba(0, 0, 0, 0.45)";
-      context.stroke(shape.path);
+      context.stroke(path);
     }
     context.lineWidth = (strong ? 2 : 1.25) / this.scale;
     context.strokeStyle = strong ? "#ffffff" : color;
-    context.stroke(shape.path);
+    context.stroke(path);
   }
 
   // The shown objects alone on a chequered ground.
@@ -192,7 +193,7 @@ export class View {
     context.restore();
     context.save();
     const all = new Path2D();
-    for (const item of scene.objects ?? []) if (item.shape && !item.hidden) all.addPath(item.shape.path);
+    for (const item of scene.objects ?? []) if (item.shape && !item.hidden) all.addPath(item.shape.path(this.scale * devicePixelRatio));
     context.clip(all);
     this.#drawPicture();
     context.restore();
@@ -203,15 +204,15 @@ export class View {
     const [height, width] = preview.size;
     context.save();
     context.scale(this.width / width, this.height / height);
-    const [x0, y0, x1, y1] = preview.box;
+    const [x0, y0] = preview.box;
     context.globalAlpha = 0.28;
-    context.drawImage(preview.bitmap, x0, y0, x1 - x0, y1 - y0);
+    context.drawImage(preview.bitmap, x0, y0, ...preview.covered);
     context.globalAlpha = 1;
     const unit = width / this.width / this.scale;
     context.lineWidth = 1.5 * unit;
     context.setLineDash([6 * unit, 4 * unit]);
     context.strokeStyle = "#ffffff";
-    context.stroke(preview.path);
+    context.stroke(preview.path((devicePixelRatio * this.scale * this.width) / width));
     context.restore();
   }
 
