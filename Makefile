@@ -34,7 +34,7 @@ clean:
 
 .venv/.demo: .venv/.python pyproject.toml
 	@echo "== installing fretsaw into .venv"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[convert]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[convert,serve]"
 	@touch $@
 
 .venv/.test: .venv/.python pyproject.toml
