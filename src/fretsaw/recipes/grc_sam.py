@@ -56,6 +56,7 @@ class Config:
         splits: Folder of `<name>_train.txt` and so on; "" looks beside and inside of the data.
         foreground: Classes that the coarse and the fine mask are to find, separated by commas; "" is all but "background".
         model: Name or file of the model underneath.
+        stated: Name by which the trained file asks for that model; "" is `model`. For a run over a file that stands for a model of the catalogue.
         head: "grc", or "linear" for the baseline.
         layers: Layers whose attention is read: "A" to "D", numbers with commas, or "" for the encoder's own choice.
         strategy: "class_token" or "received".
@@ -89,6 +90,7 @@ class Config:
     splits: str = ""
     foreground: str = ""
     model: str = "sam2-hiera-tiny"
+    stated: str = ""
     head: str = "grc"
     layers: str = ""
     strategy: str = "class_token"
@@ -241,7 +243,7 @@ def train(config: Config, data: GrcData, base: SamClicks, watcher: Watcher | Non
     """Run the recipe on a model, or continue it; returns the number of steps made."""
     layers = chosen_layers(base.image_encoder, layers_of(config.layers))  # the baseline keeps them too, to share the stored features
     read = layers if config.head == "grc" else ()
-    about = Description(config.model, config.size, data.names, read, config.strategy, config.width, config.above, config.head)
+    about = Description(config.stated or config.model, config.size, data.names, read, config.strategy, config.width, config.above, config.head)
     torch.manual_seed(config.seed)
     base = base.to(config.device).requires_grad_(False)
     network = build_network(base, about).to(config.device).requires_grad_(True)

@@ -91,8 +91,11 @@ class RefinedSwinBlock(nn.Module):
         region = rolled_regions(height, width, k, self.shift).to(tokens.device)
         windows, guides, regions = _partition(x, k), _partition(m[..., None], k)[..., 0], _partition(region[None, ..., None], k)[..., 0]
         apart = (regions[:, :, None] != regions[:, None, :]).repeat(len(tokens), 1, 1)
-        mixed = self.attend(windows, guides, apart)
-        mixed = mixed + self.mlp(self.norm(mixed))
+        pieces = []
+        for part in self._parts(len(windows)):
+            piece = self.attend(windows[part], guides[part], apart[part] if bool(apart[part].any()) else None)
+            pieces.append(piece + self.mlp(self.norm(piece)))
+        mixed = torch.cat(pieces)
         shape = (len(tokens), (height + below) // k, (width + right) // k, k, k, tokens.shape[2])
         whole = mixed.view(shape).permute(0, 1, 3, 2, 4, 5).reshape(len(tokens), height + below, width + right, -1)
         return whole.roll((self.shift, self.shift), (1, 2))[:, :height, :width].flatten(1, 2)
