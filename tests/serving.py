@@ -30,7 +30,7 @@ class Bright:
         return Segmentation(image.mean(axis=2).astype(np.float32) - 127.5, 0.5, image=image)
 
 
-def halves(image: np.ndarray, names: list[str]) -> LabelMap:
+def halves(image: np.ndarray, names: list[str], *settings: object, **more: object) -> LabelMap:
     """A text mode that calls the left half by the first name and the right half background."""
     labels = np.zeros(image.shape[:2], np.int32)
     labels[:, image.shape[1] // 2 :] = len(names)

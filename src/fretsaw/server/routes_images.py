@@ -13,6 +13,7 @@ from fretsaw.server.exports import TYPES, one_download
 from fretsaw.server.refusals import BusyError
 from fretsaw.server.replies import ImageReply, Listed, ListReply, ObjectReply, TextBody
 from fretsaw.server.workbench import Workbench
+from fretsaw.server.workers import Lane
 
 LONGEST_NAME = 120
 
@@ -31,6 +32,13 @@ def attachment(name: str) -> dict[str, str]:
 def make_router(bench: Workbench) -> APIRouter:
     """Return the routes of pictures."""
     router = APIRouter(prefix="/api/images", tags=["pictures"])
+    _add_opening(router, bench)
+    _add_looking(router, bench)
+    return router
+
+
+def _add_opening(router: APIRouter, bench: Workbench) -> None:
+    """List, upload, open, forget."""
 
     @router.get("")
     async def list_images(request: Request) -> ListReply:
@@ -75,6 +83,15 @@ def make_router(bench: Workbench) -> APIRouter:
         """Open a picture: its objects and masks. Encoding begins in the background; clicks that come earlier wait for it."""
         return await show(identity, request)
 
+    @router.delete("/{identity}", status_code=204)
+    async def forget(identity: str, request: Request) -> None:
+        """Delete an upload, or the work on a picture of the served folder; the folder's own files are never touched."""
+        await bench.files.run(request, lambda: bench.sessions.forget(identity))
+
+
+def _add_looking(router: APIRouter, bench: Workbench) -> None:
+    """The picture itself, what is found on it by name, what is saved, and exports."""
+
     @router.get("/{identity}/view.jpg", response_class=FileResponse)
     async def view(identity: str, request: Request) -> FileResponse:
         """The picture as the model sees it: upright, RGB, without transparency."""
@@ -87,15 +104,10 @@ def make_router(bench: Workbench) -> APIRouter:
         path = await bench.files.run(request, lambda: bench.sessions.thumbnail(identity))
         return FileResponse(path, media_type="image/jpeg", headers={"cache-control": "private, max-age=60"})
 
-    @router.delete("/{identity}", status_code=204)
-    async def forget(identity: str, request: Request) -> None:
-        """Delete an upload, or the work on a picture of the served folder; the folder's own files are never touched."""
-        await bench.files.run(request, lambda: bench.sessions.forget(identity))
-
     @router.post("/{identity}/text")
     async def text(identity: str, body: TextBody, request: Request) -> list[ObjectReply]:
         """Make an object of every name that is found."""
-        found = await bench.at(request, identity, lambda piece: piece.text(body.names))
+        found = await bench.at(request, identity, lambda piece: piece.text(body.names), Lane.SLOW)
         return [ObjectReply.of(item) for item in found]
 
     @router.post("/{identity}/save")
@@ -110,5 +122,3 @@ def make_router(bench: Workbench) -> APIRouter:
         name, content = await bench.files.run(request, lambda: one_download(record, format, bench.sessions))
         suffix = "." + name.rpartition(".")[2]
         return Response(content, media_type=TYPES.get(suffix, "application/octet-stream"), headers=attachment(f"{file_part(name[: -len(suffix)])}{suffix}"))
-
-    return router

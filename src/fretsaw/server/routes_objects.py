@@ -19,12 +19,15 @@ from fretsaw.types import Click
 def make_router(bench: Workbench) -> APIRouter:
     """Return the routes of objects."""
     router = APIRouter(prefix="/api/images/{identity}", tags=["objects"])
+    _add_records(router, bench)
+    _add_interactions(router, bench)
+    _add_history(router, bench)
+    _add_pictures(router, bench)
+    return router
 
-    async def extend(request: Request, identity: str, number: int, act: Callable[[Session], Segmentation]) -> ObjectReply:
-        return ObjectReply.of(await bench.at(request, identity, lambda piece: piece.extend(number, act)))
 
-    async def change(request: Request, identity: str, number: int, act: Callable[[Session], Segmentation]) -> ObjectReply:
-        return ObjectReply.of(await bench.at(request, identity, lambda piece: piece.change(number, act)))
+def _add_records(router: APIRouter, bench: Workbench) -> None:
+    """Make, look, describe: what needs no model."""
 
     @router.post("/objects", status_code=201)
     async def add(identity: str, body: NewObjectBody, request: Request) -> ObjectReply:
@@ -41,6 +44,13 @@ def make_router(bench: Workbench) -> APIRouter:
         """Change an object's name or colour, hide it, throw it away (deleted) or take it back."""
         changes = body.model_dump(exclude_none=True)
         return ObjectReply.of(await bench.read(request, identity, lambda piece: piece.describe(number, **changes)))
+
+
+def _add_interactions(router: APIRouter, bench: Workbench) -> None:
+    """Whatever adds a step."""
+
+    async def extend(request: Request, identity: str, number: int, act: Callable[[Session], Segmentation]) -> ObjectReply:
+        return ObjectReply.of(await bench.at(request, identity, lambda piece: piece.extend(number, act)))
 
     @router.post("/objects/{number}/clicks")
     async def click(identity: str, number: int, body: ClickBody, request: Request) -> ObjectReply:
@@ -67,6 +77,13 @@ def make_router(bench: Workbench) -> APIRouter:
         """Take the other objects out of this one: a negative click in each overlap, one step for all."""
         return ObjectReply.of(await bench.at(request, identity, lambda piece: piece.avoid_others(number)))
 
+
+def _add_history(router: APIRouter, bench: Workbench) -> None:
+    """Back, forth, and from the start."""
+
+    async def change(request: Request, identity: str, number: int, act: Callable[[Session], Segmentation]) -> ObjectReply:
+        return ObjectReply.of(await bench.at(request, identity, lambda piece: piece.change(number, act)))
+
     @router.post("/objects/{number}/undo")
     async def undo(identity: str, number: int, request: Request) -> ObjectReply:
         """Take the last interaction back."""
@@ -81,6 +98,10 @@ def make_router(bench: Workbench) -> APIRouter:
     async def reset(identity: str, number: int, request: Request) -> ObjectReply:
         """Start the object over; this cannot be undone."""
         return await change(request, identity, number, lambda session: session.reset())
+
+
+def _add_pictures(router: APIRouter, bench: Workbench) -> None:
+    """What a click would give, and masks as files."""
 
     @router.post("/preview")
     async def preview(identity: str, body: PreviewBody, request: Request) -> PreviewReply:
@@ -100,5 +121,3 @@ def make_router(bench: Workbench) -> APIRouter:
         """The object on a transparent ground with smooth edges, at the picture's size."""
         content = await bench.at(request, identity, lambda piece: images.encode_image(piece.result(number).cutout(), ".png"))
         return Response(content, media_type="image/png")
-
-    return router
