@@ -19,7 +19,7 @@ from fretsaw import catalog
 from fretsaw.data.layouts import read_list
 from fretsaw.data.views import list_photos
 from fretsaw.frames import resize_image
-from fretsaw.images import encode_image, read_image, read_mask, write_bytes, write_mask
+from fretsaw.images import encode_image, read_image, read_labels, read_mask, write_bytes, write_image, write_mask
 from fretsaw.weights import load_state_dict
 
 TEACHER = "sam2-hiera-tiny"
@@ -53,6 +53,21 @@ def pack_labelled(data: Path, names: list[str], out: Path, side: int) -> None:
     print(f"labelled sets: {sum(p.stat().st_size for p in (out / 'data').rglob('*') if p.is_file()) / 2**20:.1f} MiB")
 
 
+def pack_maps(folder: Path, out: Path, side: int) -> None:
+    """Pack a set of label maps as `fretsaw train grc_sam --set data=` takes it: reduced photos, maps of the same size, classes, splits."""
+    name, splits = folder.resolve().name, folder.resolve().parent / "splits"
+    for part in ("train", "val", "test"):
+        write_bytes(out / "data" / "splits" / f"{name}_{part}.txt", (splits / f"{name}_{part}.txt").read_bytes())
+    write_bytes(out / "data" / name / "classes.txt", (folder / "classes.txt").read_bytes())
+    for photo in sorted((folder / "images").iterdir()):
+        image, labels = read_image(photo), read_labels(folder / "masks" / f"{photo.stem}.png")
+        scale = min(1.0, side / min(image.shape[:2]))
+        rows, columns = (max(1, round(scale * length)) for length in image.shape[:2])
+        write_bytes(out / "data" / name / "images" / f"{photo.stem}.webp", encode_image(resize_image(image, rows, columns), ".webp"))
+        write_image(out / "data" / name / "masks" / f"{photo.stem}.png", cv2.resize(labels, (columns, rows), interpolation=cv2.INTER_NEAREST))
+    print(f"label maps: {sum(p.stat().st_size for p in (out / 'data' / name).rglob('*') if p.is_file()) / 2**20:.1f} MiB")
+
+
 def pack_teacher(out: Path) -> None:
     from safetensors.torch import save
 
@@ -69,6 +84,7 @@ def main() -> None:
     parser.add_argument("--photos", type=Path, action="append", default=[], help="folder of photos; repeat for more")
     parser.add_argument("--exclude", type=Path, action="append", default=[], help="file that lists stems to leave out")
     parser.add_argument("--labelled", type=Path, help="folder of labelled sets and their splits, for SAM-REF: coco_mval and human_seg are packed")
+    parser.add_argument("--maps", type=Path, help="folder of label maps with its classes.txt, for GrC-SAM; its splits lie beside it")
     parser.add_argument("--side", type=int, default=512, help="shorter side of a packed photo")
     parser.add_argument("--join", type=Path, help="folder with both halves")
     parser.add_argument("--into", type=Path, help="file to write the joined teacher to, float32")
@@ -81,6 +97,8 @@ def main() -> None:
         return
     if options.photos:
         pack_photos(options.photos, options.exclude, options.out, options.side)
+    if options.maps:
+        pack_maps(options.maps, options.out, options.side)
     if options.labelled:
         pack_labelled(options.labelled, ["coco_mval", "human_seg"], options.out, options.side)
     pack_teacher(options.out)
