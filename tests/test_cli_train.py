@@ -7,6 +7,7 @@ import pytest
 from fretsaw import cli
 from fretsaw.cli_train import configure
 from fretsaw.errors import ConfigError
+from fretsaw.recipes import fretsaw_tiny
 from fretsaw.recipes.fretsaw_tiny import Config
 
 
@@ -40,3 +41,17 @@ def test_unknown_recipe_suggests_the_nearest(capsys):
     with pytest.raises(SystemExit):
         cli.main(["train", "fretsaw_tini"])
     assert "did you mean fretsaw_tiny?" in capsys.readouterr().err
+
+
+def test_a_run_ends_with_its_curves(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib", reason="pictures need the extra train")
+
+    def run(config, watcher):
+        (tmp_path / "log.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1.5}\n')
+        return 2
+
+    monkeypatch.setattr(fretsaw_tiny, "run", run)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["train", "fretsaw_tiny", "--set", "photos=p", "--set", f"out={tmp_path}"])
+    assert not stop.value.code
+    assert (tmp_path / "curves.png").stat().st_size > 1000

@@ -53,6 +53,9 @@ def train(
     with Steps(length, "steps", quiet=not chief) as steps:
         done = module.run(config, steps)
     if chief:
+        from fretsaw.training.curves import draw_run
+
+        draw_run(Path(config.out))
         print(f"{done} of {length} steps are made; the run lies in {config.out}", file=sys.stderr)
 
 

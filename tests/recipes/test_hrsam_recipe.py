@@ -117,7 +117,6 @@ def test_distillation_brings_the_student_closer_and_asks_the_teacher_once_a_phot
     assert all(torch.equal(value, kept[name]) for name, value in teacher.state_dict().items())
     hrsam.train(config, student, teacher)
     assert len(asked) == 5, "a continued run reads what is stored"
-    assert (tmp_path / "run" / "curves.png").stat().st_size > 1000
 
 
 def test_stored_embeddings_are_the_teachers_own_view_by_view(objects, tmp_path):

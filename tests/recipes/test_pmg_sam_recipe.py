@@ -21,7 +21,7 @@ from fretsaw.methods.pmg_sam.build import Settings, build_pmg_sam
 from fretsaw.recipes import pmg_sam, pseudo_masks
 from fretsaw.recipes.pmg_data import Frozen, open_parts
 from fretsaw.recipes.pmg_sam import Config, coarse_pre_mask, length, mask_losses, schedule_of, settings_of, settled, train
-from fretsaw.training.best import BestSoFar, plot_run
+from fretsaw.training.best import BestSoFar
 from fretsaw.training.loop import fit, read_log
 from fretsaw.weights import read_metadata
 from tiny import CHANNELS, tiny_sam2
@@ -225,13 +225,6 @@ def test_what_does_not_stand_out_is_left_out(config, frozen, tmp_path, monkeypat
     monkeypatch.setattr(pmg_data, "saliency_map", lambda network, image: (image[..., 0] < 150).astype(np.float32))
     assert frozen.salient_only(samples, 0.5, tmp_path / "other.json") == []
     assert frozen.salient_only(samples, 0.5, tmp_path / "kept" / "salient.json") == samples  # measured once
-
-
-def test_curves_are_drawn_from_the_log(tmp_path):
-    pytest.importorskip("matplotlib")
-    assert plot_run(tmp_path) is None
-    (tmp_path / "log.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "val/loss": 1.5}\n')
-    assert Image.open(plot_run(tmp_path)).size[0] > 100
 
 
 def test_pseudo_masks_are_kept_where_map_and_decoder_agree_and_made_once(data, tmp_path, monkeypatch):

@@ -39,7 +39,6 @@ from fretsaw.methods.grc_sam.model import GrcSam, LinearHead, chosen_layers, wit
 from fretsaw.methods.sam_clicks import SamClicks
 from fretsaw.recipes.grc_data import GrcBatch, GrcData, LabelledViews, batches, fill, moved, normalised, open_data
 from fretsaw.recipes.grc_losses import composite_losses, final_loss
-from fretsaw.training.curves import can_draw, draw
 from fretsaw.training.embedding_cache import EmbeddingCache
 from fretsaw.training.loop import Schedule, Watcher, cosine, fit
 from fretsaw.types import ImageEmbedding
@@ -266,7 +265,7 @@ def train(config: Config, data: GrcData, base: SamClicks, watcher: Watcher | Non
     if cache is not None:
         fill(views, views.keys(), model, cache, config.device, _say)
     steps = per_epoch * config.epochs
-    done = fit(
+    return fit(
         training,
         training.step,
         lambda first: batches(views, config, first, steps),
@@ -279,9 +278,6 @@ def train(config: Config, data: GrcData, base: SamClicks, watcher: Watcher | Non
         validate=Choice(training, model, config, data, about, stored, cache),
         validate_every=config.validate_every or per_epoch,
     )
-    if can_draw():
-        draw([Path(config.out)], Path(config.out) / "curves.png")
-    return done
 
 
 def checked(config: Config) -> None:

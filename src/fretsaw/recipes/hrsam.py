@@ -32,7 +32,6 @@ from fretsaw.layers.blocks import FlashSwinBlock
 from fretsaw.methods.hrsam import HRSAMEncoder, build_hrsam, build_hrsam_clicks, describe_encoder
 from fretsaw.methods.sam_clicks import SamClicks
 from fretsaw.recipes.hrsam_steps import ClickLearning, Distillation
-from fretsaw.training import curves
 from fretsaw.training.distillation import VIEWS, DistilViews, fill
 from fretsaw.training.embedding_cache import EmbeddingCache
 from fretsaw.training.loop import Schedule, Watcher, fit, linear
@@ -148,7 +147,7 @@ class Config:
 
 
 def run(config: Config, watcher: Watcher | None = None) -> int:
-    """Train, or continue, and write `out`/model.safetensors and `out`/curves.png; returns the number of steps made.
+    """Train, or continue, and write `out`/model.safetensors; returns the number of steps made.
 
     Raises:
         ConfigError: If settings or files do not fit each other.
@@ -200,8 +199,6 @@ def train(config: Config, student: SamClicks, teacher: SamClicks | None, watcher
     )
     if processes.rank == 0:
         export(student, folder / "model.safetensors", {"stage": config.stage, "steps": str(done), "config": json.dumps(asdict(config))})
-        if curves.can_draw() and (folder / "log.jsonl").exists():
-            curves.draw([folder], folder / "curves.png")
     processes.wait()
     return done
 

@@ -34,7 +34,8 @@ from fretsaw.methods.pmg_sam.build import PAPER, TINY, Settings, build_pmg_sam, 
 from fretsaw.methods.pmg_sam.model import PmgSam
 from fretsaw.methods.pmg_sam.pairing import DualFeatures
 from fretsaw.recipes.pmg_data import Frozen, Parts, cached_batches, open_parts, resolve
-from fretsaw.training.best import BestSoFar, plot_run
+from fretsaw.training.best import BestSoFar
+from fretsaw.training.curves import draw_run
 from fretsaw.training.loop import Schedule, Watcher, fit
 from fretsaw.training.losses import bce, dice, soft_iou
 
@@ -258,10 +259,10 @@ def train(config: Config, network: PmgSam, frozen: Frozen, parts: Parts, setting
 
     def validate(done: int) -> Mapping[str, float]:
         figures = watch.see(training.validate(frozen.validation_batches(parts, config)))
-        plot_run(out)
+        draw_run(out)
         return figures
 
-    done = fit(
+    return fit(
         training,
         training.step,
         lambda first: make(parts, config, first),
@@ -275,8 +276,6 @@ def train(config: Config, network: PmgSam, frozen: Frozen, parts: Parts, setting
         validate_every=config.validate_steps or per_epoch,
         enough=watch.enough,
     )
-    plot_run(out)
-    return done
 
 
 def groups(network: nn.Module, config: Config) -> list[dict[str, object]]:

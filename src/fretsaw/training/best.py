@@ -1,8 +1,7 @@
-"""When to stop and what to keep: the best validation so far, how long nothing improved, and the curves of a run. All of it is read back from the log."""
+"""When to stop and what to keep: the best validation so far, how long nothing improved. All of it is read back from the log."""
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -63,28 +62,3 @@ class BestSoFar:
         if self._halve_after and self.stale % self._halve_after == 0:
             self.rate = max(self.rate / 2, self._least_rate)
         return False
-
-
-def plot_run(folder: Path) -> Path | None:
-    """Draw a run's log, one curve a figure, into `folder`/curves.png; returns its path, or None where matplotlib is not installed or nothing is logged."""
-    if importlib.util.find_spec("matplotlib") is None or not (folder / "log.jsonl").exists():
-        return None
-    from matplotlib.figure import Figure
-
-    lines = read_log(folder)
-    names = [name for name in dict.fromkeys(name for line in lines for name in line) if name not in ("step", "seconds")]
-    if not names:
-        return None
-    groups = sorted({name.removeprefix("val/") for name in names}, key=[name.removeprefix("val/") for name in names].index)
-    figure = Figure(figsize=(4 * min(4, len(groups)), 3 * -(-len(groups) // 4)), layout="constrained")
-    for i, group in enumerate(groups):
-        axes = figure.add_subplot(-(-len(groups) // 4), min(4, len(groups)), i + 1)
-        for name in (group, f"val/{group}"):
-            points = [(line["step"], line[name]) for line in lines if name in line]
-            if points:
-                axes.plot(*zip(*points, strict=True), label="validation" if name.startswith("val/") else "training", linewidth=1)
-        axes.set(title=group, xlabel="step")
-        axes.legend()
-    path = folder / "curves.png"
-    figure.savefig(path, dpi=110)
-    return path

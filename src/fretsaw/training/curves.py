@@ -74,3 +74,10 @@ def draw(folders: Sequence[Path], path: Path) -> Path:
     except ValueError as error:
         raise OutputError(f"expected a picture's path that ends in .png, .pdf or .svg, got {path}") from error
     return write_bytes(path, buffer.getvalue())
+
+
+def draw_run(folder: Path) -> Path | None:
+    """Draw one run into its own folder as `curves.png`; returns the path, or None where matplotlib is not installed or nothing is logged yet."""
+    if not can_draw() or not (folder / "log.jsonl").is_file() or not read_log(folder):
+        return None
+    return draw([folder], folder / "curves.png")
