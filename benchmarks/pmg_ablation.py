@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from fretsaw.cli_train import configure
+from fretsaw.cli.train import configure
 from fretsaw.recipes.pmg_sam import Config, run
 from fretsaw.training.loop import read_log
 

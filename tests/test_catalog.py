@@ -14,15 +14,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from fretsaw import catalog, cli_models
+from fretsaw import catalog
 from fretsaw.backbones import sam, sam2, sam_keys
+from fretsaw.cli import models
 from fretsaw.errors import MissingWeightsError, ModelError, WeightsError
 from fretsaw.methods.sam_clicks import SamClicks
 from fretsaw.weights import Cache, Route, WeightFile, Weights, is_present
 from packages import DECODER, ENCODER, calls, convert_sizes, fake_npm, file_weights, npm_weights, own_cache, sha
 from tiny import TINY_SAM, TINY_SAM2, random_weights
 
-ROOT = Path(catalog.__file__).parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ def small_catalogue(cache, npm, tmp_path, monkeypatch) -> dict[str, catalog.Entr
 
 
 def run(*arguments: str):
-    return CliRunner().invoke(cli_models.app, list(arguments))
+    return CliRunner().invoke(models.app, list(arguments))
 
 
 # --- the catalogue itself ---
@@ -325,6 +326,6 @@ def test_damaged_converter_output_is_no_entry(small_catalogue, cache, monkeypatc
     assert run("pull", "tiny").exit_code == 1
     assert not cache.model_path("tiny").exists()
     with pytest.raises(MissingWeightsError):
-        cli_models.verify(replace(weights, name="absent"), cache)
+        models.verify(replace(weights, name="absent"), cache)
     monkeypatch.setitem(catalog.CATALOGUE, "tiny", catalog.Entry("click", replace(weights, routes=(replace(weights.routes[0], convert=convert_sizes),))))
     assert run("pull", "tiny").exit_code == 0

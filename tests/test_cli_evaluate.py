@@ -10,9 +10,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from fretsaw import api, cli_evaluate
+from fretsaw import api
 from fretsaw.api import Segmenter
 from fretsaw.catalog import Parts
+from fretsaw.cli import evaluate
 from fretsaw.errors import ConfigError, DataError, DeviceError, ModelError
 from fretsaw.evaluation import adapters
 from fretsaw.evaluation.report import Report
@@ -54,7 +55,7 @@ def data(tmp_path) -> Path:
 
 def run(*arguments: str | Path) -> tuple[int, str]:
     """Return the exit status and what was printed on standard output."""
-    result = CliRunner().invoke(cli_evaluate.app, [str(argument) for argument in arguments])
+    result = CliRunner().invoke(evaluate.app, [str(argument) for argument in arguments])
     if result.exception is not None and not isinstance(result.exception, (SystemExit, typer.Exit)):
         raise result.exception
     return result.exit_code, result.stdout

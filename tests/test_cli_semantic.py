@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 import fretsaw
 from fretsaw import catalog, cli
-from fretsaw.entries import Parts
+from fretsaw.catalog.entries import Parts
 from fretsaw.errors import FretsawError, MissingWeightsError
 from fretsaw.methods.grc_sam.build import Description, build_network, export
 from tiny import tiny_sam2
@@ -106,8 +106,8 @@ def test_auto_takes_the_same_file(trained, photos, tmp_path):
 
 
 def test_what_is_not_shipped_yet_says_so(monkeypatch, tmp_path):
-    monkeypatch.setattr("fretsaw.weights.gather.resources.files", lambda package: tmp_path / package)
-    with pytest.raises(MissingWeightsError, match=r"grc_clothes\.safetensors"):
+    monkeypatch.setenv("FRETSAW_HOME", str(tmp_path))
+    with pytest.raises(MissingWeightsError, match=r"as fretsaw train grc_sam writes it"):
         fretsaw.load("grc-clothes")
 
 

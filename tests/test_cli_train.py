@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fretsaw import cli
-from fretsaw.cli_train import configure
+from fretsaw.cli.train import configure
 from fretsaw.errors import ConfigError
 from fretsaw.recipes import fretsaw_tiny
 from fretsaw.recipes.fretsaw_tiny import Config

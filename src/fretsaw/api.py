@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
-from fretsaw import catalog, images, refiners, session_file
+from fretsaw import catalog, images, session_file
+from fretsaw.catalog import refiners
 from fretsaw.errors import DeviceError, ModelError
 from fretsaw.segmentation import LabelMap, Segmentation
 from fretsaw.session import Session

@@ -236,6 +236,7 @@ def test_autoencoders_that_do_not_fit_are_refused():
 
 # Memory; measured peaks: tests/test_memory.py.
 
+
 def test_memory_grows_with_pixels_and_a_4096_image_fits_8_gigabytes():
     small, large, huge = (estimate_encoder_memory(size, SIZES["b"]) for size in (1024, 2048, 4096))
     assert small < large < huge < 8 * 2**30

@@ -11,8 +11,9 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 import fretsaw
-from fretsaw import catalog, cli_models
+from fretsaw import catalog
 from fretsaw.backbones import sam_keys
+from fretsaw.cli import models
 from fretsaw.errors import MissingWeightsError, ShapeError, StateDictError
 from fretsaw.methods.hrsam import build_hrsam_clicks, describe_encoder
 from packages import own_cache
@@ -71,7 +72,7 @@ def test_own_file_loads_by_its_path_at_another_size_and_clicks(tmp_path, image, 
 
 def test_catalogue_name_loads_a_file_that_was_brought(cache, tmp_path, image):
     path = save(tiny_hrsam(128), tmp_path / "model.safetensors", config=False)
-    brought = CliRunner().invoke(cli_models.app, ["convert", "hrsam-t", "--from", str(path)])
+    brought = CliRunner().invoke(models.app, ["convert", "hrsam-t", "--from", str(path)])
     assert brought.exit_code == 0, brought.output
     segmenter = fretsaw.load("hrsam-t", size=256, device="cpu")
     assert segmenter.open(image).embedding.final.shape == (1, 256, 16, 16)
@@ -80,7 +81,7 @@ def test_catalogue_name_loads_a_file_that_was_brought(cache, tmp_path, image):
 
 def test_a_file_of_another_size_is_refused_by_name(cache, tmp_path):
     path = save(tiny_hrsam(128, 512), tmp_path / "model.safetensors", config=False)
-    CliRunner().invoke(cli_models.app, ["convert", "hrsam-t", "--from", str(path)])
+    CliRunner().invoke(models.app, ["convert", "hrsam-t", "--from", str(path)])
     with pytest.raises(StateDictError, match=r"expected the weights of hrsam-t .* anchor map 512"):
         fretsaw.load("hrsam-t", device="cpu")
 
@@ -118,7 +119,7 @@ def test_published_route_of_the_catalogue_converts(cache, tmp_path, monkeypatch)
 
     torch.save({"state_dict": published_names(tiny_hrsam(128))}, tmp_path / "iter_40000.pth")
     monkeypatch.setitem(hrsam.SIZES, "b", hrsam.SIZES["t"])
-    brought = CliRunner().invoke(cli_models.app, ["convert", "hrsam-b", "--from", str(tmp_path / "iter_40000.pth")])
+    brought = CliRunner().invoke(models.app, ["convert", "hrsam-b", "--from", str(tmp_path / "iter_40000.pth")])
     assert brought.exit_code == 0, brought.output
     assert fretsaw.load("hrsam-b", size=128, device="cpu").parts.clicks.preprocessing.size == 128
 

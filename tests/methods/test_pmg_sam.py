@@ -13,7 +13,7 @@ from torch.nn import functional as F
 import fretsaw
 from fretsaw import catalog
 from fretsaw.backbones.u2net import SMALL, U2Net
-from fretsaw.entries import Parts
+from fretsaw.catalog.entries import Parts
 from fretsaw.errors import ConfigError, MissingWeightsError, ModelError
 from fretsaw.methods.pmg_sam.build import PAPER, TINY, Settings, build_pmg_sam, parameters_by_part, start_from_sam2, trainable_parameters
 from fretsaw.methods.pmg_sam.cut import PmgCut, expected_iou, keep_stages

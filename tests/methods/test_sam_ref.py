@@ -292,7 +292,7 @@ def test_a_refiner_file_is_loaded_by_path_and_anything_else_is_refused(refiner, 
 
 
 def test_the_refiner_by_name_is_the_shipped_file_and_its_absence_is_said(refiner, tmp_path, monkeypatch):
-    from fretsaw import refiners
+    from fretsaw.catalog import refiners
     from fretsaw.errors import ModelError
 
     monkeypatch.setenv("FRETSAW_HOME", str(tmp_path / "home"))

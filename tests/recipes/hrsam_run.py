@@ -12,7 +12,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from fretsaw.cli_train import configure
+from fretsaw.cli.train import configure
 from fretsaw.methods.hrsam import build_hrsam
 from fretsaw.methods.sam_clicks import SamClicks
 from fretsaw.recipes import hrsam

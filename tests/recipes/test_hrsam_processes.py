@@ -15,7 +15,7 @@ import torch
 from hrsam_run import SETTINGS, networks
 from PIL import Image
 
-from fretsaw.cli_train import configure
+from fretsaw.cli.train import configure
 from fretsaw.errors import ConfigError, MissingExtraError
 from fretsaw.recipes import hrsam
 from fretsaw.training.loop import read_log

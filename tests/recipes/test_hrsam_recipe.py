@@ -13,7 +13,7 @@ from PIL import Image
 
 import fretsaw
 from fretsaw import catalog, cli
-from fretsaw.cli_train import configure
+from fretsaw.cli.train import configure
 from fretsaw.clicks.simulate import simulate_click_hrsam
 from fretsaw.data.colours import distort_colours
 from fretsaw.data.samples import Sample

@@ -11,6 +11,7 @@ from fretsaw.types import Click
 EPSILON = float(np.finfo(np.float32).eps)
 """Keeps the deepest pixel itself among those that are drawn from."""
 
+
 def simulate_click(prediction: np.ndarray, truth: np.ndarray, clicked: np.ndarray | None = None) -> Click:
     """Return the click a careful annotator would make next.
 

@@ -169,7 +169,7 @@ def weights_checksum(name: str) -> str:
     if name not in catalog.CATALOGUE and Path(name).is_file():
         return sha256_of(Path(name))
     if catalog.find(name).networks:
-        from fretsaw.catalog_text import identity
+        from fretsaw.catalog.text import identity
 
         return identity(name)
     catalog.weights_path(name)

@@ -35,13 +35,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from fretsaw.catalog.refiners import DECODER_PREFIX
 from fretsaw.errors import ConfigError
 from fretsaw.evaluation.held_out import held_out_figures
 from fretsaw.methods.sam_clicks import SamClicks
 from fretsaw.methods.sam_ref import RefinerFeatures, SamRef, roi_align
 from fretsaw.recipes.click_data import ClickData, collect, fill
 from fretsaw.recipes.sam_ref_crops import MARGIN, cut_crops, draw_crop, patch_box
-from fretsaw.refiners import DECODER_PREFIX
 from fretsaw.training.click_batches import ClickBatch, ClickObjects, collate
 from fretsaw.training.clicking import click_through, coarse_logits, draw_clicks
 from fretsaw.training.embedding_cache import EmbeddingCache

@@ -16,9 +16,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fretsaw.entries import Entry, Network, Parts
+from fretsaw.catalog.entries import Entry, Network, Parts
+from fretsaw.catalog.refiners import build_refiner as build_refiner
 from fretsaw.errors import ModelError, StateDictError
-from fretsaw.refiners import build_refiner as build_refiner
 from fretsaw.weights import (
     Archive,
     Cache,
@@ -35,7 +35,7 @@ from fretsaw.weights import (
 )
 from fretsaw.weights.hrsam_networks import hrsam_weights
 from fretsaw.weights.text_networks import NETWORKS
-from fretsaw.weights.trained import GRC
+from fretsaw.weights.trained import GRC, PMG_TINY
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -132,7 +132,7 @@ def build(
     if unknown:
         raise ModelError(f"expected networks of {name} by the roles {', '.join(entry.networks) or '(none)'}, got {', '.join(unknown)}")
     if entry.assemble is not None:
-        from fretsaw.catalog_text import fetch
+        from fretsaw.catalog.text import fetch
 
         chosen = {**entry.networks, **(networks or {})}
         return entry.assemble(fetch(name, chosen, progress=progress, cache=cache), size)
@@ -206,14 +206,14 @@ def with_first_cut(clicks: SamClicks) -> Parts:
 
 def _pmg(path: Path, size: int | None, checksum: str) -> Parts:
     """Build PMG-SAM's trained part over the encoder that its file names."""
-    from fretsaw.catalog_auto import build_pmg
+    from fretsaw.catalog.auto import build_pmg
 
     return build_pmg(path, size, checksum)
 
 
 def _grc(path: Path, size: int | None, checksum: str) -> Parts:
     """Build GrC-SAM's trained part over the model that its file names."""
-    from fretsaw.catalog_grc import build_grc
+    from fretsaw.catalog.grc import build_grc
 
     return build_grc(path, size, checksum)
 
@@ -255,7 +255,7 @@ def _convert_hrsam(files: Mapping[str, Path]) -> dict[str, Tensor]:
 
 def _text_model(kind: str, networks: Mapping[str, Network], size: int | None) -> Parts:
     """Build S2CLIP, Trident or plain CLIP by the name of its function in `fretsaw.methods.s2clip.build`."""
-    from fretsaw.catalog_text import assemble
+    from fretsaw.catalog.text import assemble
 
     return assemble(kind, networks, size)
 
@@ -314,9 +314,6 @@ _SAM2_HIERA_TINY = Weights(
     "Meta, SAM 2 (July 2024), Hiera-T",
     134736672 + 16531241,
 )
-
-_PMG_FILE = WeightFile("hand:best.safetensors as fretsaw train pmg_sam writes it", "pmg_tiny.safetensors")
-_PMG_TINY = Weights("pmg-tiny", (Route({"network": _PMG_FILE}),), "Apache-2.0", "Fretsaw, PMG-SAM over SAM 2 Hiera-T and U²-Netp; not trained yet", 2 * 4345733)
 
 _U2NETP = Weights(
     "u2netp",
@@ -399,7 +396,7 @@ CATALOGUE: dict[str, Entry] = {
     "sam2.1-hiera-small": _sam21_hiera("small", "ee5bba1d82bb8749febdf90f45e84b687142ba03", 184305280),
     "sam2.1-hiera-base-plus": _sam21_hiera("base-plus", "b7320756a13354e7530a63935656d35b2f91a290", 323476296),
     "sam2.1-hiera-large": _sam21_hiera("large", "665f8e2ad61cf5f53d65644ff27c8ee525124610", 897897416),
-    "pmg-tiny": Entry("click, auto", _PMG_TINY, _pmg),  # "package:" with its checksum once a trained file is shipped
+    "pmg-tiny": Entry("click, auto", PMG_TINY, _pmg),
     **{weights.name: Entry("click, auto, semantic", weights, _grc) for weights in GRC},
     **{weights.name: Entry("click, auto", weights, partial(_hrsam, letter, wide)) for weights, letter, wide in hrsam_weights(_convert_hrsam)},
     **{weights.name: Entry("backbone", weights) for weights in NETWORKS},

@@ -67,7 +67,7 @@ def pull(
                     cache.forget(weights.name)
         entry = catalog.find(name)
         if entry.networks:
-            from fretsaw.catalog_text import fetch
+            from fretsaw.catalog.text import fetch
 
             return {"files": [str(network.path) for network in fetch(name, entry.networks, progress=progress, cache=cache).values()]}
         return {"path": str(materialise(entry.weights, cache, progress))}

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from fretsaw.catalog import CATALOGUE, build_file, find, weights_path
-from fretsaw.entries import Network, Parts
+from fretsaw.catalog.entries import Network, Parts
 from fretsaw.errors import MissingWeightsError, ModelError
 from fretsaw.weights import Cache, Progress, checksum, load_state_dict, missing_parts_message
 from fretsaw.weights.files import sha256_of

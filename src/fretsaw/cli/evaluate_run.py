@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from fretsaw.cli_progress import Steps
+from fretsaw.cli.progress import Steps
 
 if TYPE_CHECKING:
     from fretsaw.api import Segmenter
@@ -92,12 +92,12 @@ def prepare(
 ) -> tuple[partial, RunOptions]:
     """Return what builds the model in a worker, and how to run; what cannot work is refused here, before it starts."""
     from fretsaw import api, catalog
+    from fretsaw.catalog.refiners import refiner_path
     from fretsaw.errors import ConfigError
     from fretsaw.evaluation import curves
     from fretsaw.evaluation.adapters import load_segmenter, weights_checksum
     from fretsaw.evaluation.journal import fingerprint
     from fretsaw.evaluation.runner import RunOptions
-    from fretsaw.refiners import refiner_path
     from fretsaw.weights import cache_folder
     from fretsaw.weights.files import sha256_of
 

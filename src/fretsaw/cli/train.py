@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fretsaw.cli_progress import Steps
+from fretsaw.cli.progress import Steps
 from fretsaw.errors import ConfigError
 
 RECIPES = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fretsaw import catalog
-from fretsaw.entries import Parts
+from fretsaw.catalog.entries import Parts
 from fretsaw.errors import ModelError
 from fretsaw.weights import load_state_dict, read_metadata
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fretsaw.cli_progress import Steps
+from fretsaw.cli.progress import Steps
 from fretsaw.errors import FretsawError, OutputError
 from fretsaw.outputs import find_images, plan
 

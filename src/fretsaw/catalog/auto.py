@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from fretsaw import catalog
-from fretsaw.entries import Parts
+from fretsaw.catalog.entries import Parts
 from fretsaw.errors import ModelError
 from fretsaw.weights import load_state_dict, load_strictly, read_metadata
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fretsaw import cli_evaluate, cli_models, cli_semantic, cli_serve, cli_text, cli_train
-from fretsaw.cli_progress import Steps
+from fretsaw.cli import evaluate, models, semantic, serve, text, train
+from fretsaw.cli.progress import Steps
 from fretsaw.errors import FretsawError, OutputError, PromptError
 from fretsaw.outputs import Job, find_images, plan
 
@@ -29,14 +29,14 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-app.add_typer(cli_models.app, name="models")
-app.command()(cli_train.train)
-app.command()(cli_train.curves)
-app.command()(cli_text.text)
-app.command()(cli_semantic.semantic)
-app.add_typer(cli_text.layers, name="layers")
-app.command()(cli_serve.serve)
-app.add_typer(cli_evaluate.app, name="evaluate")
+app.add_typer(models.app, name="models")
+app.command()(train.train)
+app.command()(train.curves)
+app.command()(text.text)
+app.command()(semantic.semantic)
+app.add_typer(text.layers, name="layers")
+app.command()(serve.serve)
+app.add_typer(evaluate.app, name="evaluate")
 
 Out = Annotated[Path, typer.Option("--out", "-o", help="A file for one input, else a folder.", show_default=False)]
 Model = Annotated[str | None, typer.Option("--model", help="A name from [b]fretsaw models list[/b]; default: the default model.", show_default=False)]

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from fretsaw.cli_evaluate_run import COLUMNS, StepsProgress, exit_status, finish, open_data, prepare, times
+from fretsaw.cli.evaluate_run import COLUMNS, StepsProgress, exit_status, finish, open_data, prepare, times
 
 app = typer.Typer(name="evaluate", help="Measure a model on a data set by a named protocol.", no_args_is_help=True, rich_markup_mode="rich")
 
