@@ -148,7 +148,7 @@ def load_segmenter(name: str, size: int | None, device: str, dtype: str, refiner
     if threads is not None:
         torch.set_num_threads(threads)
         cv2.setNumThreads(threads)
-    return api.load(name, size=size, device=device, dtype=dtype, **({"refiner": refiner} if refiner is not None else {}))
+    return api.load(name, size=size, device=device, dtype=dtype, refiner=refiner)
 
 
 def load_predictor(protocol: ClickProtocol, name: str, size: int | None, device: str, dtype: str, refiner: str | None, threads: int | None) -> ClickPredictor:

@@ -136,7 +136,8 @@ class FretsawTinyEncoder(nn.Module):
 
     def attention_layers(self) -> tuple[AttentionLayer, ...]:
         """Return how the attention of each block is read; see `fretsaw.layers.attention_taps`. All of it runs inside windows."""
-        return tuple(AttentionLayer(block, block.norm1, block.attn.qkv, block.attn.heads) for block in self.blocks)
+        blocks = [block for block in self.blocks if isinstance(block, FlashSwinBlock)]
+        return tuple(AttentionLayer(block, block.norm1, block.attn.qkv, block.attn.heads) for block in blocks)
 
     def mixed_layers(self) -> tuple[int, ...]:
         """Return the blocks that are read by default: all."""
