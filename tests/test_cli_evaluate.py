@@ -70,7 +70,7 @@ def test_clicks_writes_a_report_and_prints_a_table(loads, data, tmp_path):
     assert report.weights_checksum == "0" * 64
     assert report.settings == {"size": None, "refiner": None, "threads": 1, "limit": None}
     assert f"{report.metrics['NoC@90']:.2f}" in text
-    assert loads == [{"name": "tiny", "size": None, "device": "cpu", "dtype": "float32"}]
+    assert loads == [{"name": "tiny", "size": None, "device": "cpu", "dtype": "float32", "refiner": None}]
     assert not (tmp_path / "r.json.journal").exists()
 
 
