@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fretsaw.cli import evaluate, models, semantic, serve, text, train
-from fretsaw.cli.progress import Steps
+from fretsaw.cli.batch import Record, finish, run
 from fretsaw.errors import FretsawError, OutputError, PromptError
 from fretsaw.outputs import Job, find_images, plan
 
@@ -104,15 +103,26 @@ def auto(
         assert segmenter is not None
         return segmenter.auto(source, instances=instances)
 
+    def save(job: Job) -> Record:
+        result = cut(job.source)
+        result.save(job.target, format=format)
+        return _facts(result)
+
     if format == "coco":
         from fretsaw.coco_file import CocoFile
 
         with CocoFile(out, overwrite) as coco:
             names = {path: str(below) for path, below in found}
-            records = _run(jobs, cut, lambda result, job: coco.add(names[job.source], result), lambda job: names[job.source] in coco, as_json)
+
+            def annotate(job: Job) -> Record:
+                result = cut(job.source)
+                coco.add(names[job.source], result)
+                return _facts(result)
+
+            records = run(jobs, annotate, lambda job: names[job.source] in coco, as_json)
     else:
-        records = _run(jobs, cut, lambda result, job: result.save(job.target, format=format), lambda job: job not in todo, as_json)
-    _finish(records, as_json)
+        records = run(jobs, save, lambda job: job not in todo, as_json)
+    finish(records, as_json)
 
 
 @app.command()
@@ -155,17 +165,18 @@ def click(
 
     segmenter = fretsaw.load(model, size=size, refiner=refiner, device=device, dtype=dtype) if overwrite or not job.target.exists() else None
 
-    def cut(source: Path) -> Segmentation:
+    def cut(job: Job) -> Record:
         assert segmenter is not None
-        session = segmenter.open(source)
+        session = segmenter.open(job.source)
         if mask is not None:
             from fretsaw.images import read_mask
 
             session.mask(read_mask(mask) > 0)
-        return session.clicks(clicks, region) if clicks or region else session.result
+        result = session.clicks(clicks, region) if clicks or region else session.result
+        result.save(job.target, format=format)
+        return _facts(result)
 
-    records = _run([job], cut, lambda result, job: result.save(job.target, format=format), lambda job: segmenter is None, as_json)
-    _finish(records, as_json)
+    finish(run([job], cut, lambda job: segmenter is None, as_json), as_json)
 
 
 @app.command()
@@ -201,47 +212,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(130)
 
 
-def _run(
-    jobs: Sequence[Job],
-    cut: Callable[[Path], Segmentation],
-    write: Callable[[Segmentation, Job], Any],
-    skip: Callable[[Job], bool],
-    quiet: bool,
-) -> list[dict[str, Any]]:
-    """Do the jobs one by one; a file that fails is reported and the rest goes on. Returns one record a job."""
-    records: list[dict[str, Any]] = []
-    with Steps(len(jobs), "images", quiet) as steps:
-        for job in jobs:
-            record: dict[str, Any] = {"input": str(job.source), "output": str(job.target)}
-            started = time.perf_counter()
-            try:
-                if skip(job):
-                    record["skipped"] = "the output exists"
-                else:
-                    result = cut(job.source)
-                    write(result, job)
-                    record |= {"score": round(result.score, 4), "box": list(result.box), "seconds": round(time.perf_counter() - started, 3)}
-            except FretsawError as error:
-                record["error"] = str(error)
-                if not quiet:
-                    steps.say(f"fretsaw: {error}" if str(job.source) in str(error) else f"fretsaw: {job.source}: {error}")
-            records.append(record)
-            steps.advance()
-    return records
-
-
-def _finish(records: Sequence[dict[str, Any]], as_json: bool) -> None:
-    """Print the summary and exit with a status that is not 0 if any file failed."""
-    failed = sum("error" in record for record in records)
-    skipped = sum("skipped" in record for record in records)
-    if as_json:
-        print(json.dumps(records, indent=2))
-    elif len(records) == 1 and not failed and not skipped:
-        print(records[0]["output"])
-    else:
-        print(f"{len(records) - failed - skipped} written, {skipped} skipped (they exist; --overwrite writes them again), {failed} failed")
-    if failed:
-        raise typer.Exit(1)
+def _facts(result: Segmentation) -> Record:
+    return {"score": round(result.score, 4), "box": list(result.box)}
 
 
 def _check_format(format: str, out: Path) -> None:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import sys
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fretsaw.cli.progress import Steps
-from fretsaw.errors import FretsawError, OutputError
-from fretsaw.outputs import find_images, plan
+from fretsaw.cli.batch import Record, finish, run, shares
+from fretsaw.errors import OutputError
+from fretsaw.outputs import Job, find_images, plan
 
 if TYPE_CHECKING:
     from fretsaw.segmentation import LabelMap
@@ -51,26 +48,17 @@ def semantic(
         import fretsaw
 
         segmenter = fretsaw.load(model, size=size, device=device, dtype=dtype)
-    records: list[dict[str, Any]] = []
-    with Steps(len(jobs), "images", as_json) as steps:
-        for job in jobs:
-            record: dict[str, Any] = {"input": str(job.source), "output": str(job.target)}
-            started = time.perf_counter()
-            try:
-                if job not in todo:
-                    record["skipped"] = "the output exists"
-                else:
-                    assert segmenter is not None
-                    result = segmenter.semantic(job.source)
-                    write(result, job.target, format)
-                    record |= {"areas": {name: area for name, area in result.areas.items() if area}, "seconds": round(time.perf_counter() - started, 3)}
-            except FretsawError as error:
-                record["error"] = str(error)
-                if not as_json:
-                    steps.say(f"fretsaw: {error}" if str(job.source) in str(error) else f"fretsaw: {job.source}: {error}")
-            records.append(record)
-            steps.advance()
-    finish(records, as_json)
+
+    def cut(job: Job) -> Record:
+        assert segmenter is not None
+        result = segmenter.semantic(job.source)
+        write(result, job.target, format)
+        return {"areas": {name: area for name, area in result.areas.items() if area}}
+
+    def describe(record: Record) -> str:
+        return "; ".join(f"{name} {share}" for name, share in shares(record).items())
+
+    finish(run(jobs, cut, lambda job: job not in todo, as_json), as_json, describe)
 
 
 def write(result: LabelMap, target: Path, format: str) -> None:
@@ -78,20 +66,3 @@ def write(result: LabelMap, target: Path, format: str) -> None:
     result.save(target, format="labels" if format == "all" else format)
     if format == "all":
         result.save(target.with_suffix(".overlay.png"), format="overlay")
-
-
-def finish(records: list[dict[str, Any]], as_json: bool) -> None:
-    """Print the summary and exit with a status that is not 0 if any image failed."""
-    failed = sum("error" in record for record in records)
-    skipped = sum("skipped" in record for record in records)
-    if as_json:
-        print(json.dumps(records, indent=2))
-    elif len(records) == 1 and not failed and not skipped:
-        [record] = records
-        total = max(sum(record["areas"].values()), 1)
-        print(record["output"])
-        print("; ".join(f"{name} {area / total:.0%}" for name, area in record["areas"].items()), file=sys.stderr)
-    else:
-        print(f"{len(records) - failed - skipped} written, {skipped} skipped (they exist; --overwrite writes them again), {failed} failed")
-    if failed:
-        raise typer.Exit(1)

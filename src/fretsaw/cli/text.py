@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fretsaw.cli.batch import Record, finish, run, shares
 from fretsaw.cli.progress import Steps
-from fretsaw.errors import ConfigError, FretsawError, OutputError
-from fretsaw.outputs import find_images, plan
+from fretsaw.errors import ConfigError, OutputError
+from fretsaw.outputs import Job, find_images, plan
 
 if TYPE_CHECKING:
     from fretsaw.segmentation import LabelMap
@@ -63,7 +62,9 @@ def text(
     exchanged = _pairs(networks)
     found = find_images([image], False)
     jobs = plan(found, out, FORMATS[format])
-    todo = [job for job in jobs if overwrite or not _written(job.target, format)]
+    if format == "masks":  # a folder each
+        jobs = [Job(job.source, job.target.with_suffix("")) for job in jobs]
+    todo = [job for job in jobs if overwrite or not (job.target.is_dir() if format == "masks" else job.target.exists())]
     segmenter, settings = None, None
     if todo:
         import fretsaw
@@ -73,26 +74,17 @@ def text(
         settings = TextSettings(**{key: value for key, value in given.items() if value is not None})
         segmenter = fretsaw.load(model, size=size, networks=exchanged, device=device)
     words = [] if no_background else background or None
-    records: list[dict[str, Any]] = []
-    with Steps(len(jobs), "images", as_json) as steps:
-        for job in jobs:
-            record: dict[str, Any] = {"input": str(job.source), "output": str(job.target if format != "masks" else job.target.with_suffix(""))}
-            started = time.perf_counter()
-            try:
-                if job not in todo:
-                    record["skipped"] = "the output exists"
-                else:
-                    assert segmenter is not None
-                    result = segmenter.text(job.source, names, words, settings)
-                    _write(result, job.target, format)
-                    record |= {"areas": result.areas, "seconds": round(time.perf_counter() - started, 3)}
-            except FretsawError as error:
-                record["error"] = str(error)
-                if not as_json:
-                    steps.say(f"fretsaw: {error}" if str(job.source) in str(error) else f"fretsaw: {job.source}: {error}")
-            records.append(record)
-            steps.advance()
-    _finish(records, as_json)
+
+    def cut(job: Job) -> Record:
+        assert segmenter is not None
+        result = segmenter.text(job.source, names, words, settings)
+        _write(result, job.target, format)
+        return {"areas": result.areas}
+
+    def describe(record: Record) -> str:
+        return "; ".join(f"{name} {share} of what was found" for name, share in shares(record).items()) or "nothing found"
+
+    finish(run(jobs, cut, lambda job: job not in todo, as_json), as_json, describe)
 
 
 layers = typer.Typer(name="layers", help="Measure what each layer of CLIP, and other networks, tell apart.", no_args_is_help=True, rich_markup_mode="rich")
@@ -177,10 +169,6 @@ def _pairs(texts: list[str] | None) -> dict[str, str] | None:
     return pairs or None
 
 
-def _written(target: Path, format: str) -> bool:
-    return target.with_suffix("").is_dir() if format == "masks" else target.exists()
-
-
 def _write(result: LabelMap, target: Path, format: str) -> None:
     if format != "masks":
         result.save(target, format=format)
@@ -188,7 +176,7 @@ def _write(result: LabelMap, target: Path, format: str) -> None:
     from fretsaw.images import write_mask
 
     for name in result.names:
-        write_mask(target.with_suffix("") / f"{''.join(c if c.isalnum() or c in '-_ ' else '_' for c in name)}.png", result.mask(name))
+        write_mask(target / f"{''.join(c if c.isalnum() or c in '-_ ' else '_' for c in name)}.png", result.mask(name))
 
 
 def _print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
@@ -199,20 +187,3 @@ def _print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
     print("| " + " | ".join(columns) + " |\n|" + "---|" * len(columns))
     for row in rows:
         print("| " + " | ".join(f"{value:.4f}" if isinstance(value, float) else str(value) for value in row.values()) + " |")
-
-
-def _finish(records: list[dict[str, Any]], as_json: bool) -> None:
-    """Print the summary and exit with a status that is not 0 if any image failed."""
-    failed = sum("error" in record for record in records)
-    skipped = sum("skipped" in record for record in records)
-    if as_json:
-        print(json.dumps(records, indent=2))
-    elif len(records) == 1 and not failed and not skipped:
-        record = records[0]
-        total = max(sum(record["areas"].values()), 1)
-        print(record["output"])
-        print("; ".join(f"{name} {area / total:.0%} of what was found" for name, area in record["areas"].items() if area) or "nothing found", file=sys.stderr)
-    else:
-        print(f"{len(records) - failed - skipped} written, {skipped} skipped (they exist; --overwrite writes them again), {failed} failed")
-    if failed:
-        raise typer.Exit(1)
