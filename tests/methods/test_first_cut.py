@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
+from fretsaw.clicks.places import deepest_places, probs_iou
 from fretsaw.errors import ConfigError
-from fretsaw.methods.first_cut import FirstCut, deepest_places, salient_parts, soft_iou
+from fretsaw.methods.first_cut import FirstCut, salient_parts
 from fretsaw.session import Session
 from tiny import tiny_sam, tiny_sam2
 
@@ -139,9 +140,9 @@ def test_clicks_prefer_what_the_map_is_sure_of():
     assert (part.clicks[0].x, part.clicks[0].y) == (130, 100)
 
 
-def test_soft_iou_by_hand():
+def test_the_iou_of_probabilities_by_hand():
     a, b = torch.tensor([[0.5, 1.0], [0.0, 0.25]]), torch.tensor([[1.0, 0.5], [0.0, 0.25]])
-    assert soft_iou(a, b).item() == pytest.approx(1.25 / 2.25)
+    assert probs_iou(a, b).item() == pytest.approx(1.25 / 2.25)
 
 
 def test_inside_a_session_the_embedding_is_used_again_and_clicks_correct_the_cut(image):

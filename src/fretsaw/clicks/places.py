@@ -27,6 +27,6 @@ def deepest_places(mask: np.ndarray, count: int) -> list[tuple[int, int]]:
     return found
 
 
-def soft_iou(probs: Tensor, other: Tensor) -> Tensor:
-    """Return sum(min) / sum(max) of maps (..., h, w) of probabilities, (...)."""
-    return probs.minimum(other).sum((-2, -1)) / probs.maximum(other).sum((-2, -1)).clamp(min=1e-6)
+def probs_iou(mask_probs: Tensor, other: Tensor) -> Tensor:
+    """Return the IoU of soft masks, sum(min) / sum(max), of maps (..., h, w) of probabilities, (...)."""
+    return mask_probs.minimum(other).sum((-2, -1)) / mask_probs.maximum(other).sum((-2, -1)).clamp(min=1e-6)

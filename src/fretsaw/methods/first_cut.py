@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from fretsaw import frames, masks
 from fretsaw.backbones.u2net import U2Net, load_u2netp, saliency_map
-from fretsaw.clicks.places import deepest_places, soft_iou
+from fretsaw.clicks.places import deepest_places, probs_iou
 from fretsaw.errors import ConfigError
 from fretsaw.methods.sam_clicks import SamClicks
 from fretsaw.segmentation import Segmentation
@@ -122,7 +122,7 @@ class FirstCut(nn.Module):
         prompt, mixed, score = own, own, 0.0
         for _ in range(self._rounds):
             logits, iou = model.decode(embedding, model.embed(Prompt(part.clicks, previous_logits=prompt), frame))
-            agreement = soft_iou(logits[0, 1:].sigmoid(), own[0].sigmoid())
+            agreement = probs_iou(logits[0, 1:].sigmoid(), own[0].sigmoid())
             quality = agreement * iou[0, 1:].clamp(0, 1)
             best = int(quality.argmax())
             if agreement[best] < self._least_agreement:
