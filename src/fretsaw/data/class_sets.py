@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fretsaw.data import truths
 from fretsaw.data.datasets import Loader
-from fretsaw.data.layouts import counted, pair, read_list, require_file, require_folder
+from fretsaw.data.layouts import IMAGE_FOLDERS, LABEL_FOLDERS, counted, pair, read_list, require_file, require_folder
 from fretsaw.data.samples import Dataset, Reader, Sample
 
 
@@ -53,7 +53,7 @@ def coco_maps(root: Path, name: str, reader: Reader) -> Dataset:
 
 def classes_folder(root: Path) -> Dataset:
     """A folder of one's own with class maps: `images` and `labels` (or `annotations`, `masks`), ids as stored in grey or palette files, 255 ignored."""
-    images, masks = require_folder(root, "images", "img"), require_folder(root, "labels", "annotations", "masks")
+    images, masks = require_folder(root, *IMAGE_FOLDERS), require_folder(root, *LABEL_FOLDERS)
     return counted(root.resolve().name, root, pair(images, masks, truths.class_ids), None)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from fretsaw.data import truths
-from fretsaw.data.layouts import after_underscore, counted, pair, read_list, require_file, require_folder, suffix_letter
+from fretsaw.data.layouts import IMAGE_FOLDERS, MASK_FOLDERS, after_underscore, counted, pair, read_list, require_file, require_folder, suffix_letter
 from fretsaw.data.samples import Dataset, Reader, Sample
 from fretsaw.errors import ConfigError, DataError
 
@@ -132,7 +132,7 @@ def voc_objects(root: Path) -> Dataset:
 
 def folder(root: Path) -> Dataset:
     """A folder of one's own: `images` and `masks` (or `img`, `im` and `gt`) with equal stems, object where any channel is above 0."""
-    images, masks = require_folder(root, "images", "img", "im"), require_folder(root, "masks", "gt")
+    images, masks = require_folder(root, *IMAGE_FOLDERS), require_folder(root, *MASK_FOLDERS)
     return counted(root.resolve().name, root, pair(images, masks, truths.any_channel), None)
 
 

@@ -7,7 +7,7 @@ a file of groups:   skin: skin
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from fretsaw.data.click_samples import any_class
-from fretsaw.data.layouts import pair, read_list, require_folder
+from fretsaw.data.layouts import IMAGE_FOLDERS, LABEL_FOLDERS, MASK_FOLDERS, pair, read_list, require_folder
 from fretsaw.data.samples import Reader, Sample
 from fretsaw.data.truths import IGNORED, any_channel, class_ids
 from fretsaw.errors import ConfigError, DataError
@@ -121,12 +121,14 @@ def open_labels(folder: Path, groups: str | Path) -> tuple[list[Sample], tuple[s
         DataError: If folders, the list of classes or the groups are missing or wrong.
     """
     found = read_groups(groups, read_class_names(folder / "classes.txt"))
-    return _pairs(folder, found.read), found.names
+    return _pairs(folder, LABEL_FOLDERS, found.read), found.names
 
 
 def open_masks(folder: Path) -> list[Sample]:
     """Return the samples of a folder of masks; where it lists classes, its masks are label maps and any class but 0 is the object."""
-    return _pairs(folder, any_class_as_ids if (folder / "classes.txt").is_file() else any_channel)
+    if (folder / "classes.txt").is_file():
+        return _pairs(folder, LABEL_FOLDERS, any_class_as_ids)
+    return _pairs(folder, dict.fromkeys((*MASK_FOLDERS, *LABEL_FOLDERS)), any_channel)
 
 
 def any_class_as_ids(path: Path) -> np.ndarray:
@@ -174,5 +176,5 @@ def _drawn(samples: Sequence[Sample], part: str) -> list[Sample]:
     return [samples[i] for i in sorted(spans[part])]
 
 
-def _pairs(folder: Path, reader: Reader) -> list[Sample]:
-    return pair(require_folder(folder, "images", "img"), require_folder(folder, "masks", "labels", "annotations"), reader)
+def _pairs(folder: Path, truths: Iterable[str], reader: Reader) -> list[Sample]:
+    return pair(require_folder(folder, *IMAGE_FOLDERS), require_folder(folder, *truths), reader)

@@ -11,6 +11,11 @@ from fretsaw.errors import DataError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".gif", ".jp2")
 
+IMAGE_FOLDERS = ("images", "img", "im")
+MASK_FOLDERS = ("masks", "gt")
+LABEL_FOLDERS = ("labels", "annotations", "masks")
+"""What a folder of one's own calls its images, its masks and its class maps; the first that is there is taken."""
+
 
 def require_folder(root: Path, *names: str) -> Path:
     """Return the first of several possible folders below `root`.

@@ -14,12 +14,10 @@ from torch.utils.data import Dataset
 from fretsaw import frames
 from fretsaw.data.colours import distort_colours
 from fretsaw.data.datasets import open_dataset
+from fretsaw.data.layouts import IMAGE_FOLDERS, MASK_FOLDERS
 from fretsaw.data.samples import Sample
 from fretsaw.data.views import list_photos
 from fretsaw.errors import DataError
-
-IMAGE_FOLDERS, MASK_FOLDERS = ("images", "img", "im"), ("masks", "gt")
-"""What a folder of images with masks calls its two parts."""
 
 TRIES = 20
 """Draws before a set whose objects are all empty is given up."""
