@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from fretsaw import frames
+from fretsaw.data.boxes import draw_box
 from fretsaw.data.samples import Sample
 from fretsaw.types import Box
 
@@ -112,9 +113,7 @@ def draw_crop(mask: np.ndarray, how: Augmentation, rng: np.random.Generator) -> 
     if rng.random() < how.whole:
         return whole
     for _ in range(TRIES):
-        rows, columns = (max(1, round(side * rng.uniform(how.smallest, 1))) for side in (height, width))
-        y0, x0 = int(rng.integers(0, height - rows + 1)), int(rng.integers(0, width - columns + 1))
-        box = Box(x0, y0, x0 + columns, y0 + rows)
+        box = draw_box(rng, height, width, how.smallest)
         if frames.crop(mask, box).sum() >= LEAST * mask.sum():
             return box
     return whole

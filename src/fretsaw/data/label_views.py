@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from fretsaw import frames
+from fretsaw.data.boxes import draw_place
 from fretsaw.data.colours import distort_colours
 from fretsaw.data.truths import IGNORED
 from fretsaw.types import Box
@@ -60,9 +61,8 @@ def placement(height: int, width: int, size: int, number: int, seed: int, key: s
         side = max(1, round(size * scale))
         y, x = (int(i) for i in rng.integers(0, size - side + 1, 2))
         return Placement(Box(0, 0, width, height), side, x, y, mirrored, colours)
-    rows, columns = max(1, round(height / scale)), max(1, round(width / scale))
-    y, x = int(rng.integers(0, height - rows + 1)), int(rng.integers(0, width - columns + 1))
-    return Placement(Box(x, y, x + columns, y + rows), size, 0, 0, mirrored, colours)
+    box = draw_place(rng, height, width, max(1, round(height / scale)), max(1, round(width / scale)))
+    return Placement(box, size, 0, 0, mirrored, colours)
 
 
 def view_picture(image: np.ndarray, at: Placement, size: int) -> np.ndarray:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from fretsaw import frames
+from fretsaw.data.boxes import draw_box
 from fretsaw.errors import DataError
 from fretsaw.images import read_image
 from fretsaw.types import Box
@@ -75,9 +76,7 @@ class PhotoViews(Dataset[Tensor]):
     def _crop(self, rng: np.random.Generator, height: int, width: int) -> Box:
         if rng.random() < self._whole:
             return Box(0, 0, width, height)
-        rows, columns = (max(1, round(side * rng.uniform(self._smallest, 1))) for side in (height, width))
-        y0, x0 = rng.integers(0, height - rows + 1), rng.integers(0, width - columns + 1)
-        return Box(int(x0), int(y0), int(x0) + columns, int(y0) + rows)
+        return draw_box(rng, height, width, self._smallest)
 
 
 def fingerprint(photos: Sequence[Path]) -> str:
