@@ -19,7 +19,7 @@ from fretsaw.data.datasets import open_dataset
 from fretsaw.errors import ConfigError, DataError
 from fretsaw.methods.pmg_sam.build import Settings, build_pmg_sam
 from fretsaw.recipes import pmg_sam, pseudo_masks
-from fretsaw.recipes.pmg_data import Frozen, open_parts
+from fretsaw.recipes.pmg_data import CachedFeatures, Frozen, LiveFeatures, _place, evenly, open_parts
 from fretsaw.recipes.pmg_sam import Config, coarse_pre_mask, length, mask_losses, schedule_of, settings_of, settled, train
 from fretsaw.training.best import BestSoFar
 from fretsaw.training.loop import fit, read_log
@@ -205,14 +205,39 @@ def test_cached_features_are_the_live_ones_in_half_precision(config, frozen):
     config = replace(config, features="cached", views=1, epochs=2)
     parts = open_parts(config, frozen)
     train(config, start(), frozen, parts, NETWORK)
-    from fretsaw.recipes.pmg_data import cached_batches
-
-    features, target = next(cached_batches(frozen, config)(parts, config, 0))
+    cached = CachedFeatures(frozen, parts, config)
+    features, target = next(cached.training_batches(0))
     assert target.shape == (2, 1, 64, 64)
     views = MaskViews(parts.train, 64, config.seed)
     found = [i for i in range(len(parts.train)) if torch.equal(views[i][1], target[0])]
     live = frozen.features(views[found[0]][0][None])
     assert (features.stages[0][:1] - live.stages[0]).abs().max() <= live.stages[0].abs().max() / 1000
+    held_out, live_held_out = (next(kind(frozen, parts, config).validation_batches()) for kind in (CachedFeatures, LiveFeatures))
+    torch.testing.assert_close(held_out[0].final, live_held_out[0].final, rtol=1e-3, atol=1e-3)
+    assert torch.equal(held_out[1], live_held_out[1])
+
+
+def test_other_samples_never_get_features_of_the_first(config, frozen):
+    config = replace(config, features="cached", views=1)
+    parts = open_parts(config, frozen)
+    fewer = replace(parts, train=parts.train[1:])
+    first, second = (next(CachedFeatures(frozen, part, replace(config, batch=1)).training_batches(0)) for part in (parts, fewer))
+    live = [frozen.features(MaskViews(part.train, 64, config.seed)[_place(0, len(part.train), config.seed)][0][None]) for part in (parts, fewer)]
+    for found, expected in zip((first[0], second[0]), live, strict=True):
+        torch.testing.assert_close(found.final, expected.final, rtol=1e-3, atol=1e-3)
+
+
+def test_a_limit_and_few_validations_are_taken_evenly(config, frozen):
+    every = open_parts(config, frozen)
+    fewer = open_parts(replace(config, limit=2), frozen)
+    assert fewer.train == every.train[:2]
+    assert [*evenly("abcdefghi", 3)] == ["a", "e", "i"]
+
+
+def test_a_cosine_ends_at_nothing(config):
+    schedule = schedule_of(replace(settled(config), decay="cosine"), 10, BestSoFar(Path(config.out), lambda: None, patience=1))
+    assert schedule.decay(1.0) == pytest.approx(0, abs=1e-9)
+    assert schedule.decay(0.5) == pytest.approx(0.5)
 
 
 def test_what_does_not_stand_out_is_left_out(config, frozen, tmp_path, monkeypatch):

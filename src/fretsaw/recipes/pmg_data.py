@@ -5,8 +5,11 @@ Source: PMG-SAM (paper 001), section 4.3.
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import json
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -70,7 +73,7 @@ def open_parts(config: Config, frozen: Frozen | None) -> Parts:
             parts = [list(split(dataset, (stem for stem in read_list(path) if stem in known), "part").samples) for path in lists]
         else:
             parts = list(hold_out(dataset.samples, config.held_out))
-        train, validate = train + parts[0], validate + parts[1]
+        train, validate = train + parts[0][: config.limit or None], validate + parts[1]
     if config.pseudo:
         train += list(open_dataset(config.pseudo, "folder").samples)
     if config.salient and frozen is not None:
@@ -78,7 +81,14 @@ def open_parts(config: Config, frozen: Frozen | None) -> Parts:
         train, validate = (frozen.salient_only(part, config.salient, known_file) for part in (train, validate))
     if not train or not validate:
         raise DataError(f"expected images to train on and to validate on in {root}, got {len(train)} and {len(validate)}")
-    return Parts(train, validate[: config.validations or None])
+    return Parts(train, evenly(validate, config.validations or len(validate)))
+
+
+def evenly(samples: Sequence[Sample], most: int) -> Sequence[Sample]:
+    """Return at most so many samples, evenly out of a sequence, its first and last among them."""
+    if len(samples) <= most:
+        return samples
+    return [samples[int(place)] for place in np.linspace(0, len(samples) - 1, most)]
 
 
 def hold_out(samples: Sequence[Sample], share: float) -> tuple[list[Sample], list[Sample]]:
@@ -125,19 +135,6 @@ class Frozen:
         pixels = (views.to(self._device).float() / 255 - mean) / std
         return self.branch(pixels, self.model.encode(pixels))
 
-    def training_batches(self, parts: Parts, config: Config, first: int) -> Iterator[tuple[DualFeatures, Tensor]]:
-        """Yield augmented batches from step `first` on, without end."""
-        views = MaskViews(parts.train, config.size, config.seed)
-        order = range(first * config.batch, 2**40)
-        for batch, target in DataLoader(views, config.batch, sampler=order, num_workers=config.workers, persistent_workers=config.workers > 0):
-            yield self.features(batch), target.to(self._device)
-
-    def validation_batches(self, parts: Parts, config: Config) -> Iterator[tuple[DualFeatures, Tensor]]:
-        """Yield the validation part once, not augmented."""
-        views = MaskViews(parts.validate, config.size, augmentation=PLAIN, ordered=True)
-        for batch, target in DataLoader(views, config.batch, sampler=range(len(parts.validate)), num_workers=config.workers):
-            yield self.features(batch), target.to(self._device)
-
     def salient_only(self, samples: Sequence[Sample], least: float, known_file: Path) -> list[Sample]:
         """Return the samples whose object stands out: the share of U²-Net's map that lies on the object is at least `least`.
 
@@ -154,24 +151,76 @@ class Frozen:
         return [sample for sample in samples if known[sample.name] >= least]
 
 
-def cached_batches(frozen: Frozen, config: Config) -> Callable[[Parts, Config, int], Iterator[tuple[DualFeatures, Tensor]]]:
-    """Return what yields batches whose features were computed once, in half precision; `config.views` fixed views an image."""
-    identity = f"{frozen.model.preprocessing.key}-views-{config.seed}"
-    cache = EmbeddingCache(Path(config.out) / "features", frozen.model.checksum, identity)
+class LiveFeatures:
+    """Batches whose features are computed as they come: views are drawn anew in every pass."""
 
-    def batches(parts: Parts, config: Config, first: int) -> Iterator[tuple[DualFeatures, Tensor]]:
-        views = MaskViews(parts.train, config.size, config.seed)
-        count = len(parts.train) * config.views
-        cache.fill(map(str, range(count)), lambda key: _stored(frozen.features(views[int(key)][0][None])))
+    def __init__(self, frozen: Frozen, parts: Parts, config: Config) -> None:
+        self._frozen, self._parts, self._config = frozen, parts, config
+
+    def training_batches(self, first: int) -> Iterator[tuple[DualFeatures, Tensor]]:
+        """Yield augmented batches from step `first` on, without end."""
+        config = self._config
+        return self._batches(MaskViews(self._parts.train, config.size, config.seed), range(first * config.batch, 2**40))
+
+    def validation_batches(self) -> Iterator[tuple[DualFeatures, Tensor]]:
+        """Yield the validation part once, not augmented."""
+        return self._batches(plain_views(self._parts, self._config), range(len(self._parts.validate)))
+
+    def _batches(self, views: MaskViews, order: range) -> Iterator[tuple[DualFeatures, Tensor]]:
+        workers = self._config.workers
+        for batch, target in DataLoader(views, self._config.batch, sampler=order, num_workers=workers, persistent_workers=workers > 0):
+            yield self._frozen.features(batch), target.to(self._config.device)
+
+
+class CachedFeatures:
+    """Batches whose features were computed once, in half precision: `config.views` fixed views of each training image, and the validation part.
+
+    They lie in a folder named after the samples, since a view is named by its place among them.
+    """
+
+    def __init__(self, frozen: Frozen, parts: Parts, config: Config) -> None:
+        self._frozen, self._parts, self._config = frozen, parts, config
+        names = "\n".join(sample.name for part in (parts.train, parts.validate) for sample in part)
+        folder = Path(config.out) / "features" / hashlib.sha256(names.encode()).hexdigest()[:12]
+        self._cache = EmbeddingCache(folder, frozen.model.checksum, f"{frozen.model.preprocessing.key}-views-{config.seed}")
+
+    def training_batches(self, first: int) -> Iterator[tuple[DualFeatures, Tensor]]:
+        """Yield batches from step `first` on, without end; every pass over the views is in an order of its own."""
+        config = self._config
+        views = MaskViews(self._parts.train, config.size, config.seed)
+        count = len(self._parts.train) * config.views
+        self._fill(views, range(count), "train-")
         step = first
         while True:
-            wanted = [_place(i, count, config.seed) for i in range(step * config.batch, (step + 1) * config.batch)]
-            loaded = [_loaded(cache.get(str(i))).named() for i in wanted]
-            named = {name: torch.cat([one[name] for one in loaded]).to(config.device) for name in loaded[0]}
-            yield DualFeatures.from_named(named), torch.stack([views[i][1] for i in wanted]).to(config.device)
+            yield self._batch(views, [_place(i, count, config.seed) for i in range(step * config.batch, (step + 1) * config.batch)], "train-")
             step += 1
 
-    return batches
+    def validation_batches(self) -> Iterator[tuple[DualFeatures, Tensor]]:
+        """Yield the validation part once, not augmented."""
+        views, every = plain_views(self._parts, self._config), range(len(self._parts.validate))
+        self._fill(views, every, "val-")
+        for start in every[:: self._config.batch]:
+            yield self._batch(views, every[start : start + self._config.batch], "val-")
+
+    def _fill(self, views: MaskViews, places: range, prefix: str) -> None:
+        keys = [f"{prefix}{place}" for place in places]
+        missing, done = sum(key not in self._cache for key in keys), itertools.count(1)
+
+        def tell() -> None:
+            if (number := next(done)) % 50 == 0 or number == missing:
+                print(f"{number} of {missing} views are encoded", file=sys.stderr, flush=True)
+
+        self._cache.fill(keys, lambda key: _stored(self._frozen.features(views[int(key.removeprefix(prefix))][0][None])), tell)
+
+    def _batch(self, views: MaskViews, places: Sequence[int], prefix: str) -> tuple[DualFeatures, Tensor]:
+        loaded = [_loaded(self._cache.get(f"{prefix}{place}")).named() for place in places]
+        named = {name: torch.cat([one[name] for one in loaded]).to(self._config.device) for name in loaded[0]}
+        return DualFeatures.from_named(named), torch.stack([views[place][1] for place in places]).to(self._config.device)
+
+
+def plain_views(parts: Parts, config: Config) -> MaskViews:
+    """Return the validation part as it is, in its own order."""
+    return MaskViews(parts.validate, config.size, augmentation=PLAIN, ordered=True)
 
 
 def _place(index: int, count: int, seed: int) -> int:

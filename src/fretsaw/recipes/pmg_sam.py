@@ -33,10 +33,10 @@ from fretsaw.errors import ConfigError
 from fretsaw.methods.pmg_sam.build import PAPER, TINY, Settings, build_pmg_sam, start_from_sam2
 from fretsaw.methods.pmg_sam.model import PmgSam
 from fretsaw.methods.pmg_sam.pairing import DualFeatures
-from fretsaw.recipes.pmg_data import Frozen, Parts, cached_batches, open_parts, resolve
+from fretsaw.recipes.pmg_data import CachedFeatures, Frozen, LiveFeatures, Parts, open_parts, resolve
 from fretsaw.training.best import BestSoFar
 from fretsaw.training.curves import draw_run
-from fretsaw.training.loop import Schedule, Watcher, fit
+from fretsaw.training.loop import Schedule, Watcher, cosine, fit
 from fretsaw.training.losses import bce, dice, soft_iou
 
 STAGES: dict[str, dict[str, Any]] = {
@@ -78,13 +78,15 @@ class Config:
         rate: Peak learning rate.
         patience: Validations without improvement until the run ends.
         warmup_epochs: Of linear warm-up.
+        decay: "stage" lowers the rate as the stage does; "cosine" to nothing at the last step, for runs of few epochs.
         weight_decay: Of AdamW.
         iou_weight: Of the IoU loss; BCE and dice have 1 each.
         pre_mask_weight: Of the pre-mask's losses.
         edge_weight: Of the decoder's losses on a coarse truth.
-        features: "live" computes the frozen features in every step; "cached" once, in half precision, for `views` fixed views an image.
+        features: "live" computes the frozen features in every step; "cached" once, in half precision, for `views` fixed views an image and for validation.
         views: Fixed views per image when cached.
-        validations: At most so many images are validated on; 0 takes all.
+        limit: Learn from the first so many images of each set only; 0 from all.
+        validations: At most so many images are validated on, evenly out of the sets; 0 takes all.
         validate_steps: Steps between validations; 0 validates once an epoch.
         seed: Of everything drawn.
         workers: Processes that read photos.
@@ -118,12 +120,14 @@ class Config:
     rate: float = 0.0
     patience: int = 0
     warmup_epochs: float = 10
+    decay: str = "stage"
     weight_decay: float = 1e-4
     iou_weight: float = 10.0
     pre_mask_weight: float = 0.5
     edge_weight: float = 0.25
     features: str = "live"
     views: int = 2
+    limit: int = 0
     validations: int = 0
     validate_steps: int = 0
     seed: int = 0
@@ -139,7 +143,12 @@ def settled(config: Config) -> Config:
     Raises:
         ConfigError: If stage, network, features or size is not one of those that exist.
     """
-    for name, value, known in (("stage", config.stage, STAGES), ("network", config.network, NETWORKS), ("features", config.features, ("live", "cached"))):
+    for name, value, known in (
+        ("stage", config.stage, STAGES),
+        ("network", config.network, NETWORKS),
+        ("features", config.features, ("live", "cached")),
+        ("decay", config.decay, ("stage", "cosine")),
+    ):
         if value not in known:
             raise ConfigError(f"{name}: expected one of {', '.join(known)}, got {value!r}")
     if config.size % 64 or config.size < 64:
@@ -228,11 +237,13 @@ class Training(nn.Module):
 
 
 def schedule_of(config: Config, per_epoch: int, watch: BestSoFar) -> Schedule:
-    """Return the rate's course: warm-up, then halved every so many epochs (dichotomous), or when validation stalls (camouflage).
+    """Return the rate's course: warm-up, then halved every so many epochs (dichotomous), or when validation stalls (camouflage), or a cosine.
 
     Source: PMG-SAM (paper 001), section 4.3.
     """
     steps, warmup = config.epochs * per_epoch, min(round(config.warmup_epochs * per_epoch), config.epochs * per_epoch // 2)
+    if config.decay == "cosine":
+        return Schedule(steps, warmup, decay=cosine)
     every = STAGES[config.stage]["decay_every"] * per_epoch
 
     def decay(way: float) -> float:
@@ -255,17 +266,17 @@ def train(config: Config, network: PmgSam, frozen: Frozen, parts: Parts, setting
         export(network, out / "best.safetensors", described)
 
     watch = BestSoFar(out, keep, patience=config.patience, halve_after=STAGES[config.stage]["halve_after"])
-    make = frozen.training_batches if config.features == "live" else cached_batches(frozen, config)
+    features = (LiveFeatures if config.features == "live" else CachedFeatures)(frozen, parts, config)
 
     def validate(done: int) -> Mapping[str, float]:
-        figures = watch.see(training.validate(frozen.validation_batches(parts, config)))
+        figures = watch.see(training.validate(features.validation_batches()))
         draw_run(out)
         return figures
 
     return fit(
         training,
         training.step,
-        lambda first: make(parts, config, first),
+        lambda first: features.training_batches(first),
         optimizer,
         schedule_of(config, per_epoch, watch),
         out,
