@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 
 import numpy as np
 import pytest
@@ -22,7 +21,7 @@ from fretsaw.data.whole_views import ObjectViews, photo_files, stack, to_frame, 
 from fretsaw.errors import ConfigError, DataError, MissingWeightsError
 from fretsaw.frames import Preprocessing, longest_side
 from fretsaw.recipes import hrsam
-from fretsaw.recipes.hrsam_steps import ClickLearning, Distillation, draw_more_clicks, simulate_clicks
+from fretsaw.recipes.hrsam_steps import ClickLearning, Distillation, simulate_clicks
 from fretsaw.training.distillation import fill
 from fretsaw.training.embedding_cache import EmbeddingCache
 from fretsaw.training.loop import read_log
@@ -158,15 +157,6 @@ def test_distillation_is_the_mean_squared_distance():
 
 
 # Clicks.
-
-
-def test_more_clicks_are_drawn_with_a_falling_probability():
-    rng = np.random.default_rng(0)
-    counts = Counter(draw_more_clicks(rng, 20, 0.6) for _ in range(20000))
-    assert counts[1] / counts[0] == pytest.approx(0.6, rel=0.05)
-    assert counts[4] / counts[3] == pytest.approx(0.6, rel=0.15)
-    assert max(Counter(draw_more_clicks(rng, 20, 0.99) for _ in range(2000))) == 20
-    assert {draw_more_clicks(rng, 0, 0.6) for _ in range(10)} == {0}
 
 
 def test_careless_clicks_stay_within_their_depth():

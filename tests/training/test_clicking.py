@@ -25,6 +25,7 @@ def test_the_number_of_clicks_falls_geometrically():
     counts = np.bincount([draw_clicks(rng, 4, 0.5) for _ in range(6000)], minlength=4)
     assert len(counts) == 4
     assert np.allclose(counts / 6000, np.array([8, 4, 2, 1]) / 15, atol=0.02)
+    assert {draw_clicks(rng, 1, 0.6) for _ in range(10)} == {0}
 
 
 def batch() -> ClickBatch:

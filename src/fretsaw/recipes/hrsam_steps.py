@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from fretsaw.clicks.simulate import simulate_click_hrsam
 from fretsaw.data.whole_views import ObjectView
-from fretsaw.methods.sam_clicks import SamClicks, pad_points, single
+from fretsaw.methods.sam_clicks import SamClicks, single
+from fretsaw.training.clicking import answer_clicks, draw_clicks
 from fretsaw.training.losses import normalised_focal
 from fretsaw.types import ImageEmbedding
 
@@ -57,7 +58,7 @@ class ClickLearning(nn.Module):
         device: Where it is.
         dtype: Of autocast in the encoder.
         most: Clicks after the first, at most.
-        decays: See `draw_more_clicks`, one for all places or one each.
+        decays: Gammas of `draw_clicks`, one for all places or one each; published: 0.6 for COCO, 0.9 for LVIS.
         k: Of the clicks after the first.
         seed: Of everything drawn.
         rank: Of this process, which draws for itself.
@@ -83,7 +84,7 @@ class ClickLearning(nn.Module):
             prompts = []
             for row, truth in enumerate(truths):
                 decay = self._decays[int(batch.place[row]) % len(self._decays)]
-                more = draw_more_clicks(rng, self._most, decay)
+                more = draw_clicks(rng, self._most + 1, decay)
                 prompts.append(simulate_clicks(self.model, _row(seen, row), truth, more, self._k, rng))
         self.model.train(trained)
         embedding = self._encode(pixels)
@@ -99,15 +100,6 @@ class ClickLearning(nn.Module):
     def _encode(self, pixels: Tensor) -> ImageEmbedding:
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._half):
             return ImageEmbedding(self.model.image_encoder(pixels).final.float())
-
-
-def draw_more_clicks(rng: np.random.Generator, most: int, decay: float) -> int:
-    """Return how many clicks follow the first: n from 0 to `most` with a probability proportional to decay^n.
-
-    Source: HRSAM's published training configuration: 20 at most, 0.6 for COCO and 0.9 for LVIS.
-    """
-    weights = decay ** np.arange(most + 1)
-    return int(rng.choice(most + 1, p=weights / weights.sum()))
 
 
 @torch.no_grad()
@@ -137,7 +129,7 @@ def simulate_clicks(
     clicks, clicked, previous = [first], np.zeros(truth.shape, bool), None
     for _ in range(more):
         clicked[int(clicks[-1].y), int(clicks[-1].x)] = True
-        previous = decoded(model, embedding, *_points(clicks), previous)
+        previous = answer_clicks(model, embedding, *_points(clicks), previous, single)
         mask = (enlarged(previous, side) > 0).cpu().numpy()
         click = simulate_click_hrsam(mask, truth, clicked, rng, k)
         if click is not None:
@@ -147,12 +139,7 @@ def simulate_clicks(
 
 def answer(model: SamClicks, embedding: ImageEmbedding, coords: Tensor, labels: Tensor, previous: Tensor | None, side: int) -> Tensor:
     """Return the model's answer to clicks, logits (side, side)."""
-    return enlarged(decoded(model, embedding, coords, labels, previous), side)
-
-
-def decoded(model: SamClicks, embedding: ImageEmbedding, coords: Tensor, labels: Tensor, previous: Tensor | None) -> Tensor:
-    """Return the logits (1, 1, S/4, S/4) of the single mask."""
-    return single(*model.decode(embedding, model.embed_prompt(*pad_points(coords, labels), previous)))[0]
+    return enlarged(answer_clicks(model, embedding, coords, labels, previous, single), side)
 
 
 def enlarged(logits: Tensor, side: int) -> Tensor:

@@ -16,10 +16,13 @@ from torch import Tensor
 from fretsaw.clicks.simulate import depths, simulate_click_hrsam
 from fretsaw.methods.sam_clicks import SamClicks, best_of_three, pad_points
 from fretsaw.training.click_batches import ClickBatch
-from fretsaw.types import NEGATIVE, POSITIVE
+from fretsaw.types import NEGATIVE, POSITIVE, ImageEmbedding
 
 Refine = Callable[[Tensor, Tensor, Tensor, "Tensor | None", Any], "tuple[Tensor, Any]"]
 """(point_coords, point_labels, coarse logits, previous logits or None, state) -> (logits, state), for B prompt sets at once."""
+
+Choice = Callable[[Tensor, Tensor], "tuple[Tensor, Tensor]"]
+"""`best_of_three` or `single` of `methods/sam_clicks.py`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +45,7 @@ class Interaction:
 def draw_clicks(rng: np.random.Generator, most: int, gamma: float) -> int:
     """Return how many clicks come before the one that is learned from: n in 0 .. most - 1 with a probability proportional to gamma^n.
 
-    Source: InterFormer (Huang et al. 2023), its training configuration (20 clicks at most, gamma 0.6).
+    Source: InterFormer (Huang et al. 2023), its training configuration (20 clicks at most, gamma 0.6); HRSAM's takes 21.
     """
     weights = gamma ** np.arange(most)
     return int(rng.choice(most, p=weights / weights.sum()))
@@ -82,8 +85,15 @@ def click_through(model: SamClicks, batch: ClickBatch, clicks: int, rng: np.rand
 
 def coarse_logits(model: SamClicks, batch: ClickBatch, point: Interaction) -> Tensor:
     """Return the decoder's answer (B, 1, S/4, S/4): the best of its three masks by predicted IoU."""
-    prompt = model.embed_prompt(*pad_points(point.point_coords, point.point_labels), point.previous_logits)
-    return best_of_three(*model.decode(batch.embedding, prompt))[0]
+    return answer_clicks(model, batch.embedding, point.point_coords, point.point_labels, point.previous_logits, best_of_three)
+
+
+def answer_clicks(
+    model: SamClicks, embedding: ImageEmbedding, point_coords: Tensor, point_labels: Tensor, previous_logits: Tensor | None, choose: Choice
+) -> Tensor:
+    """Return the decoder's answer (B, 1, S/4, S/4) to clicks (B, N, 2) in the model frame, its last answer in the prompt, by the mask that `choose` takes."""
+    prompt = model.embed_prompt(*pad_points(point_coords, point_labels), previous_logits)
+    return choose(*model.decode(embedding, prompt))[0]
 
 
 def _next_click(mask: np.ndarray, truth: np.ndarray, clicked: np.ndarray, rng: np.random.Generator) -> tuple[int, int, int]:
