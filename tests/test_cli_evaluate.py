@@ -168,6 +168,12 @@ def test_instances_measures_against_a_coco_file(loads, data, tmp_path):
     assert sorted(np.unique(read_labels(masks / "1.png"))) == [0, 255]
     assert json.loads(text)["metrics"]["AP50"] == pytest.approx(1)
     assert len(json.loads((tmp_path / "p.json").read_text())) == 3
+    with pytest.raises(DataError, match="overlapping"):
+        run("instances", data / "truth.json", "--model", "tiny", "--overlapping")
+    annotations.append({"id": 9, "image_id": 1, "category_id": 1, "segmentation": [[40, 8, 45, 8, 45, 20, 40, 20]]})
+    (data / "truth.json").write_text(json.dumps({"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "x"}]}))
+    status, text = run("instances", data / "truth.json", "--model", "tiny", "--overlapping", "--workers", "1", "--json")
+    assert [record["sample"] for record in json.loads(text)["samples"]] == ["1.png"]
 
 
 def test_semantic_asks_for_a_model_with_that_mode(loads, data):

@@ -213,6 +213,7 @@ def instances(
     model: Model = None,
     protocol: Annotated[str, typer.Option("--protocol", help="How maps become instances and meet the truth; pmg-sam or one of the others.")] = "pmg-sam",
     images: Annotated[Path | None, typer.Option("--images", help="Folder of the images; default: where COCO puts them.", show_default=False)] = None,
+    touching: Annotated[bool, typer.Option("--overlapping", help="Only the images in which two objects touch or overlap.")] = False,
     predictions: Annotated[Path | None, typer.Option("--predictions", help="Write what was scored as a COCO results file.", show_default=False)] = None,
     report: ReportFile = None,
     limit: Limit = None,
@@ -231,12 +232,15 @@ def instances(
     [b]Example[/b]
 
       fretsaw evaluate instances annotations/instances_val2017.json --model u2netp --protocol pmg-sam --report coco.json
+      fretsaw evaluate instances COD10K/test_instance.json --images COD10K/Test/Image --overlapping
     """
     from fretsaw.evaluation.coco import read_coco
-    from fretsaw.evaluation.instances import evaluate_instances, protocol_named, save_predictions
+    from fretsaw.evaluation.instances import evaluate_instances, overlapping, protocol_named, save_predictions
 
     rules = protocol_named(protocol)
     objects = read_coco(data, images)
+    if touching:
+        objects = overlapping(objects)
     build, options = prepare(
         "instances",
         data,
