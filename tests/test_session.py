@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from fretsaw.errors import ModelError, OutputError, PromptError, ShapeError, StaleSessionError
-from fretsaw.segmentation import Segmentation
+from fretsaw.segmentation import Segmentation, edge_opacity
 from fretsaw.session import Session, Step
 from fretsaw.session_file import read, read_step, write_step
 from fretsaw.types import Box, Click
@@ -265,6 +266,30 @@ def test_a_step_on_disk_is_the_same_step(session, model, rng, tmp_path, kind):
     assert np.array_equal(found.logits, expected.logits)
     if kind == "mask":
         assert path.stat().st_size < 32 * 32 * 4 + 60 * 90 / 8 + 600
+
+
+def test_a_persons_own_mask_is_kept_as_runs_in_memory_and_on_disk(session, model, tmp_path):
+    mask = np.zeros((60, 90), bool)
+    mask[0, 0], mask[10:50, 20:70], mask[30, 30] = True, True, False
+    session.mask(mask)
+    assert session.step.full.nbytes < 400
+    assert np.array_equal(session.result.mask, mask)
+    session.click(40, 30)
+    assert np.array_equal(session.undo().mask, mask)
+    path = write_step(tmp_path / "step", session.step)
+    assert path.stat().st_size < 32 * 32 * 4 + 1200
+    assert np.array_equal(session.sibling((Step(), read_step(path, model.device))).result.mask, mask)
+
+
+def test_the_parts_of_an_automatic_cut_are_saved_with_its_step(session, model, tmp_path):
+    y, x = np.mgrid[:60, :90]
+    parts = [Segmentation((r - np.hypot(y - 30, x - c)).astype(np.float32), 0.5, name=name) for r, c, name in ((9, 20, "a"), (12, 60, ""), (-1, 5, "none"))]
+    step = replace(session.step, full=np.ones((60, 90), np.float32), instances=tuple(parts))
+    found = read_step(write_step(tmp_path / "step", step), model.device).instances
+    for part, expected in zip(found, parts, strict=True):
+        assert (part.name, part.score) == (expected.name, expected.score)
+        assert np.array_equal(part.mask, expected.mask)
+        assert np.array_equal(edge_opacity(part.logits), edge_opacity(expected.logits))
 
 
 def test_a_file_that_is_no_step_is_refused(session, model, tmp_path):

@@ -202,12 +202,12 @@ def mask_to_logits(mask: np.ndarray, frame: Frame, size: int) -> Tensor:
         raise ShapeError(f"expected a mask of the image's size ({frame.height}, {frame.width}), got {mask.shape}")
     if mask.dtype != np.bool_ and not np.issubdtype(mask.dtype, np.floating):
         raise ShapeError(f"expected a bool mask or float logits, got {mask.dtype}")
-    logits = _tensor(mask).float()[None, None]
-    if mask.dtype == np.bool_:
-        logits = (2 * logits - 1) * MASK_PROMPT_LOGIT
+    values = _tensor(mask).float()[None, None]
     rows = max(1, round(size * frame.content_height / frame.size))
     columns = max(1, round(size * frame.content_width / frame.size))
-    logits = resize(logits, rows, columns)
+    values = resize(values, rows, columns)
+    # Resampling is linear, so the scale is set on the few values that come out of it.
+    logits = (2 * values - 1) * MASK_PROMPT_LOGIT if mask.dtype == np.bool_ else values
     return torch.nn.functional.pad(logits, (0, size - columns, 0, size - rows), value=-MASK_PROMPT_LOGIT)
 
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from fretsaw import frames
 from fretsaw.errors import ModelError, PromptError, ShapeError
+from fretsaw.masks import MaskRuns
 from fretsaw.segmentation import LabelMap, Segmentation
 from fretsaw.types import Box, Click, ImageEmbedding, Prompt, Refiner
 
@@ -43,8 +44,8 @@ class Step:
     Attributes:
         prompt: Clicks, box and, as `previous_logits`, the low-resolution logits that the next interaction starts from.
         score: The model's own quality estimate of the mask, [0, 1].
-        full: (H, W) float32 logits where the mask did not come from the decoder (a user's own mask, an automatic cut); None where the
-            low-resolution logits say everything.
+        full: What the mask is at the image's size where it did not come from the decoder: (H, W) float32 logits of an automatic cut, or the runs of a
+            person's own mask; None where the low-resolution logits say everything.
         instances: Parts of an automatic cut.
         refiner_state: What the refiner returned last, or None.
         name: The mask's class, where it was named; or "".
@@ -52,7 +53,7 @@ class Step:
 
     prompt: Prompt = Prompt()
     score: float = 0.0
-    full: np.ndarray | None = None
+    full: np.ndarray | MaskRuns | None = None
     instances: tuple[Segmentation, ...] = ()
     refiner_state: Mapping[str, Tensor] | None = None
     name: str = ""
@@ -194,9 +195,9 @@ class Session:
         if mask.dtype != np.bool_ and np.issubdtype(mask.dtype, np.floating) and not np.isfinite(mask).all():
             raise PromptError("expected finite logits, got values that are NaN or infinite")
         low_res_logits = self._low_res(mask)
-        full = np.where(mask, -EMPTY_LOGIT, EMPTY_LOGIT) if mask.dtype == np.bool_ else mask
+        full = MaskRuns.of(mask) if mask.dtype == np.bool_ else mask.astype(np.float32)
         with self._lock:
-            return self._push(Step(Prompt(previous_logits=low_res_logits), score=1.0, full=full.astype(np.float32)))
+            return self._push(Step(Prompt(previous_logits=low_res_logits), score=1.0, full=full))
 
     def auto(self, instances: bool = False) -> Segmentation:
         """Cut without a prompt; the result can be corrected by clicks. Earlier clicks and box are dropped (undo brings them back).
@@ -296,7 +297,7 @@ class Session:
         if bool(changed.all()):
             return None
         enlarged = frames.logits_to_image(cat((logits, changed), 1), self.frame)[0].cpu().numpy()
-        return np.where(enlarged[1] > 0, enlarged[0], before.full)
+        return np.where(enlarged[1] > 0, enlarged[0], _logits_of(before.full))
 
     def _push(self, step: Step) -> Segmentation:
         result = self._segmentation(step)
@@ -314,7 +315,7 @@ class Session:
 
     def _segmentation(self, step: Step) -> Segmentation:
         if step.full is not None:
-            logits = step.full
+            logits = _logits_of(step.full)
         elif step.prompt.previous_logits is not None:
             logits = frames.logits_to_image(step.prompt.previous_logits, self.frame)[0, 0].cpu().numpy()
         else:
@@ -339,6 +340,11 @@ class Session:
             raise PromptError(f"expected a box x0 < x1, y0 < y1 of finite numbers, got ({box.x0}, {box.y0}, {box.x1}, {box.y1})")
         if box.x1 <= 0 or box.y1 <= 0 or box.x0 >= width or box.y0 >= height:
             raise PromptError(f"expected a box that meets the image ({width} x {height}), got ({box.x0}, {box.y0}, {box.x1}, {box.y1})")
+
+
+def _logits_of(full: np.ndarray | MaskRuns) -> np.ndarray:
+    """Return (H, W) float32; a person's own mask is as certain as a mask prompt can say."""
+    return np.where(full.mask(), np.float32(-EMPTY_LOGIT), np.float32(EMPTY_LOGIT)) if isinstance(full, MaskRuns) else full
 
 
 def _encode(image: np.ndarray, model: SamClicks, refiner: Refiner | None, embedding: ImageEmbedding | None) -> tuple[ImageEmbedding, Any]:

@@ -17,6 +17,8 @@ import numpy as np
 from fretsaw import images
 from fretsaw.errors import StaleSessionError
 from fretsaw.frames import MASK_PROMPT_LOGIT
+from fretsaw.masks import MaskRuns
+from fretsaw.segmentation import Segmentation
 from fretsaw.types import Box, Click, ImageEmbedding, Prompt
 
 if TYPE_CHECKING:
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
 
 FORMAT = "fretsaw-session-1"
 STEP_FORMAT = "fretsaw-step-1"
+
+EDGE = 2
+"""Pixels around a part's box that are kept: `edge_opacity` looks at the neighbours of the outline's neighbours."""
 
 
 def write(path: Path, image: np.ndarray, model: SamClicks, embedding: ImageEmbedding, history: Sequence[Step]) -> Path:
@@ -120,7 +125,8 @@ def _check_identity(path: Path, found: dict[str, str], expected: dict[str, str])
 
 def _step_to_json(step: Step) -> dict[str, Any]:
     box = asdict(step.prompt.box) if step.prompt.box is not None else None
-    return {"clicks": [asdict(click) for click in step.prompt.clicks], "box": box, "score": step.score, "name": step.name}
+    parts = [{"place": _kept_box(part), "size": list(part.logits.shape), "score": part.score, "name": part.name} for part in step.instances]
+    return {"clicks": [asdict(click) for click in step.prompt.clicks], "box": box, "score": step.score, "name": step.name, "instances": parts}
 
 
 def _step_tensors(step: Step) -> dict[str, Tensor]:
@@ -129,30 +135,53 @@ def _step_tensors(step: Step) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     if step.prompt.previous_logits is not None:
         tensors["logits"] = step.prompt.previous_logits
-    if step.full is not None and np.all(np.abs(step.full) == MASK_PROMPT_LOGIT):
-        # A person's own mask: one bit a pixel instead of 32.
-        tensors["mask"] = torch.from_numpy(np.packbits(step.full > 0))
-        tensors["mask_size"] = torch.tensor(step.full.shape)
+    if isinstance(step.full, MaskRuns):
+        tensors["mask_size"] = torch.tensor(step.full.size)
+        if 8 * step.full.nbytes <= step.full.size[0] * step.full.size[1]:
+            tensors["runs"] = torch.from_numpy(step.full.lengths)
+        else:  # speckles: one bit a pixel is less
+            tensors["mask"] = torch.from_numpy(np.packbits(step.full.mask()))
     elif step.full is not None:
         tensors["full"] = torch.from_numpy(np.array(step.full))
-    tensors |= {f"refiner.{name}": tensor for name, tensor in (step.refiner_state or {}).items()}
-    return tensors
+    for number, part in enumerate(step.instances):
+        x0, y0, x1, y1 = _kept_box(part)
+        tensors[f"instance.{number}"] = torch.from_numpy(part.logits[y0:y1, x0:x1].copy())
+    return tensors | {f"refiner.{name}": tensor for name, tensor in (step.refiner_state or {}).items()}
+
+
+def _kept_box(part: Segmentation) -> list[int]:
+    """Return what is kept of a part's logits, x0 y0 x1 y1: its mask and the pixels that its edges' softness is judged by. Elsewhere is background."""
+    x0, y0, x1, y1 = part.box
+    height, width = part.logits.shape
+    return [max(0, x0 - EDGE), max(0, y0 - EDGE), min(width, x1 + EDGE), min(height, y1 + EDGE)] if part.area else [0, 0, 0, 0]
 
 
 def _step_from(step: dict[str, Any], tensors: dict[str, Tensor], device: Any) -> Step:
     from fretsaw.session import Step
 
-    logits, full = tensors.get("logits"), tensors.get("full")
+    logits = tensors.get("logits")
     prompt = Prompt(
         clicks=tuple(Click(**click) for click in step["clicks"]),
         box=Box(**step["box"]) if step["box"] is not None else None,
         previous_logits=logits.to(device) if logits is not None else None,
     )
-    mask = _unpacked(tensors["mask"].numpy(), tensors["mask_size"].tolist()) if "mask" in tensors else None
     state = {name.removeprefix("refiner."): tensor.to(device) for name, tensor in tensors.items() if name.startswith("refiner.")}
-    return Step(prompt, step["score"], full.numpy() if full is not None else mask, refiner_state=state or None, name=step.get("name", ""))
+    parts = tuple(_part(row, tensors[f"instance.{number}"].numpy()) for number, row in enumerate(step.get("instances", ())))
+    return Step(prompt, step["score"], _full_from(tensors), parts, state or None, step.get("name", ""))
 
 
-def _unpacked(bits: np.ndarray, size: list[int]) -> np.ndarray:
-    mask = np.unpackbits(bits, count=size[0] * size[1]).reshape(size)
-    return np.where(mask, np.float32(MASK_PROMPT_LOGIT), np.float32(-MASK_PROMPT_LOGIT))
+def _full_from(tensors: dict[str, Tensor]) -> np.ndarray | MaskRuns | None:
+    if "runs" in tensors:
+        height, width = tensors["mask_size"].tolist()
+        return MaskRuns((height, width), tensors["runs"].numpy())
+    if "mask" in tensors:
+        height, width = tensors["mask_size"].tolist()
+        return MaskRuns.of(np.unpackbits(tensors["mask"].numpy(), count=height * width).reshape(height, width).astype(bool))
+    return tensors["full"].numpy() if "full" in tensors else None
+
+
+def _part(row: dict[str, Any], kept: np.ndarray) -> Segmentation:
+    logits = np.full(row["size"], -MASK_PROMPT_LOGIT, np.float32)
+    x0, y0, x1, y1 = row["place"]
+    logits[y0:y1, x0:x1] = kept
+    return Segmentation(logits, row["score"], name=row["name"])
