@@ -148,6 +148,7 @@ class Frozen:
             known[sample.name] = float(found[truth == 1].sum() / max(float(found.sum()), 1e-6))
             if number % 100 == 99 or number == len(fresh) - 1:
                 write_bytes(_made(known_file), json.dumps(known).encode())
+                print(f"{number + 1} of {len(fresh)} images are judged by how much stands out", file=sys.stderr, flush=True)
         return [sample for sample in samples if known[sample.name] >= least]
 
 
