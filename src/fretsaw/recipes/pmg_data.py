@@ -182,7 +182,7 @@ class CachedFeatures:
     def __init__(self, frozen: Frozen, parts: Parts, config: Config) -> None:
         self._frozen, self._parts, self._config = frozen, parts, config
         names = "\n".join(sample.name for part in (parts.train, parts.validate) for sample in part)
-        folder = Path(config.out) / "features" / hashlib.sha256(names.encode()).hexdigest()[:12]
+        folder = (Path(config.cache) if config.cache else Path(config.out) / "features") / hashlib.sha256(names.encode()).hexdigest()[:12]
         self._cache = EmbeddingCache(folder, frozen.model.checksum, f"{frozen.model.preprocessing.key}-views-{config.seed}")
 
     def training_batches(self, first: int) -> Iterator[tuple[DualFeatures, Tensor]]:

@@ -84,6 +84,7 @@ class Config:
         pre_mask_weight: Of the pre-mask's losses.
         edge_weight: Of the decoder's losses on a coarse truth.
         features: "live" computes the frozen features in every step; "cached" once, in half precision, for `views` fixed views an image and for validation.
+        cache: Folder of those features, shared by runs; "" is `out`/features.
         views: Fixed views per image when cached.
         limit: Learn from the first so many images of each set only; 0 from all.
         validations: At most so many images are validated on, evenly out of the sets; 0 takes all.
@@ -126,6 +127,7 @@ class Config:
     pre_mask_weight: float = 0.5
     edge_weight: float = 0.25
     features: str = "live"
+    cache: str = ""
     views: int = 2
     limit: int = 0
     validations: int = 0
