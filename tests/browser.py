@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Browser, Page
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
@@ -24,25 +24,42 @@ def find_chromium() -> str | None:
 
 
 @contextmanager
-def open_page(chromium: str, dark: bool = False, width: int = 1320, height: int = 820, scale: float = 1, tolerated: str = "\0") -> Iterator[Page]:
-    """Give a page of a fresh browser profile; what the page complains of is raised at the end, unless it holds `tolerated`."""
+def launched(chromium: str) -> Iterator[Browser]:
+    """Give a browser; starting one takes longer than anything that is done with it."""
     from playwright.sync_api import sync_playwright
 
-    complaints: list[str] = []
     with sync_playwright() as playwright:
         # The sandbox needs rights that containers do not give to root.
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"])
-        context = browser.new_context(
-            viewport={"width": width, "height": height}, device_scale_factor=scale, color_scheme="dark" if dark else "light", accept_downloads=True
-        )
-        page = context.new_page()
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
-        page.set_default_timeout(60_000)
         try:
-            yield page
+            yield browser
         finally:
             browser.close()
+
+
+@contextmanager
+def open_page(browser: Browser | str, dark: bool = False, width: int = 1320, height: int = 820, scale: float = 1, tolerated: str = "\0") -> Iterator[Page]:
+    """Give a page of a fresh browser profile; what the page complains of is raised at the end, unless it holds `tolerated`.
+
+    Args:
+        browser: One that runs, or the path of a Chromium to start.
+    """
+    if isinstance(browser, str):
+        with launched(browser) as started, open_page(started, dark, width, height, scale, tolerated) as page:
+            yield page
+        return
+    complaints: list[str] = []
+    context = browser.new_context(
+        viewport={"width": width, "height": height}, device_scale_factor=scale, color_scheme="dark" if dark else "light", accept_downloads=True
+    )
+    page = context.new_page()
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+    page.set_default_timeout(60_000)
+    try:
+        yield page
+    finally:
+        context.close()
     assert all(tolerated in text for text in complaints), complaints
 
 
@@ -83,12 +100,16 @@ class Hand:
         self.settle()
 
     def drag(self, x0: float, y0: float, x1: float, y1: float) -> None:
+        self.sweep(x0, y0, x1, y1)
+        self.settle()
+
+    def sweep(self, x0: float, y0: float, x1: float, y1: float) -> None:
+        """Drag, and do not wait for the server."""
         self.page.mouse.move(*self.at(x0, y0))
         self.page.mouse.down()
         self.page.mouse.move(*self.at((x0 + x1) / 2, (y0 + y1) / 2), steps=4)
         self.page.mouse.move(*self.at(x1, y1), steps=4)
         self.page.mouse.up()
-        self.settle()
 
     def press(self, key: str) -> None:
         self.page.keyboard.press(key)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,12 @@ class Bright:
     def __call__(self, image: np.ndarray, embedding: ImageEmbedding, frame: Frame) -> Segmentation:
         time.sleep(self.pause)
         return Segmentation(image.mean(axis=2).astype(np.float32) - 127.5, 0.5, image=image)
+
+    def split(self, cut: Segmentation, embedding: ImageEmbedding, frame: Frame) -> Segmentation:
+        """Left and right half of what is bright."""
+        columns = np.arange(cut.logits.shape[1]) < cut.logits.shape[1] // 2
+        halves = [np.where(side, cut.logits, np.float32(-127.5)) for side in (columns, ~columns)]
+        return replace(cut, instances=tuple(Segmentation(half, 0.5) for half in halves))
 
 
 def halves(image: np.ndarray, names: list[str], *settings: object, **more: object) -> LabelMap:

@@ -14,7 +14,7 @@ import pytest
 
 pytest.importorskip("playwright", reason="needs playwright, which is in the extra 'dev'")
 
-from browser import Hand, find_chromium, open_page
+from browser import Hand, find_chromium, launched, open_page
 from fretsaw import masks
 from fretsaw.images import encode_image, read_mask
 from serving import make_folder, photo
@@ -23,11 +23,12 @@ SERVING = Path(__file__).resolve().parents[1] / "serving.py"
 
 
 @pytest.fixture(scope="module")
-def chromium() -> str:
+def chromium():
     path = find_chromium()
     if path is None:
         pytest.skip("needs Chromium: apt-get install chromium, or FRETSAW_CHROMIUM=PATH")
-    return path
+    with launched(path) as browser:
+        yield browser
 
 
 @pytest.fixture(scope="module")
@@ -97,12 +98,70 @@ def test_box_brush_several_objects_and_taking_back(chromium, address):
         assert np.array_equal(erased[:, 40:], painted[:, 40:])
         hand.press("z")
         assert np.array_equal(masks.decode_rle(objects_of(hand)[1]["rle"]), painted)
+        # Strokes that do not wait for each other, and a click right behind them, which belongs to the next object.
+        hand.press("3")
+        for x in (20, 60, 100):
+            hand.sweep(x, 80, x + 4, 84)
+        for key in ("z", "n", "1"):
+            page.keyboard.press(key)
+        hand.click(60, 45)
+        objects = objects_of(hand)
+        assert (objects[1]["undoable"], objects[1]["redoable"], objects[2]["undoable"]) == (4, 1, 1)
+        twice = masks.decode_rle(objects[1]["rle"])
+        assert twice[82, 21:63:40].all()
+        assert np.array_equal(twice[:, 90:], painted[:, 90:])
+        hand.press("Delete")
         hand.press("Delete")
         assert len(objects_of(hand)) == 1
         page.click("#toast button")
         page.wait_for_selector("#objects li:nth-child(2)")
         hand.settle()
-        assert np.array_equal(masks.decode_rle(objects_of(hand)[1]["rle"]), painted)
+        assert np.array_equal(masks.decode_rle(objects_of(hand)[1]["rle"]), twice)
+
+
+def test_a_resting_pointer_shows_what_a_click_would_give(chromium, address):
+    with open_page(chromium) as page:
+        hand = Hand(page, address)
+        hand.open()
+        hand.press("n")
+        before = hand.picture()
+        with page.expect_response("**/preview") as answer:
+            page.mouse.move(*hand.at(60, 45))
+        preview = masks.decode_rle(answer.value.json()["rle"])
+        page.wait_for_selector("#canvas[data-preview=true]")
+        y, x = np.argwhere(preview)[preview.sum() // 3]
+        pixel = """([x, y]) => {
+            const canvas = document.getElementById("canvas"), { left, top } = canvas.getBoundingClientRect(), ratio = devicePixelRatio;
+            return new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() =>
+                done([...canvas.getContext("2d").getImageData((x - left) * ratio, (y - top) * ratio, 1, 1).data]))));
+        }"""
+        tinted = page.evaluate(pixel, [*hand.at(float(x), float(y))])
+        page.keyboard.press("p")
+        page.wait_for_selector("#canvas[data-preview=false]")
+        plain = page.evaluate(pixel, [*hand.at(float(x), float(y))])
+        assert np.abs(np.subtract(tinted, plain)).max() > 10
+        assert hand.picture() == before
+        page.keyboard.press("p")
+
+
+def test_parts_of_an_automatic_mask_become_objects(chromium, address, tmp_path):
+    with open_page(chromium) as page:
+        hand = Hand(page, address)
+        hand.open()
+        hand.choose_picture("1.png")
+        hand.press("n")
+        page.keyboard.press("Shift+A")
+        page.wait_for_function("() => document.querySelector('#toast').textContent.includes('2 separate parts')")
+        hand.settle()
+        parts = objects_of(hand)[-1]["parts"]
+        page.reload()
+        hand.settle()
+        assert objects_of(hand)[-1]["parts"] == parts
+        page.click('li.active [data-part="split"]')
+        hand.settle()
+        halves = [masks.decode_rle(item["rle"]) for item in objects_of(hand)[-2:]]
+        assert [half.sum() for half in halves] == [part["area"] for part in parts]
+        assert np.array_equal(halves[0] | halves[1], photo(1).mean(axis=2) > 127.5)
 
 
 def test_the_keyboard_alone_does_it(chromium, address):

@@ -54,7 +54,7 @@ def test_clicks_over_http_are_the_librarys_clicks(client, first, segmenter):
         expected = session.click(x, y, positive)
         reply = client.post(f"{item}/clicks", json={"x": x, "y": y, "positive": positive}).json()
         assert np.array_equal(mask_of(reply), expected.mask)
-        assert reply["score"] == pytest.approx(expected.score)
+        assert (reply["change"], reply["score"]) == (None, pytest.approx(expected.score))
         assert tuple(reply["box"]) == expected.box
     assert reply["clicks"] == [[60, 45, True], [10.5, 80.25, False], [40, 30, True]]
     expected = session.box(20, 10, 100, 80)
@@ -91,6 +91,66 @@ def test_automatic_mask_and_a_painted_one(client, first):
     reply = client.put(f"{item}/mask", json={"rle": masks.uncompressed_rle(painted)}).json()
     assert np.array_equal(mask_of(reply), painted)
     assert client.post(f"{item}/undo").json()["rle"] == automatic["rle"]
+
+
+def test_strokes_are_the_librarys_masks_and_only_their_box_travels(client, first, segmenter):
+    item = new_object(client, first)
+    clicked = client.post(f"{item}/clicks", json={"x": 60, "y": 45}).json()
+    expected = mask_of(clicked).copy()
+    covered = np.zeros((20, 30), bool)
+    covered[5:15, 5:25] = True
+    for adds, x, y in ((True, 0, 0), (False, 10, 5), (True, 90, 70)):
+        before = expected.copy()
+        expected[y : y + 20, x : x + 30][covered] = adds
+        body = {"x": x, "y": y, "rle": masks.uncompressed_rle(covered), "adds": adds}
+        reply = client.post(f"{item}/strokes?since={clicked['revision']}", json=body).json()
+        assert (reply["rle"], reply["revision"]) == (None, clicked["revision"] + 1)
+        assert tuple(reply["change"]["box"]) == masks.mask_to_box(before != expected)
+        assert np.array_equal(patched(before, reply["change"]), expected)
+        clicked = reply
+    assert np.array_equal(mask_of(client.get(item).json()), expected)
+    session = segmenter.open(photo(0))
+    session.mask(expected)
+    assert np.array_equal(mask_of(client.post(f"{item}/clicks", json={"x": 5, "y": 80}).json()), session.click(5, 80).mask)
+    undone = client.post(f"{item}/undo?since={reply['revision'] + 1}").json()
+    assert np.array_equal(patched(session.result.mask, undone["change"]), expected)
+    # Who knows another mask gets the whole one; what changes nothing is no step; what lies outside is refused.
+    assert client.post(f"{item}/undo?since=1").json()["change"] is None
+    again = client.post(f"{item}/redo").json()
+    idle = client.post(f"{item}/strokes", json={"x": 90, "y": 70, "rle": masks.uncompressed_rle(covered)}).json()
+    assert (idle["undoable"], idle["rle"]) == (again["undoable"], again["rle"])
+    assert client.post(f"{item}/strokes?since={again['revision']}", json=body).json()["change"]["box"] == [0, 0, 0, 0]
+    for x, y in ((100, 70), (-1, 0)):
+        refused = client.post(f"{item}/strokes", json={"x": x, "y": y, "rle": masks.uncompressed_rle(covered)})
+        assert refused.status_code == 422
+        assert "expected a stroke inside the picture" in refused.json()["reason"]
+
+
+def patched(mask: np.ndarray, change: dict) -> np.ndarray:
+    x0, y0, x1, y1 = change["box"]
+    mask = mask.copy()
+    mask[y0:y1, x0:x1] = masks.decode_rle(change["rle"])
+    return mask
+
+
+def test_parts_of_an_automatic_cut_survive_a_restart_are_exported_and_become_objects(make_client, first):
+    client = make_client()
+    item = new_object(client, first, name="ball")
+    answered = client.post(f"{item}/auto", json={"instances": True}).json()
+    assert [part["box"][0] for part in answered["parts"]] == [31, 60]
+    client.post(f"{item}/clicks", json={"x": 5, "y": 5})
+    assert client.get(item).json()["parts"] == []
+    client = make_client()
+    undone = client.post(f"{item}/undo").json()
+    assert undone["parts"] == answered["parts"]
+    [picture] = coco.read({coco.PATH: client.get(f"{first}/export?format=coco").content})
+    assert [(part.name, int(part.mask.sum())) for part in picture.objects] == [("ball", part["area"]) for part in answered["parts"]]
+    packed = zipfile.ZipFile(io.BytesIO(client.get(f"{first}/export?format=cutout").content))
+    assert packed.namelist() == ["0/01-ball.png", "0/02-ball.png"]
+    *made, whole = client.post(f"{item}/split").json()
+    assert [(part["name"], part["area"]) for part in made] == [("ball", part["area"]) for part in answered["parts"]]
+    assert whole["deleted"]
+    assert client.post(f"{first}/objects/{made[0]['id']}/split").status_code == 422
 
 
 def test_text_makes_named_objects(client, first):

@@ -65,7 +65,8 @@ def create_app(segmenter: Segmenter, settings: Settings) -> Any:
 def _add_pages(app: FastAPI, bench: Workbench) -> None:
     """The page, and what a machine asks about the server itself."""
     segmenter, settings = bench.segmenter, bench.settings
-    modes = ["click", *(["auto"] if segmenter.parts.automatic else []), *(["text"] if segmenter.parts.text else [])]
+    parts = segmenter.parts
+    modes = [name for name, there in (("click", True), ("auto", parts.automatic), ("parts", hasattr(parts.automatic, "split")), ("text", parts.text)) if there]
     folder = settings.folder.name if settings.folder else None
     limits = {name: getattr(settings, name) for name in ("upload_bytes", "pixels", "uploads", "objects", "steps", "memory_bytes", "queue", "workers")}
     about = AboutReply(version=__version__, model=segmenter.name, modes=modes, formats=list(FORMATS), folder=folder, limits=limits)  # type: ignore[arg-type]

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import io
+import itertools
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
 
 from fretsaw import images, masks
 from fretsaw.errors import OutputError
 from fretsaw.interchange.formats import WRITERS
 from fretsaw.interchange.pictures import AnnotatedPicture, Files, NamedMask, file_part
 from fretsaw.server.sessions import Sessions
-from fretsaw.server.store import ImageRecord
+from fretsaw.server.store import ImageRecord, ObjectRecord
 
 CUTOUT = "cutout"
 FORMATS = (*WRITERS, CUTOUT)
@@ -34,10 +38,24 @@ def check_format(name: str) -> None:
 
 
 def pictures(records: Iterable[ImageRecord], stems: dict[str, str]) -> Iterator[AnnotatedPicture]:
-    """Yield what the records know, one picture at a time; objects without a pixel are left out, and those without a name are called "object"."""
+    """Yield what the records know, one picture at a time; objects without a pixel are left out, and those without a name are called "object".
+
+    Where an automatic cut knows its parts, each of them is an object.
+    """
     for record in records:
-        objects = tuple(NamedMask(item.name or "object", masks.decode_rle(item.rle)) for item in record.living if item.area)
+        objects = tuple(mask for item in record.living if item.area for mask in _named_masks(item, record.size))
         yield AnnotatedPicture(record.name, record.size, objects, stems.get(record.id, ""))
+
+
+def _named_masks(item: ObjectRecord, size: tuple[int, int]) -> Iterator[NamedMask]:
+    name = item.name or "object"
+    if not item.parts:
+        yield NamedMask(name, masks.decode_rle(item.rle))
+    for part in item.parts:
+        mask = np.zeros(size, bool)
+        x0, y0, x1, y1 = part.box
+        mask[y0:y1, x0:x1] = masks.decode_rle(part.rle)
+        yield NamedMask(part.name or name, mask)
 
 
 def unique_stems(records: Iterable[ImageRecord]) -> dict[str, str]:
@@ -50,11 +68,17 @@ def unique_stems(records: Iterable[ImageRecord]) -> dict[str, str]:
 def cutouts(records: Iterable[ImageRecord], stems: dict[str, str], sessions: Sessions) -> Files:
     """Yield each object on a transparent ground, with smooth edges, cut to its box."""
     for record in records:
-        for number, item in enumerate((item for item in record.living if item.area), 1):
+        stem = stems.get(record.id) or AnnotatedPicture(record.name, record.size).stem
+        numbers = itertools.count(1)
+        for item in (item for item in record.living if item.area):
             with sessions.use(record.id) as piece:
-                picture = piece.result(item.id).cutout().crop(item.box)
-            stem = stems.get(record.id) or AnnotatedPicture(record.name, record.size).stem
-            yield f"{stem}/{number:02d}-{file_part(item.name or 'object')}.png", images.encode_image(picture, ".png")
+                result = piece.result(item.id)
+            # The parts of a result know no picture of their own.
+            cuts = [replace(part, image=result.image, name=part.name or item.name) for part in result.instances if part.area] or [
+                replace(result, name=item.name)
+            ]
+            for cut in cuts:
+                yield f"{stem}/{next(numbers):02d}-{file_part(cut.name or 'object')}.png", images.encode_image(cut.cutout().crop(cut.box), ".png")
 
 
 def files(records: list[ImageRecord], format: str, sessions: Sessions, step: Callable[[str], None] = lambda name: None) -> Files:

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from fretsaw import images, masks
 from fretsaw.api import Segmenter
 from fretsaw.clicks.simulate import depths
-from fretsaw.errors import OutputError, PromptError, StaleSessionError
-from fretsaw.frames import logits_to_image
+from fretsaw.errors import OutputError, PromptError, ShapeError, StaleSessionError
+from fretsaw.frames import logits_to_image, mask_to_logits
+from fretsaw.masks import MaskRuns
 from fretsaw.segmentation import Segmentation, distinct_color
 from fretsaw.server.refusals import LimitError, NotHereError
 from fretsaw.server.settings import Settings
-from fretsaw.server.store import EMBEDDING, VIEW, ImageRecord, ObjectRecord, Store
+from fretsaw.server.store import EMBEDDING, VIEW, ImageRecord, ObjectRecord, PartRecord, Store
 from fretsaw.session import Session, Step
 from fretsaw.session_file import read_step, write_step
 from fretsaw.types import Click
@@ -28,8 +31,26 @@ PREVIEW_SIDE = 1024
 COLORS = ("#3b82f6", "#f97316", "#10b981", "#e11d48", "#a855f7", "#eab308", "#06b6d4", "#ec4899", "#84cc16", "#6366f1")
 """Of the first objects; calmer than what tells hundreds of classes apart."""
 
+NOTHING = {"size": [0, 0], "counts": ""}
+"""Run lengths of a box without a pixel."""
+
 RECORD_BYTES = 4096
 """About what a picture costs in memory before it is read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Where an object's mask has changed, from one revision to the next.
+
+    Attributes:
+        since: The revision before.
+        box: Half open, x0 y0 x1 y1, around the pixels that changed; of no size where none did.
+        rle: The new mask inside the box, as COCO's compressed run lengths.
+    """
+
+    since: int
+    box: tuple[int, int, int, int]
+    rle: dict[str, Any]
 
 
 class Piece:
@@ -53,6 +74,8 @@ class Piece:
         self._root: Session | None = None
         self._sessions: dict[int, Session] = {}
         self._names: dict[int, dict[Step, str]] = {}
+        self._changes: dict[int, Change] = {}
+        self._seen: tuple[int, int, np.ndarray] | None = None  # object, revision and mask of the last change: the next one is most often to the same
 
     @property
     def nbytes(self) -> int:
@@ -66,7 +89,8 @@ class Piece:
                 total += (step.full.nbytes if step.full is not None else 0) + (
                     step.prompt.previous_logits.nbytes if step.prompt.previous_logits is not None else 0
                 )
-        return total
+                total += sum(part.logits.nbytes for part in step.instances)
+        return total + (self._seen[2].nbytes if self._seen is not None else 0)
 
     @property
     def image(self) -> np.ndarray:
@@ -156,6 +180,7 @@ class Piece:
         with self.lock:
             item = self.object(number)
             session = self._session(item)
+            before = self._mask(item)
             result = act(session)
             try:
                 self._save(item, session, result)
@@ -164,7 +189,16 @@ class Piece:
                 self._sessions.pop(number)
                 self.record = self._store.read(self.record.id) or self.record
                 raise
+            self._note(item, before, result.mask)
             return item
+
+    def changed(self, number: int, since: int | None) -> Change | None:
+        """Return what the last change did to an object's mask, for one who knows revision `since`; None where that is not the one before."""
+        with self.lock:
+            revision, change = self.object(number).revision, self._changes.get(number)
+            if since == revision:
+                return Change(revision, (0, 0, 0, 0), NOTHING)
+            return change if change is not None and change.since == since == revision - 1 else None
 
     def extend(self, number: int, act: Callable[[Session], Segmentation]) -> ObjectRecord:
         """`change` by one more interaction.
@@ -176,6 +210,77 @@ class Piece:
             if self.object(number).position >= self._settings.steps:
                 raise LimitError(f"expected at most {self._settings.steps} interactions with an object; start a new one, or reset it")
             return self.change(number, act)
+
+    def stroke(self, number: int, x: int, y: int, rle: Mapping[str, Any], adds: bool) -> ObjectRecord:
+        """Set the pixels that a brush has covered, or clear them; one step, or none where nothing changes.
+
+        Args:
+            number: The object.
+            x: Left column of the run lengths' box on the picture.
+            y: Its top row.
+            rle: The covered pixels inside the box.
+            adds: Whether they are set.
+
+        Raises:
+            ShapeError: If the box does not lie inside the picture.
+        """
+        with self.lock:
+            height, width = self.image.shape[:2]
+            # Before anything is decoded: the size is the client's word.
+            rows, columns = rle["size"]
+            if min(x, y) < 0 or min(rows, columns) < 1 or y + rows > height or x + columns > width:
+                raise ShapeError(f"expected a stroke inside the picture ({height}, {width}), got ({rows}, {columns}) at x = {x}, y = {y}")
+            item = self.object(number)
+            covered, before = masks.decode_rle(rle), self._mask(item)
+            place = np.s_[y : y + rows, x : x + columns]
+            if not (covered & (before[place] != adds)).any():
+                return item
+            mask = before.copy()
+            mask[place] = np.where(covered, adds, mask[place])
+            return self.extend(number, lambda session: session.mask(mask))
+
+    def mask(self, number: int, rle: Mapping[str, Any]) -> ObjectRecord:
+        """Put a mask of one's own in place of an object's current one.
+
+        Raises:
+            ShapeError: If it is not of the picture's size.
+        """
+        if tuple(rle["size"]) != self.image.shape[:2]:
+            raise ShapeError(f"expected a mask of the image's size {self.image.shape[:2]}, got {tuple(rle['size'])}")
+        mask = masks.decode_rle(rle)
+        return self.extend(number, lambda session: session.mask(mask))
+
+    def split(self, number: int) -> list[ObjectRecord]:
+        """Make an object of every part of an automatic cut; the whole is thrown away, and can be taken back. Returns the new objects and the whole.
+
+        Raises:
+            PromptError: If the current mask has no parts.
+        """
+        with self.lock:
+            whole = self.object(number)
+            parts = self._session(whole).step.instances
+            if not parts:
+                raise PromptError("expected an automatic mask whose parts are known, got one without parts")
+            made = [self.extend(self.add(part.name or whole.name).id, lambda session, part=part: session.mask(part.mask)) for part in parts]
+            return [*made, self.describe(number, deleted=True)]
+
+    def put(self, name: str, mask: np.ndarray) -> ObjectRecord:
+        """Make an object of a mask (H, W) bool that was drawn elsewhere. Needs no model: the first click on it will.
+
+        Raises:
+            ShapeError: If it is not of the picture's size.
+            LimitError: If there are too many objects.
+        """
+        with self.lock:
+            if mask.shape != self.image.shape[:2]:
+                raise ShapeError(f"{self.record.name}: expected a mask of the picture's size {self.image.shape[:2]}, got {mask.shape}")
+            item = self.add(name)
+            step = f"{item.id}-1"
+            write_step(self._store.step_path(self.record.id, step), Step(score=1.0, full=MaskRuns.of(mask)))
+            item.steps, item.position, item.revision = [step], 1, 1
+            item.rle, item.score, item.box, item.area = masks.encode_rle(mask), 1.0, masks.mask_to_box(mask), int(np.count_nonzero(mask))
+            self._store.write(self.record)
+            return item
 
     def text(self, names: Sequence[str]) -> list[ObjectRecord]:
         """Make an object of every name that the model finds.
@@ -238,11 +343,24 @@ class Piece:
         session = self._sessions.get(item.id)
         if session is None:
             root = self.embed()
-            steps = [read_step(self._store.step_path(self.record.id, name), root.model.device) for name in item.steps]
+            steps = [_with_logits(read_step(self._store.step_path(self.record.id, name), root.model.device), root) for name in item.steps]
             session = root.sibling((Step(), *steps), undone=len(steps) - item.position)
             self._sessions[item.id] = session
             self._names[item.id] = dict(zip(steps, item.steps, strict=True))
         return session
+
+    def _mask(self, item: ObjectRecord) -> np.ndarray:
+        """Return an object's current mask, (H, W) bool."""
+        if self._seen is not None and self._seen[:2] == (item.id, item.revision):
+            return self._seen[2]
+        return masks.decode_rle(item.rle)
+
+    def _note(self, item: ObjectRecord, before: np.ndarray, after: np.ndarray) -> None:
+        box = masks.mask_to_box(before != after)
+        x0, y0, x1, y1 = box
+        rle = masks.encode_rle(after[y0:y1, x0:x1]) if x1 else NOTHING
+        self._changes[item.id] = Change(item.revision - 1, box, rle)
+        self._seen = (item.id, item.revision, after)
 
     def _save(self, item: ObjectRecord, session: Session, result: Segmentation) -> None:
         steps, known, names = (*session.history[1:], *session.undone), self._names[item.id], {}
@@ -257,8 +375,23 @@ class Piece:
         prompt = session.step.prompt
         item.steps, item.position = list(names.values()), len(session.history) - 1
         item.rle, item.score, item.box, item.area = result.to_rle(), result.score, result.box, result.area
+        item.parts = [_part_record(part) for part in result.instances if part.area]
+        item.revision += 1
         item.clicks = [(click.x, click.y, click.positive) for click in prompt.clicks]
         item.prompt_box = (prompt.box.x0, prompt.box.y0, prompt.box.x1, prompt.box.y1) if prompt.box is not None else None
         self._store.write(self.record)
         for name in dropped:
             self._store.step_path(self.record.id, name).unlink(missing_ok=True)
+
+
+def _part_record(part: Segmentation) -> PartRecord:
+    x0, y0, x1, y1 = part.box
+    return PartRecord(part.name, part.score, part.box, part.area, masks.encode_rle(part.mask[y0:y1, x0:x1]))
+
+
+def _with_logits(step: Step, root: Session) -> Step:
+    """Return a step from disk with the logits that the next click starts from; a mask that came without a model (`Piece.put`) has none yet."""
+    if step.prompt.previous_logits is not None or not isinstance(step.full, MaskRuns):
+        return step
+    logits = mask_to_logits(step.full.mask(), root.frame, 4 * root.embedding.final.shape[-1]).to(root.model.device)
+    return replace(step, prompt=replace(step.prompt, previous_logits=logits))

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from fretsaw.server.pieces import Change
 from fretsaw.server.store import ImageRecord, ObjectRecord
 
 Name = Annotated[str, StringConstraints(max_length=200, strip_whitespace=True, pattern=r"^[^\x00-\x1f\x7f]*$")]
@@ -62,6 +63,21 @@ class MaskBody(Body):
     rle: RunLengths
 
 
+class StrokeBody(Body):
+    """What a brush has covered: run lengths of a box of the picture whose top left pixel is x, y; `adds` sets those pixels, otherwise they are cleared."""
+
+    x: int
+    y: int
+    rle: RunLengths
+    adds: bool = True
+
+
+class AutoBody(Body):
+    """Whether to look for the separate objects too; they come as `parts`."""
+
+    instances: bool = False
+
+
 class TextBody(Body):
     """Names to look for."""
 
@@ -91,8 +107,30 @@ class ExportBody(Body):
     images: list[str] | None = None
 
 
+class ChangeReply(BaseModel):
+    """Where a mask has changed: the new mask inside a half-open box; a box of no size where it has not."""
+
+    box: tuple[int, int, int, int]
+    rle: dict[str, Any]
+
+
+class PartReply(BaseModel):
+    """One of the separate objects of an automatic cut; `rle` is of its box."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    name: str
+    score: float
+    area: int
+    box: tuple[int, int, int, int]
+    rle: dict[str, Any]
+
+
 class ObjectReply(BaseModel):
-    """An object and its current mask."""
+    """An object and its current mask: `rle` is of the whole picture.
+
+    Who sends `?since=REVISION` with a change, and knows the mask of that revision, gets `change` in its place; of any other revision, the whole mask.
+    """
 
     id: int
     name: str
@@ -106,13 +144,20 @@ class ObjectReply(BaseModel):
     prompt_box: tuple[float, float, float, float] | None
     undoable: int
     redoable: int
-    rle: dict[str, Any]
+    revision: int
+    parts: list[PartReply]
+    rle: dict[str, Any] | None
+    change: ChangeReply | None = None
 
     @classmethod
-    def of(cls, item: ObjectRecord) -> ObjectReply:
-        """Return what a client is shown of a record."""
-        shown = {name: getattr(item, name) for name in cls.model_fields if name not in ("undoable", "redoable")}
-        return cls(**shown, undoable=item.position, redoable=len(item.steps) - item.position)
+    def of(cls, item: ObjectRecord, change: Change | None = None) -> ObjectReply:
+        """Return what a client is shown of a record; with a change, that in place of the mask."""
+        plain = ("id", "name", "color", "hidden", "deleted", "score", "area", "box", "clicks", "prompt_box", "revision")
+        shown: dict[str, Any] = {name: getattr(item, name) for name in plain}
+        shown["parts"] = [PartReply.model_validate(part) for part in item.parts]
+        shown["change"] = ChangeReply(box=change.box, rle=change.rle) if change is not None else None
+        rle = item.rle if change is None else None
+        return cls(**shown, rle=rle, undoable=item.position, redoable=len(item.steps) - item.position)
 
 
 class ImageReply(BaseModel):
@@ -166,7 +211,7 @@ class AboutReply(BaseModel):
 
     version: str
     model: str
-    modes: list[Literal["click", "auto", "text"]]
+    modes: list[Literal["click", "auto", "parts", "text"]]
     formats: list[str]
     folder: str | None
     limits: dict[str, int]

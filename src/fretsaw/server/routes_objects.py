@@ -9,7 +9,20 @@ from fastapi import APIRouter, Request, Response
 
 from fretsaw import images, masks
 from fretsaw.segmentation import Segmentation
-from fretsaw.server.replies import BoxBody, ClickBody, MaskBody, NewObjectBody, ObjectBody, ObjectReply, PreviewBody, PreviewReply
+from fretsaw.server.pieces import Piece
+from fretsaw.server.replies import (
+    AutoBody,
+    BoxBody,
+    ClickBody,
+    MaskBody,
+    NewObjectBody,
+    ObjectBody,
+    ObjectReply,
+    PreviewBody,
+    PreviewReply,
+    StrokeBody,
+)
+from fretsaw.server.store import ObjectRecord
 from fretsaw.server.workbench import Workbench
 from fretsaw.server.workers import Lane
 from fretsaw.session import Session
@@ -46,58 +59,79 @@ def _add_records(router: APIRouter, bench: Workbench) -> None:
         return ObjectReply.of(await bench.read(request, identity, lambda piece: piece.describe(number, **changes)))
 
 
+async def _changed(bench: Workbench, request: Request, identity: str, number: int, since: int | None, act: Callable[[Piece], ObjectRecord]) -> ObjectReply:
+    """Do what changes a mask, and answer with what has changed, or with the whole mask where the client does not know the one before."""
+
+    def on_piece(piece: Piece) -> ObjectReply:
+        with piece.lock:
+            item = act(piece)
+            return ObjectReply.of(item, piece.changed(number, since))
+
+    return await bench.at(request, identity, on_piece)
+
+
 def _add_interactions(router: APIRouter, bench: Workbench) -> None:
     """Whatever adds a step."""
 
-    async def extend(request: Request, identity: str, number: int, act: Callable[[Session], Segmentation]) -> ObjectReply:
-        return ObjectReply.of(await bench.at(request, identity, lambda piece: piece.extend(number, act)))
+    async def extend(request: Request, identity: str, number: int, since: int | None, act: Callable[[Session], Segmentation]) -> ObjectReply:
+        return await _changed(bench, request, identity, number, since, lambda piece: piece.extend(number, act))
 
     @router.post("/objects/{number}/clicks")
-    async def click(identity: str, number: int, body: ClickBody, request: Request) -> ObjectReply:
+    async def click(identity: str, number: int, body: ClickBody, request: Request, since: int | None = None) -> ObjectReply:
         """Add a click."""
-        return await extend(request, identity, number, lambda session: session.click(body.x, body.y, body.positive))
+        return await extend(request, identity, number, since, lambda session: session.click(body.x, body.y, body.positive))
 
     @router.post("/objects/{number}/box")
-    async def box(identity: str, number: int, body: BoxBody, request: Request) -> ObjectReply:
+    async def box(identity: str, number: int, body: BoxBody, request: Request, since: int | None = None) -> ObjectReply:
         """Set the box; it joins the clicks made so far."""
-        return await extend(request, identity, number, lambda session: session.box(body.x0, body.y0, body.x1, body.y1))
+        return await extend(request, identity, number, since, lambda session: session.box(body.x0, body.y0, body.x1, body.y1))
 
     @router.put("/objects/{number}/mask")
-    async def mask(identity: str, number: int, body: MaskBody, request: Request) -> ObjectReply:
+    async def mask(identity: str, number: int, body: MaskBody, request: Request, since: int | None = None) -> ObjectReply:
         """Put a mask of one's own in place of the current one."""
-        return await extend(request, identity, number, lambda session: session.mask(masks.decode_rle(body.rle.model_dump())))
+        return await _changed(bench, request, identity, number, since, lambda piece: piece.mask(number, body.rle.model_dump()))
+
+    @router.post("/objects/{number}/strokes")
+    async def stroke(identity: str, number: int, body: StrokeBody, request: Request, since: int | None = None) -> ObjectReply:
+        """Set or clear what a brush has covered; only the box around the stroke travels."""
+        return await _changed(bench, request, identity, number, since, lambda piece: piece.stroke(number, body.x, body.y, body.rle.model_dump(), body.adds))
 
     @router.post("/objects/{number}/auto")
-    async def auto(identity: str, number: int, request: Request) -> ObjectReply:
+    async def auto(identity: str, number: int, request: Request, body: AutoBody | None = None, since: int | None = None) -> ObjectReply:
         """Cut what stands out, without a prompt."""
-        return await extend(request, identity, number, lambda session: session.auto())
+        return await extend(request, identity, number, since, lambda session: session.auto(body is not None and body.instances))
 
     @router.post("/objects/{number}/avoid")
-    async def avoid(identity: str, number: int, request: Request) -> ObjectReply:
+    async def avoid(identity: str, number: int, request: Request, since: int | None = None) -> ObjectReply:
         """Take the other objects out of this one: a negative click in each overlap, one step for all."""
-        return ObjectReply.of(await bench.at(request, identity, lambda piece: piece.avoid_others(number)))
+        return await _changed(bench, request, identity, number, since, lambda piece: piece.avoid_others(number))
+
+    @router.post("/objects/{number}/split")
+    async def split(identity: str, number: int, request: Request) -> list[ObjectReply]:
+        """Make an object of every part of an automatic cut; returns them, and the whole at the end, which is thrown away and can be taken back."""
+        return [ObjectReply.of(item) for item in await bench.at(request, identity, lambda piece: piece.split(number))]
 
 
 def _add_history(router: APIRouter, bench: Workbench) -> None:
     """Back, forth, and from the start."""
 
-    async def change(request: Request, identity: str, number: int, act: Callable[[Session], Segmentation]) -> ObjectReply:
-        return ObjectReply.of(await bench.at(request, identity, lambda piece: piece.change(number, act)))
+    async def change(request: Request, identity: str, number: int, since: int | None, act: Callable[[Session], Segmentation]) -> ObjectReply:
+        return await _changed(bench, request, identity, number, since, lambda piece: piece.change(number, act))
 
     @router.post("/objects/{number}/undo")
-    async def undo(identity: str, number: int, request: Request) -> ObjectReply:
+    async def undo(identity: str, number: int, request: Request, since: int | None = None) -> ObjectReply:
         """Take the last interaction back."""
-        return await change(request, identity, number, lambda session: session.undo())
+        return await change(request, identity, number, since, lambda session: session.undo())
 
     @router.post("/objects/{number}/redo")
-    async def redo(identity: str, number: int, request: Request) -> ObjectReply:
+    async def redo(identity: str, number: int, request: Request, since: int | None = None) -> ObjectReply:
         """Make an undone interaction again."""
-        return await change(request, identity, number, lambda session: session.redo())
+        return await change(request, identity, number, since, lambda session: session.redo())
 
     @router.post("/objects/{number}/reset")
-    async def reset(identity: str, number: int, request: Request) -> ObjectReply:
+    async def reset(identity: str, number: int, request: Request, since: int | None = None) -> ObjectReply:
         """Start the object over; this cannot be undone."""
-        return await change(request, identity, number, lambda session: session.reset())
+        return await change(request, identity, number, since, lambda session: session.reset())
 
 
 def _add_pictures(router: APIRouter, bench: Workbench) -> None:

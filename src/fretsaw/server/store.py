@@ -34,6 +34,25 @@ VIEW = "view.jpg"
 
 
 @dataclass(slots=True)
+class PartRecord:
+    """One of the separate objects that an automatic cut is made of.
+
+    Attributes:
+        name: Its class, or "".
+        score: The model's own estimate of it.
+        box: Half open, x0 y0 x1 y1.
+        area: In pixels.
+        rle: The mask inside the box, as COCO's compressed run lengths.
+    """
+
+    name: str
+    score: float
+    box: tuple[int, int, int, int]
+    area: int
+    rle: dict[str, Any]
+
+
+@dataclass(slots=True)
 class ObjectRecord:
     """One object on a picture.
 
@@ -51,6 +70,8 @@ class ObjectRecord:
         prompt_box: The box prompt in place, or None.
         hidden: Whether the page shows it.
         deleted: Whether it was thrown away; it can be taken back until the picture is forgotten.
+        parts: The separate objects of an automatic cut, where the current mask is one that knows them.
+        revision: Grows whenever the mask changes.
     """
 
     id: int
@@ -66,6 +87,8 @@ class ObjectRecord:
     prompt_box: tuple[float, float, float, float] | None = None
     hidden: bool = False
     deleted: bool = False
+    parts: list[PartRecord] = field(default_factory=list)
+    revision: int = 0
 
 
 @dataclass(slots=True)

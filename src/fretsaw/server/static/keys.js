@@ -9,6 +9,7 @@ export const KEYS = [
     ["3", "brush: paint", "paint"],
     ["4", "brush: erase", "erase"],
     ["a", "automatic mask", "auto"],
+    ["Shift+a", "automatic mask, parts kept apart", "parts"],
     ["x", "plain clicks remove, or add again", "flip"],
     ["o", "keep off the other objects", "avoid"],
     ["[", "smaller brush", "smaller"],

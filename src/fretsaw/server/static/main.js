@@ -109,6 +109,15 @@ async function cutAll() {
   button.disabled = false;
 }
 
+// The automatic mask with its separate objects; each may become an object of its own.
+async function findParts() {
+  if (!work.picture || !work.about.modes.includes("parts")) return;
+  const reply = await work.auto(true);
+  if (!reply) return;
+  if (reply.parts.length > 1) tell(`Found ${reply.parts.length} separate parts.`, "Make each an object", () => work.split(reply.id));
+  else tell("What stands out is one piece; there is nothing to separate.");
+}
+
 // What keys and buttons do
 
 const shows = ["fill", "outline", "cutout"];
@@ -118,6 +127,7 @@ const actions = {
   paint: () => tools.choose("paint"),
   erase: () => tools.choose("erase"),
   auto: () => work.about.modes.includes("auto") && work.auto(),
+  parts: findParts,
   flip: () => {
     tools.removes = !tools.removes;
     tools.choose("click");
@@ -145,6 +155,7 @@ const actions = {
   previews: () => {
     tools.previews = !tools.previews;
     keep("previews", tools.previews);
+    tools.forgetPreview();
     tell(tools.previews ? "Previews are on." : "Previews are off.");
   },
   theme: () => theme(isDark() ? "light" : "dark"),
@@ -158,14 +169,14 @@ const actions = {
 function theme(name) {
   document.documentElement.dataset.theme = name;
   keep("theme", name);
-  view.draw();
+  view.refresh();
 }
 
 function show(name) {
   view.show = name;
   keep("show", name);
   render();
-  view.draw();
+  view.refresh();
 }
 
 // What the page shows
@@ -189,11 +200,17 @@ function render() {
   find("stage").dataset.busy = String(waiting > 0);
   find("state").textContent = !picture ? "" : work.error ? "not saved" : waiting ? (work.ready ? "working …" : "reading the picture …") : work.ready ? "saved" : "reading the picture …";
   find("state").dataset.kind = work.error ? "bad" : waiting || !work.ready ? "busy" : "good";
-  find("zoom").textContent = picture ? `${Math.round(view.scale * devicePixelRatio * 100)} %` : "";
+  showZoom();
   find("none").hidden = Boolean(work.objects.length);
 }
 
-view.onzoom = render;
+// Called with every frame of a zoom: touches nothing but its own label.
+function showZoom() {
+  const text = work.picture ? `${Math.round(view.scale * devicePixelRatio * 100)} %` : "";
+  if (find("zoom").textContent !== text) find("zoom").textContent = text;
+}
+
+view.onzoom = showZoom;
 view.scene = () => {
   const { object } = work;
   const clicks = (object && !object.hidden ? object.clicks : []).map(([x, y, positive]) => ({ x, y, positive }));
@@ -201,18 +218,25 @@ view.scene = () => {
     objects: work.objects,
     active: work.active,
     color: object?.color ?? "#4aa3ff",
-    clicks: view.show === "cutout" ? [] : [...clicks, ...work.marks.map((mark) => ({ ...mark, waiting: true }))],
+    clicks: view.show === "cutout" ? [] : [...clicks, ...work.marks.filter((mark) => mark.intent === work.intent).map((mark) => ({ ...mark, waiting: true }))],
+    // A stroke on a mask that is there shows in the mask itself.
+    strokes: work.strokes.filter((stroke) => stroke.intent === work.intent && !object),
     box: view.show === "cutout" ? null : object?.prompt_box,
     ...tools.scene(),
   };
 };
 
-for (const name of ["objects", "state", "picture"]) {
+for (const name of ["objects", "picture"]) {
   work.addEventListener(name, () => {
     render();
-    view.draw();
+    view.refresh();
   });
 }
+work.addEventListener("state", () => {
+  render();
+  view.draw();
+});
+work.addEventListener("mask", () => view.refresh());
 work.addEventListener("refusal", (event) => tell(event.detail));
 tools.addEventListener("tool", render);
 
@@ -235,7 +259,7 @@ for (const name of ["adds", "removes"]) {
     tools.choose("click");
   });
 }
-find("reset").addEventListener("click", () => work.change((path) => api.post(`${path}/reset`)));
+find("reset").addEventListener("click", () => work.reset());
 find("cut-all").addEventListener("click", cutAll);
 find("brush-size").addEventListener("input", (event) => tools.resize(2 ** Number(event.target.value) / tools.radius));
 find("auto-open").checked = setting("auto-open", "true") === "true";

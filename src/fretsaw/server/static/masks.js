@@ -133,54 +133,108 @@ function outline(bits, width, height) {
   return path;
 }
 
-// Every f-th pixel of a bitmap, both ways.
-function thinned(bits, width, height, f) {
-  if (f === 1) return [bits, width, height];
-  const [columns, rows] = [Math.ceil(width / f), Math.ceil(height / f)];
+// Every f-th pixel of the part of a bitmap that lies inside a window; both are x0, y0, x1, y1 on the picture, and the window begins at multiples of f.
+function thinned(bits, [bx0, by0, bx1, by1], [x0, y0, x1, y1], f) {
+  const [columns, rows] = [Math.ceil((x1 - x0) / f), Math.ceil((y1 - y0) / f)];
   const fewer = new Uint8Array(columns * rows);
-  for (let y = 0; y < rows; y++) {
-    const from = Math.min(height - 1, y * f + (f >> 1)) * width;
-    for (let x = 0; x < columns; x++) fewer[y * columns + x] = bits[from + Math.min(width - 1, x * f + (f >> 1))];
+  const width = bx1 - bx0;
+  const half = f >> 1;
+  const first = Math.max(0, Math.ceil((bx0 - x0 - half) / f));
+  const last = Math.min(columns, Math.floor((bx1 - 1 - x0 - half) / f) + 1);
+  for (let row = 0; row < rows; row++) {
+    const y = y0 + row * f + half;
+    if (y < by0 || y >= by1) continue;
+    const from = (y - by0) * width + x0 + half - bx0;
+    const to = row * columns;
+    if (f === 1) fewer.set(bits.subarray(from + first, from + last), to + first);
+    else for (let x = first; x < last; x++) fewer[to + x] = bits[from + x * f];
   }
   return [fewer, columns, rows];
 }
 
-const MOST_FILLED = 4e6; // pixels of the canvas that fills a mask; beyond it, the fill is coarser than the outline by a pixel or two
+// A mask that can be altered in place and drawn at any zoom. What is drawn is made for the window that is looked at, no finer than the screen shows it,
+// and kept until the mask changes or the window moves on; so the cost of drawing follows the screen, not the picture.
+export class Mask {
+  #views = new Map();
 
-// Everything that the canvas needs to draw a mask. Outlines are traced when they are first needed, no finer than the screen shows them: on a picture of
-// 16 megapixels the exact one may have more corners than could be drawn in a frame.
-class Shape {
-  #paths = new Map();
-
-  constructor(bits, box, size, color) {
-    this.box = box;
+  // `box` is x0, y0, x1, y1 on a picture of `size` (height, width); `bits` are its rows, one byte a pixel.
+  constructor(size, box, bits) {
     this.size = size;
+    this.box = box;
     this.bits = bits;
-    const [width, height] = this.#sides;
-    const f = Math.max(1, Math.ceil(Math.sqrt((width * height) / MOST_FILLED)));
-    const [fewer, columns, rows] = thinned(bits, width, height, f);
-    this.bitmap = tinted(fewer, columns, rows, color);
-    this.covered = [columns * f, rows * f];
   }
 
-  get #sides() {
+  static from(rle, box) {
+    return new Mask(rle.size, box, crop(rle, box));
+  }
+
+  // Puts the pixels of a box in place of the mask's own.
+  replace([x0, y0, x1, y1], bits) {
+    this.#alter(x0, y0, x1 - x0, y1 - y0, (own, at, i) => (own[at] = bits[i]));
+  }
+
+  // Sets, or clears, the pixels that are set in the bits of a box.
+  stroke({ x, y, width, height, bits, adds }) {
+    const value = adds ? 1 : 0;
+    this.#alter(x, y, width, height, (own, at, i) => {
+      if (bits[i]) own[at] = value;
+    });
+  }
+
+  // Whether a stroke would change anything.
+  differs({ x, y, width, height, bits, adds }) {
     const [x0, y0, x1, y1] = this.box;
-    return [x1 - x0, y1 - y0];
+    const value = adds ? 1 : 0;
+    for (let row = 0, i = 0; row < height; row++)
+      for (let column = 0; column < width; column++, i++) {
+        if (!bits[i]) continue;
+        const [px, py] = [x + column, y + row];
+        const own = px >= x0 && py >= y0 && px < x1 && py < y1 ? this.bits[(py - y0) * (x1 - x0) + px - x0] : 0;
+        if (own !== value) return true;
+      }
+    return false;
   }
 
-  // The outline for a zoom of `scale` screen pixels per pixel of the mask.
-  path(scale) {
-    const f = 2 ** Math.max(0, Math.min(6, Math.floor(Math.log2(1 / scale))));
-    if (!this.#paths.has(f)) {
-      const traced = outline(...thinned(this.bits, ...this.#sides, f));
-      const placed = new Path2D();
-      placed.addPath(traced, new DOMMatrix([f, 0, 0, f, this.box[0], this.box[1]]));
-      this.#paths.set(f, placed);
+  #alter(x, y, width, height, set) {
+    if (!width || !height) return;
+    this.#grow([x, y, x + width, y + height]);
+    this.#views.clear();
+    const [x0, y0, x1] = this.box;
+    for (let row = 0, i = 0; row < height; row++) {
+      let at = (y + row - y0) * (x1 - x0) + x - x0;
+      for (let column = 0; column < width; column++, at++, i++) set(this.bits, at, i);
     }
-    return this.#paths.get(f);
   }
-}
 
-export function shapeOf(rle, box, color) {
-  return new Shape(crop(rle, box), box, rle.size, color);
+  #grow([ax0, ay0, ax1, ay1]) {
+    const [x0, y0, x1, y1] = this.box;
+    if (ax0 >= x0 && ay0 >= y0 && ax1 <= x1 && ay1 <= y1) return;
+    const wider = x1 > x0 ? [Math.min(x0, ax0), Math.min(y0, ay0), Math.max(x1, ax1), Math.max(y1, ay1)] : [ax0, ay0, ax1, ay1];
+    const [width, old] = [wider[2] - wider[0], x1 - x0];
+    const bits = new Uint8Array(width * (wider[3] - wider[1]));
+    for (let y = y0; y < y1; y++) bits.set(this.bits.subarray((y - y0) * old, (y - y0 + 1) * old), (y - wider[1]) * width + x0 - wider[0]);
+    this.box = wider;
+    this.bits = bits;
+  }
+
+  // What is drawn of the window x0, y0, x1, y1 at `scale` screen pixels a pixel: a bitmap in `color`, the outline, and the place of both. Or null, where
+  // the window meets nothing of the mask.
+  view(window, scale, color) {
+    const f = 2 ** Math.max(0, Math.min(6, Math.floor(Math.log2(1 / scale))));
+    const meets = (a, b) => [Math.max(a[0], b[0]), Math.max(a[1], b[1]), Math.min(a[2], b[2]), Math.min(a[3], b[3])];
+    const needed = meets(window, this.box);
+    if (needed[0] >= needed[2] || needed[1] >= needed[3]) return null;
+    const kept = this.#views.get(f);
+    if (kept?.color === color && needed.every((value, i) => (i < 2 ? value >= kept.window[i] : value <= kept.window[i]))) return kept;
+    // A margin, so that moving on a little needs nothing new; the border of the window itself is an outline too, and must stay out of sight.
+    const margin = Math.max(8 * f, (window[2] - window[0]) / 4);
+    const wide = meets([window[0] - margin, window[1] - margin, window[2] + margin, window[3] + margin], this.box).map((value) => Math.round(value));
+    const place = [Math.floor(wide[0] / f) * f, Math.floor(wide[1] / f) * f, wide[2], wide[3]];
+    const [fewer, columns, rows] = thinned(this.bits, this.box, place, f);
+    const path = new Path2D();
+    path.addPath(outline(fewer, columns, rows), new DOMMatrix([f, 0, 0, f, place[0], place[1]]));
+    const made = { bitmap: tinted(fewer, columns, rows, color), path, window: wide, color, x: place[0], y: place[1], width: columns * f, height: rows * f };
+    this.#views.set(f, made);
+    return made;
+  }
 }

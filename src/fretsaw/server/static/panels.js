@@ -142,9 +142,11 @@ export class Objects {
       element("button", { type: "button", class: "quiet", "data-part": part, "aria-label": label, title: label, "aria-pressed": String(pressed), onclick: action }, icon(image));
     const choose = element("button", { type: "button", class: "choose", "data-part": "choose", "aria-label": `Work on ${name}`, "aria-pressed": String(item.id === work.active) });
     choose.addEventListener("click", () => work.choose(item.id));
-    const facts = item.area ? `${percent(item, work)} · score ${Math.round(item.score * 100)}` : "click on it";
+    const several = item.parts.length > 1;
+    const facts = item.area ? `${percent(item, work)} · ${several ? `${item.parts.length} parts` : `score ${Math.round(item.score * 100)}`}` : "click on it";
     const row = element("li", { "data-id": String(item.id), class: item.id === work.active ? "active" : "" }, choose, color);
     row.append(element("div", { class: "words" }, field, element("span", { class: "facts", text: facts })));
+    if (several) row.append(button("split", `Make each part of ${name} an object`, "split", () => work.split(item.id), false));
     const hide = item.hidden ? `Show ${name}` : `Hide ${name}`;
     row.append(button("hide", hide, item.hidden ? "hidden" : "eye", () => work.describe(item.id, { hidden: !item.hidden }), item.hidden));
     row.append(button("remove", `Throw away ${name}`, "bin", () => this.remove(item.id), false));

@@ -1,7 +1,7 @@
 // What the pointer and the arrow keys do on the canvas: click, box, brush, pan, zoom, and the preview under a resting pointer.
 
 import * as api from "./api.js";
-import { boxOf, crop, encode, shapeOf } from "./masks.js";
+import { boxOf, Mask } from "./masks.js";
 import { trace } from "./view.js";
 
 const REST = 70; // milliseconds that the pointer must rest before a preview is asked for
@@ -37,7 +37,7 @@ export class Tools extends EventTarget {
     canvas.addEventListener("pointercancel", () => this.#cancel());
     canvas.addEventListener("pointerleave", () => {
       this.pointer = null;
-      this.#forgetPreview();
+      this.forgetPreview();
     });
     canvas.addEventListener("contextmenu", (event) => event.preventDefault());
     canvas.addEventListener("wheel", (event) => this.#wheel(event), { passive: false });
@@ -45,13 +45,13 @@ export class Tools extends EventTarget {
       this.cross = null;
       view.draw();
     });
-    work.addEventListener("objects", () => this.#forgetPreview());
+    work.addEventListener("objects", () => this.forgetPreview());
   }
 
   choose(tool) {
     this.#cancel();
     this.tool = tool;
-    this.#forgetPreview();
+    this.forgetPreview();
     this.#cursor();
     this.dispatchEvent(new Event("tool"));
     this.view.draw();
@@ -127,8 +127,8 @@ export class Tools extends EventTarget {
   }
 
   #place(event) {
-    const bounds = this.view.canvas.getBoundingClientRect();
-    const [x, y] = this.view.toPicture(event.clientX - bounds.left, event.clientY - bounds.top);
+    const [left, top] = this.view.corner;
+    const [x, y] = this.view.toPicture(event.clientX - left, event.clientY - top);
     return { x, y };
   }
 
@@ -162,6 +162,8 @@ export class Tools extends EventTarget {
       return;
     }
     this.cross = null;
+    // A quick hand makes more moves than there are frames; a stroke follows all of them.
+    if (this.stroke) for (const step of event.getCoalescedEvents?.() ?? []) this.#extendStroke(this.#place(step));
     this.pointer = this.#place(event);
     this.#follow(this.pointer);
     this.view.draw();
@@ -170,8 +172,14 @@ export class Tools extends EventTarget {
   // The hand has moved: what it holds comes along.
   #follow(place) {
     if (this.draft) [this.draft[2], this.draft[3]] = [place.x, place.y];
-    if (this.stroke) this.stroke.points.push([place.x, place.y]);
+    if (this.stroke) this.#extendStroke(place);
     this.#schedulePreview(place);
+  }
+
+  // Points closer than half a pixel of the screen add nothing but time.
+  #extendStroke({ x, y }) {
+    const [lastX, lastY] = this.stroke.points.at(-1);
+    if (Math.hypot(x - lastX, y - lastY) * this.view.scale >= 0.5) this.stroke.points.push([x, y]);
   }
 
   #up() {
@@ -192,12 +200,13 @@ export class Tools extends EventTarget {
   #wheel(event) {
     event.preventDefault();
     if (!this.work.picture) return;
+    this.forgetPreview();
     const unit = event.deltaMode === 1 ? 30 : event.deltaMode === 2 ? 300 : 1;
     if (event.shiftKey) this.view.pan(-(event.deltaX || event.deltaY) * unit, 0);
     else {
-      const bounds = this.view.canvas.getBoundingClientRect();
+      const [left, top] = this.view.corner;
       const speed = event.ctrlKey ? 0.01 : 0.0016; // browsers report a pinch as small steps with ctrl
-      this.view.zoomTo(this.view.scale * Math.exp(-event.deltaY * unit * speed), event.clientX - bounds.left, event.clientY - bounds.top);
+      this.view.zoomTo(this.view.scale * Math.exp(-event.deltaY * unit * speed), event.clientX - left, event.clientY - top);
     }
   }
 
@@ -207,7 +216,7 @@ export class Tools extends EventTarget {
   }
 
   #click(place, positive) {
-    this.#forgetPreview();
+    this.forgetPreview();
     // The server counts from the centre of the first pixel.
     const round = (value) => Math.round((value - 0.5) * 100) / 100;
     this.work.click(round(place.x), round(place.y), positive);
@@ -222,19 +231,16 @@ export class Tools extends EventTarget {
   }
 
   #beginStroke(place, adds = this.tool === "paint") {
-    if (this.work.waiting) return; // a stroke must begin on the mask that is shown
     this.stroke = { points: [[place.x, place.y]], radius: this.radius, adds };
   }
 
-  async #endStroke() {
-    const stroke = this.stroke;
-    if (!stroke) return;
-    const { width, height } = this.view;
-    const object = this.work.object;
-    const bits = object?.area ? crop(object.rle, [0, 0, width, height]) : new Uint8Array(width * height);
-    const changed = rasterise(stroke, bits, width, height);
-    if (changed) await this.work.paint(encode(bits, width, height));
-    if (this.stroke === stroke) this.stroke = null;
+  #endStroke() {
+    const { stroke } = this;
+    this.stroke = null;
+    if (stroke) {
+      const covered = rasterise(stroke, this.view.width, this.view.height);
+      if (covered) this.work.stroke({ ...stroke, ...covered });
+    }
     this.view.draw();
   }
 
@@ -242,7 +248,7 @@ export class Tools extends EventTarget {
     clearTimeout(this.#rest);
     const wanted = this.previews && this.tool === "click" && this.work.ready && !this.work.waiting && !this.#space && this.#inside(place);
     if (!wanted || performance.now() < this.#slowUntil) {
-      this.#forgetPreview();
+      this.forgetPreview();
       return;
     }
     this.#rest = setTimeout(() => this.#ask(place), REST);
@@ -258,8 +264,8 @@ export class Tools extends EventTarget {
       const reply = await api.post(`${work.path}/preview`, body, asking.signal);
       this.#learn((performance.now() - started) / 1000);
       if (asking.signal.aborted || work.waiting) return;
-      const color = work.object?.color ?? "#4aa3ff";
-      this.preview = shapeOf(reply.rle, boxOf(reply.rle), color);
+      this.preview = Mask.from(reply.rle, boxOf(reply.rle));
+      this.view.canvas.dataset.preview = "true";
       this.view.draw();
     } catch {
       // A preview that does not come is no loss: it was replaced, or the server has better things to do.
@@ -275,11 +281,12 @@ export class Tools extends EventTarget {
     }
   }
 
-  #forgetPreview() {
+  forgetPreview() {
     clearTimeout(this.#rest);
     this.#asking?.abort();
     if (this.preview) {
       this.preview = null;
+      this.view.canvas.dataset.preview = "false";
       this.view.draw();
     }
   }
@@ -287,27 +294,32 @@ export class Tools extends EventTarget {
 
 const clamp = (value, least, most) => Math.min(most, Math.max(least, value));
 
-// Sets or clears the pixels whose centres a stroke covers; returns whether any has changed.
-function rasterise({ points, radius, adds }, bits, width, height) {
-  const xs = points.map(([x]) => x);
-  const ys = points.map(([, y]) => y);
-  const x0 = clamp(Math.floor(Math.min(...xs) - radius) - 1, 0, width);
-  const y0 = clamp(Math.floor(Math.min(...ys) - radius) - 1, 0, height);
-  const x1 = clamp(Math.ceil(Math.max(...xs) + radius) + 1, 0, width);
-  const y1 = clamp(Math.ceil(Math.max(...ys) + radius) + 1, 0, height);
-  if (x1 <= x0 || y1 <= y0) return false;
-  const canvas = new OffscreenCanvas(x1 - x0, y1 - y0);
-  const context = canvas.getContext("2d", { willReadFrequently: true });
-  context.translate(-x0, -y0);
-  trace(context, points, radius);
-  const { data } = context.getImageData(0, 0, x1 - x0, y1 - y0);
-  const value = adds ? 1 : 0;
-  let changed = false;
-  for (let y = y0, at = 3; y < y1; y++)
-    for (let x = x0; x < x1; x++, at += 4)
-      if (data[at] > 127 && bits[y * width + x] !== value) {
-        bits[y * width + x] = value;
-        changed = true;
+const MOST_AT_ONCE = 4e6; // pixels of the canvas that a stroke is filled on
+
+// Finds the pixels whose centres a stroke covers: its box on the picture, and the box's rows, one byte a pixel; null where it covers none.
+function rasterise({ points, radius }, pictureWidth, pictureHeight) {
+  let [x0, y0, x1, y1] = [Infinity, Infinity, -Infinity, -Infinity];
+  for (const [x, y] of points) [x0, y0, x1, y1] = [Math.min(x0, x), Math.min(y0, y), Math.max(x1, x), Math.max(y1, y)];
+  x0 = clamp(Math.floor(x0 - radius) - 1, 0, pictureWidth);
+  y0 = clamp(Math.floor(y0 - radius) - 1, 0, pictureHeight);
+  x1 = clamp(Math.ceil(x1 + radius) + 1, 0, pictureWidth);
+  y1 = clamp(Math.ceil(y1 + radius) + 1, 0, pictureHeight);
+  const [width, height] = [x1 - x0, y1 - y0];
+  if (width <= 0 || height <= 0) return null;
+  const bits = new Uint8Array(width * height);
+  const rows = Math.max(1, Math.floor(MOST_AT_ONCE / width));
+  let some = false;
+  for (let from = 0; from < height; from += rows) {
+    const count = Math.min(rows, height - from);
+    const context = new OffscreenCanvas(width, count).getContext("2d", { willReadFrequently: true });
+    context.translate(-x0, -y0 - from);
+    trace(context, points, radius);
+    const { data } = context.getImageData(0, 0, width, count);
+    for (let at = 3, i = from * width; at < data.length; at += 4, i++)
+      if (data[at] > 127) {
+        bits[i] = 1;
+        some = true;
       }
-  return changed;
+  }
+  return some ? { x: x0, y: y0, width, height, bits } : null;
 }

@@ -2,7 +2,7 @@
 // "list", "picture", "objects", "state". Changes go to the server one after the other, in the order in which they were made.
 
 import * as api from "./api.js";
-import { shapeOf } from "./masks.js";
+import { crop, encode, Mask } from "./masks.js";
 
 export class Work extends EventTarget {
   about = null;
@@ -10,11 +10,12 @@ export class Work extends EventTarget {
   picture = null;
   bitmap = null;
   objects = [];
-  active = null; // id of the object that clicks go to, or null for the next new one
+  intent = { id: null }; // the object that clicks go to; without an id, one that is made when it is needed. What is put in line keeps the intent of its time
   waiting = 0; // changes that the server has not answered yet
   ready = false; // whether the picture is encoded
   error = "";
-  marks = []; // clicks that were made but not answered
+  marks = []; // clicks that were made but not answered, each with its intent
+  strokes = []; // strokes of the brush likewise
   #chain = Promise.resolve();
   #opened = 0;
 
@@ -24,6 +25,10 @@ export class Work extends EventTarget {
 
   get path() {
     return `/api/images/${this.picture.id}`;
+  }
+
+  get active() {
+    return this.intent.id;
   }
 
   get object() {
@@ -49,35 +54,36 @@ export class Work extends EventTarget {
     this.picture = picture;
     this.bitmap = bitmap;
     this.ready = picture.ready;
-    this.objects = picture.objects.map((item) => withShape(item));
+    this.objects = picture.objects.map((item) => withMask(item, null));
     const known = Number(sessionStorage.getItem(`active-${id}`));
-    this.active = this.objects.some((item) => item.id === known) ? known : (this.objects.at(-1)?.id ?? null);
+    this.intent = { id: this.objects.some((item) => item.id === known) ? known : (this.objects.at(-1)?.id ?? null) };
     this.marks = [];
+    this.strokes = [];
     this.tell("picture");
     this.tell("objects");
     return true;
   }
 
   choose(id) {
-    this.active = id;
+    if (this.intent.id !== id) this.intent = { id };
     if (this.picture) sessionStorage.setItem(`active-${this.picture.id}`, id ?? "");
     this.tell("objects");
   }
 
-  // Puts a change in line. `change` is given the path of the object in hand; where there is none yet, it is made first.
+  // Puts a change in line. `change` is given the path of the object in hand, and what to add to it so that only the changed part of the mask comes back;
+  // where there is no object yet, it is made first.
   change(change, { mark = null, makes = true } = {}) {
     if (!this.picture) return Promise.resolve(null);
-    const picture = this.picture;
-    if (mark) this.marks.push(mark);
+    const { picture, intent } = this;
+    if (mark) this.marks.push(Object.assign(mark, { intent }));
     this.waiting++;
     this.tell("state");
     const run = async () => {
       try {
         if (this.picture !== picture) return null;
-        if (makes && this.active === null) {
-          this.take(await api.post(`${this.path}/objects`, {}));
-        }
-        const reply = await change(`${this.path}/objects/${this.active}`);
+        if (makes && intent.id === null) await this.#make(intent);
+        const known = this.objects.find((item) => item.id === intent.id);
+        const reply = await change(`${this.path}/objects/${intent.id}`, known ? `?since=${known.revision}` : "");
         this.ready = true;
         this.error = "";
         if (this.picture === picture && reply) this.take(reply);
@@ -97,19 +103,25 @@ export class Work extends EventTarget {
     return result;
   }
 
+  async #make(intent, name = "") {
+    const made = await api.post(`${this.path}/objects`, { name });
+    intent.id = made.id;
+    this.take(made);
+    return made;
+  }
+
   take(reply) {
     const at = this.objects.findIndex((item) => item.id === reply.id);
-    const before = at >= 0 ? this.objects[at] : null;
-    const same = before && before.rle.counts === reply.rle.counts && before.color === reply.color;
-    const item = same ? { ...reply, shape: before.shape } : withShape(reply);
+    const item = withMask(reply, at >= 0 ? this.objects[at] : null);
+    // The answer knows nothing of the strokes that came after its question.
+    for (const stroke of this.strokes) if (stroke.intent.id === item.id && !stroke.answered) applyStroke(item, stroke);
     if (reply.deleted) {
       if (at >= 0) this.objects.splice(at, 1);
-      if (this.active === reply.id) this.active = this.objects.at(-1)?.id ?? null;
+      if (this.active === reply.id) this.intent = { id: this.objects.at(-1)?.id ?? null };
     } else if (at >= 0) this.objects[at] = item;
     else {
       this.objects.push(item);
       this.objects.sort((a, b) => a.id - b.id);
-      this.active = reply.id;
     }
     this.choose(this.active);
     const row = this.list.images.find((image) => image.id === this.picture.id);
@@ -121,45 +133,83 @@ export class Work extends EventTarget {
   }
 
   click(x, y, positive) {
-    return this.change((path) => api.post(`${path}/clicks`, { x, y, positive }), { mark: { x, y, positive } });
+    return this.change((path, since) => api.post(`${path}/clicks${since}`, { x, y, positive }), { mark: { x, y, positive } });
   }
 
   box(x0, y0, x1, y1) {
-    return this.change((path) => api.post(`${path}/box`, { x0, y0, x1, y1 }));
+    return this.change((path, since) => api.post(`${path}/box${since}`, { x0, y0, x1, y1 }));
   }
 
-  paint(rle) {
-    return this.change((path) => api.put(`${path}/mask`, { rle }));
+  // A stroke shows at once; only its box travels. If the server refuses it, the object is fetched as the server has it.
+  async stroke(stroke) {
+    const { object, picture, intent } = this;
+    if (object?.mask && !object.mask.differs(stroke)) return;
+    if (!object?.mask && !stroke.adds) return;
+    stroke.intent = intent;
+    this.strokes.push(stroke);
+    if (object) applyStroke(object, stroke);
+    this.tell("mask");
+    const { x, y, width, height, bits, adds } = stroke;
+    const body = { x, y, adds, rle: encode(bits, width, height) };
+    const reply = await this.change(async (path, since) => {
+      const answer = await api.post(`${path}/strokes${since}`, body);
+      stroke.answered = true;
+      return answer;
+    });
+    this.strokes = this.strokes.filter((other) => other !== stroke);
+    if (reply === null && this.picture === picture && intent.id !== null) {
+      const known = this.objects.find((item) => item.id === intent.id);
+      if (known) known.revision = -1; // nothing that is shown of it holds any more
+      await this.change(() => api.get(`${this.path}/objects/${intent.id}`), { makes: false });
+    }
   }
 
-  auto() {
-    return this.change((path) => api.post(`${path}/auto`));
+  auto(instances = false) {
+    return this.change((path, since) => api.post(`${path}/auto${since}`, { instances }));
+  }
+
+  // Makes an object of every part of an automatic mask.
+  split(id) {
+    return this.change(async () => {
+      const made = await api.post(`${this.path}/objects/${id}/split`);
+      for (const item of made) this.take(item);
+      this.choose(made[0].id);
+      return null;
+    }, { makes: false });
   }
 
   avoid() {
-    return this.object ? this.change((path) => api.post(`${path}/avoid`)) : null;
+    return this.object ? this.change((path, since) => api.post(`${path}/avoid${since}`)) : null;
   }
 
   undo() {
-    return this.object?.undoable || this.waiting ? this.change((path) => api.post(`${path}/undo`)) : null;
+    return this.object?.undoable || this.waiting ? this.change((path, since) => api.post(`${path}/undo${since}`)) : null;
   }
 
   redo() {
-    return this.object?.redoable ? this.change((path) => api.post(`${path}/redo`)) : null;
+    return this.object?.redoable ? this.change((path, since) => api.post(`${path}/redo${since}`)) : null;
+  }
+
+  reset() {
+    return this.change((path, since) => api.post(`${path}/reset${since}`));
   }
 
   describe(id, changes) {
     return this.change(() => api.patch(`${this.path}/objects/${id}`, changes), { makes: false });
   }
 
-  add(name = "") {
+  add() {
+    if (!this.picture) return null;
     // The newest object is still empty: that is the one to use.
-    const empty = this.objects.find((item) => !item.undoable && !item.area);
-    if (empty && !name) {
+    const empty = this.objects.find((item) => !item.undoable && !item.redoable && !item.area && !item.name);
+    if (empty && !this.waiting) {
       this.choose(empty.id);
       return Promise.resolve(empty);
     }
-    return this.change(async () => api.post(`${this.path}/objects`, { name }), { makes: false });
+    this.choose(null);
+    this.intent = { id: null };
+    const { intent } = this;
+    return this.change(() => (intent.id === null ? this.#make(intent) : null), { makes: false });
   }
 
   async find(names) {
@@ -172,8 +222,29 @@ export class Work extends EventTarget {
   }
 }
 
-function withShape(item) {
-  return { ...item, shape: item.area ? shapeOf(item.rle, item.box, item.color) : null };
+// An object of a reply with what is drawn of it; `before` is the same object as it was known, whose mask is altered where only a part of it has changed.
+function withMask(reply, before) {
+  const item = { ...reply, mask: null, partMasks: [] };
+  if (before?.revision === reply.revision) [item.mask, item.partMasks] = [before.mask, before.partMasks];
+  else {
+    if (reply.rle) item.mask = reply.area ? Mask.from(reply.rle, reply.box) : null;
+    else {
+      const [x0, y0, x1, y1] = reply.change.box;
+      const bits = crop(reply.change.rle, [0, 0, x1 - x0, y1 - y0]);
+      item.mask = before.mask ?? new Mask(null, [x0, y0, x0, y0], new Uint8Array(0));
+      item.mask.replace(reply.change.box, bits);
+    }
+    item.partMasks = reply.parts.map(({ rle, box: [x0, y0, x1, y1] }) => new Mask(null, [x0, y0, x1, y1], crop(rle, [0, 0, x1 - x0, y1 - y0])));
+  }
+  delete item.rle;
+  delete item.change;
+  return item;
+}
+
+function applyStroke(item, stroke) {
+  item.mask ??= new Mask(null, [stroke.x, stroke.y, stroke.x, stroke.y], new Uint8Array(0));
+  item.mask.stroke(stroke);
+  item.partMasks = [];
 }
 
 async function loadBitmap(url) {
