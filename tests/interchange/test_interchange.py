@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
+from typer.testing import CliRunner
 
-from fretsaw import masks
+from fretsaw import cli, masks
 from fretsaw.errors import DataError, FretsawError, ShapeError
+from fretsaw.images import write_bytes, write_image
 from fretsaw.interchange import coco, cvat, label_studio, labelme, png, voc, yolo
 from fretsaw.interchange.formats import WRITERS
 from fretsaw.interchange.pictures import AnnotatedPicture, NamedMask, file_part
@@ -215,3 +217,41 @@ def test_names_become_safe_file_names():
 def test_masks_of_another_size_are_refused():
     with pytest.raises(ShapeError, match=r"a\.jpg, x"):
         AnnotatedPicture("a.jpg", (3, 3), (NamedMask("x", np.zeros((3, 4), bool)),))
+
+
+# Folders
+
+
+@pytest.mark.parametrize("name", sorted(WRITERS))
+def test_what_is_written_to_a_folder_is_found_and_converted(name, tmp_path):
+    pictures = disjoint_pictures(np.arange(72).reshape(8, 9) // 15)
+    for path, content in WRITERS[name](pictures):
+        write_bytes(tmp_path / "in" / path, content)
+    for picture in pictures if name == "yolo" else ():
+        write_image(tmp_path / "in" / "images" / picture.file_name, np.zeros((*picture.size, 3), np.uint8))
+    result = CliRunner().invoke(cli.app, ["convert", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--to", "coco"])
+    assert result.exit_code == 0, result.output
+    found = coco.read({coco.PATH: (tmp_path / "out" / coco.PATH).read_bytes()})
+    assert f"2 pictures, {sum(len(picture.objects) for picture in pictures)} objects" in result.output
+    same(sorted(found, key=lambda picture: picture.file_name), pictures)
+
+
+@pytest.mark.parametrize(
+    ("files", "options", "message"),
+    [
+        ({}, ["--to", "coco"], "expected one set of annotations, found none"),
+        ({"a.json": b"{}"}, ["--to", "docx"], "expected --to out of png, coco"),
+        ({"a.json": b"{}"}, ["--to", "coco", "--from", "docx"], "expected a format out of coco"),
+        ({"a.json": b'{"shapes": [{}], "imagePath": "a.png", "imageHeight": 2, "imageWidth": 2}'}, ["--to", "coco"], r"a\.json: expected labelme's shapes"),
+        ({"x.xml": b"<annotations><image"}, ["--to", "coco"], r"x\.xml: expected CVAT's annotations"),
+        ({"c.json": b'{"images": [], "annotations": [], "categories"'}, ["--to", "yolo"], r"c\.json: expected COCO's annotations"),
+        ({"x.xml": b"<annotations/>", "y.xml": b"<annotations/>"}, ["--to", "coco"], r"found cvat \(x\.xml\), cvat \(y\.xml\)"),
+        ({"x.xml": b'<annotations><image name="../../up.png" height="2" width="2"/></annotations>'}, ["--to", "yolo"], "stay inside a folder"),
+    ],
+)
+def test_annotations_that_cannot_be_converted_are_refused_by_name(files, options, message, tmp_path):
+    (tmp_path / "in").mkdir()
+    for path, content in files.items():
+        (tmp_path / "in" / path).write_bytes(content)
+    with pytest.raises(FretsawError, match=message):
+        CliRunner().invoke(cli.app, ["convert", str(tmp_path / "in"), "-o", str(tmp_path / "out"), *options], catch_exceptions=False)

@@ -6,6 +6,7 @@ import io
 import json
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from PIL import Image
 
 from fretsaw import masks
 from fretsaw.images import encode_image, read_mask
-from fretsaw.interchange import coco, label_studio, yolo
+from fretsaw.interchange import coco, label_studio, labelme, yolo
+from fretsaw.interchange.pictures import AnnotatedPicture, NamedMask
 from fretsaw.server.workbench import Workbench
 from serving import photo, tiny_segmenter
 
@@ -323,6 +325,41 @@ def test_the_whole_folder_is_cut_and_packed(client):
     for number, name in enumerate(("0", "1", "deep/2")):
         assert np.array_equal(read_mask(packed.read(f"{name}/01-object.png")) > 0, photo(number).mean(axis=2) > 127.5)
     assert wait(client, client.post("/api/exports", json={"format": "coco", "images": []}).json())["state"] == "failed"
+
+
+def test_annotations_beside_the_pictures_become_objects(make_client, folder):
+    ball = photo(0).mean(axis=2) > 127.5
+    corner = np.zeros((90, 120), bool)
+    corner[:20, :30] = True
+    pictures = [
+        AnnotatedPicture("0.png", (90, 120), (NamedMask("ball", ball), NamedMask("corner", corner))),
+        AnnotatedPicture("somewhere/2.png", (90, 120), (NamedMask("ball", ball),)),
+        AnnotatedPicture("strange.png", (90, 120), (NamedMask("ball", ball),)),
+    ]
+    for path, content in (*coco.write(pictures[::2]), *labelme.write(pictures[1:2])):
+        (folder / Path(path).name).write_bytes(content)
+    (folder / "1.json").write_text('{"shapes": 3, "imagePath": "1.png"}')
+    client = make_client()
+    rows = client.get("/api/images").json()["images"]
+    assert sorted((row["format"], row["name"]) for row in client.get("/api/annotations").json()) == [("coco", "annotations.json"), ("labelme", "")]
+    job = wait(client, client.post("/api/imports", json={}).json())
+    assert (job["state"], job["done"]) == ("done", 3)
+    assert job["note"].startswith("3 objects; 1 pictures are not here; 1 files are broken, first 1.json: expected labelme's shapes")
+    first = f"/api/images/{rows[0]['id']}"
+    objects = client.get(first).json()["objects"]
+    assert [(item["name"], item["undoable"]) for item in objects] == [("ball", 1), ("corner", 1)]
+    assert np.array_equal(mask_of(objects[0]), ball)
+    # No model was needed so far; a click goes on from the mask that was read, and undo comes back to it.
+    assert client.post(f"{first}/objects/2/clicks", json={"x": 5, "y": 5}).json()["undoable"] == 2
+    assert np.array_equal(mask_of(client.post(f"{first}/objects/2/undo").json()), corner)
+    job = wait(client, client.post("/api/imports", json={"name": "annotations.json"}).json())
+    assert (job["state"], len(client.get(first).json()["objects"])) == ("done", 2)
+    sent = next(iter(coco.write([AnnotatedPicture("1.png", (90, 120), (NamedMask("sent", corner),))])))[1]
+    assert wait(client, client.post("/api/annotations?name=mine.json", content=sent).json())["note"] == "1 objects"
+    refused = client.post("/api/annotations?name=page.json", content=b"<html>")
+    assert (refused.status_code, refused.json()["kind"]) == (422, "DataError")
+    assert "page.json: expected a file of coco" in refused.json()["reason"]
+    assert client.post("/api/imports", json={"name": "../x"}).status_code == 404
 
 
 def test_a_job_is_stopped_between_two_pictures(make_client):

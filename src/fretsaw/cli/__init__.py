@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fretsaw.cli import evaluate, models, semantic, serve, text, train
+from fretsaw.cli import convert, evaluate, models, semantic, serve, text, train
 from fretsaw.cli.batch import Record, finish, run
 from fretsaw.errors import FretsawError, OutputError, PromptError
 from fretsaw.outputs import Job, find_images, plan
@@ -35,6 +35,7 @@ app.command()(text.text)
 app.command()(semantic.semantic)
 app.add_typer(text.layers, name="layers")
 app.command()(serve.serve)
+app.command()(convert.convert)
 app.add_typer(evaluate.app, name="evaluate")
 
 Out = Annotated[Path, typer.Option("--out", "-o", help="A file for one input, else a folder.", show_default=False)]

@@ -6,7 +6,7 @@ Source: COCO's data format and mask API (cocodataset.org, pycocotools).
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -70,15 +70,21 @@ def read(files: Mapping[str, bytes]) -> list[AnnotatedPicture]:
     Raises:
         DataError: If it is no such file.
     """
+    return list(each(files))
+
+
+def each(files: Mapping[str, bytes]) -> Iterator[AnnotatedPicture]:
+    """`read`, one picture at a time: the masks of a whole data set may not fit into memory. Annotations without a mask are left out."""
     try:
         content = json.loads(required(files, PATH))
         names = {category["id"]: category["name"] for category in content["categories"]}
-        sizes = {image["id"]: (int(image["height"]), int(image["width"])) for image in content["images"]}
-        objects: dict[int, list[NamedMask]] = {image_id: [] for image_id in sizes}
+        rows: dict[int, list[Any]] = {image["id"]: [] for image in content["images"]}
         for annotation in content["annotations"]:
-            mask = _mask(annotation["segmentation"], sizes[annotation["image_id"]])
-            objects[annotation["image_id"]].append(NamedMask(names[annotation["category_id"]], mask))
-        return [AnnotatedPicture(image["file_name"], sizes[image["id"]], tuple(objects[image["id"]])) for image in content["images"]]
+            rows[annotation["image_id"]].append(annotation)
+        for image in content["images"]:
+            size = int(image["height"]), int(image["width"])
+            found = [row for row in rows[image["id"]] if row["segmentation"]]
+            yield AnnotatedPicture(image["file_name"], size, tuple(NamedMask(names[row["category_id"]], _mask(row["segmentation"], size)) for row in found))
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{PATH}: expected COCO's annotations, got: {error!r:.120}") from error
 

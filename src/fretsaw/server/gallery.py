@@ -13,6 +13,12 @@ from fretsaw.outputs import IMAGE_SUFFIXES
 from fretsaw.server.refusals import NotHereError
 
 MOST_FILES = 20_000
+MASK_FOLDERS = ("SegmentationObject", "SegmentationClass")
+"""Beside VOC's annotations: masks, which are no pictures to work on."""
+
+MASK_NAMES = "objects.json"
+"""Stands in a folder of masks that this package has written."""
+
 REMEMBERED = 2.0
 """Seconds for which a listing is not made again."""
 
@@ -84,7 +90,9 @@ class Gallery:
             return []
         found = []
         for root, folders, files in os.walk(self.folder):
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            folders[:] = sorted(name for name in folders if not name.startswith(".") and not ("Annotations" in folders and name in MASK_FOLDERS))
+            if MASK_NAMES in files:
+                continue
             for file in sorted(files):
                 name = (Path(root) / file).relative_to(self.folder).as_posix()
                 if file.startswith(".") or Path(file).suffix.lower() not in IMAGE_SUFFIXES or not _is_text(name) or self._inside(name) is None:

@@ -38,9 +38,9 @@ class Job:
 
     Attributes:
         id: Hexadecimal.
-        kind: "auto" or "export".
+        kind: "auto", "export" or "import".
         state: "waiting", "running", "done", "failed" or "stopped".
-        total: Number of pictures.
+        total: Number of pictures, or of files to read.
         done: How many are finished.
         note: What goes on, or went wrong with a picture.
         reason: Why it failed.

@@ -107,6 +107,19 @@ class ExportBody(Body):
     images: list[str] | None = None
 
 
+class ImportBody(Body):
+    """The name of annotations as they were listed; none means all."""
+
+    name: str | None = None
+
+
+class AnnotationsReply(BaseModel):
+    """Annotations in the served folder; the name is a path below it, "" for the folder itself."""
+
+    name: str
+    format: str
+
+
 class ChangeReply(BaseModel):
     """Where a mask has changed: the new mask inside a half-open box; a box of no size where it has not."""
 

@@ -1,16 +1,20 @@
-"""Long work: cut a whole folder, pack a whole folder; follow it, stop it, fetch what it made."""
+"""Long work: cut a whole folder, pack a whole folder, read annotations; follow it, stop it, fetch what it made."""
 
 from __future__ import annotations
+
+import shutil
 
 from fastapi import APIRouter, Request
 from fastapi.responses import FileResponse, StreamingResponse
 
 from fretsaw.errors import FretsawError
+from fretsaw.interchange.reading import the_source
 from fretsaw.server.exports import check_format, files, pack
+from fretsaw.server.imports import import_everything, sources_of
 from fretsaw.server.jobs import Job
 from fretsaw.server.refusals import NotHereError
-from fretsaw.server.replies import ExportBody, JobReply
-from fretsaw.server.routes_images import attachment
+from fretsaw.server.replies import AnnotationsReply, ExportBody, ImportBody, JobReply
+from fretsaw.server.routes_images import attachment, plain_name
 from fretsaw.server.store import ImageRecord
 from fretsaw.server.workbench import Workbench
 from fretsaw.server.workers import Lane
@@ -67,6 +71,53 @@ def export_everything(bench: Workbench, job: Job, format: str, wanted: list[str]
 def make_router(bench: Workbench) -> APIRouter:
     """Return the routes of jobs."""
     router = APIRouter(prefix="/api", tags=["jobs"])
+    _add_imports(router, bench)
+    _add_work(router, bench)
+    _add_looking(router, bench)
+    return router
+
+
+def _add_imports(router: APIRouter, bench: Workbench) -> None:
+    """Annotations that are there already."""
+
+    @router.get("/annotations")
+    async def list_annotations(request: Request) -> list[AnnotationsReply]:
+        """What annotations lie in the served folder: COCO, Label Studio, CVAT, labelme, VOC, YOLO, or masks as PNG with their names."""
+        found = await bench.files.run(request, lambda: sources_of(bench))
+        return [AnnotationsReply(name=source.name, format=source.format) for source in found]
+
+    @router.post("/imports", status_code=202)
+    async def import_found(body: ImportBody, request: Request) -> JobReply:
+        """Make objects of the served folder's annotations, of all or of one; pictures that have objects already stay as they are."""
+        sources = await bench.files.run(request, lambda: sources_of(bench, body.name))
+        return JobReply(**bench.jobs.start("import", lambda job: import_everything(bench, job, sources)).to_dict())
+
+    @router.post("/annotations", status_code=202)
+    async def import_sent(request: Request, name: str = "annotations.json") -> JobReply:
+        """Make objects of annotations that a client sends: the body is one file of COCO, Label Studio, CVAT or labelme."""
+        folder = bench.store.incoming()
+        folder.mkdir()
+        path = folder / plain_name(name)
+        try:
+            with path.open("wb") as file:
+                async for chunk in request.stream():
+                    file.write(chunk)
+            source = await bench.files.run(request, lambda: the_source(path))
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+        def work(job: Job) -> None:
+            try:
+                import_everything(bench, job, [source])
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+
+        return JobReply(**bench.jobs.start("import", work).to_dict())
+
+
+def _add_work(router: APIRouter, bench: Workbench) -> None:
+    """Start something long."""
 
     @router.post("/auto", status_code=202)
     async def auto() -> JobReply:
@@ -78,6 +129,10 @@ def make_router(bench: Workbench) -> APIRouter:
         """Pack all pictures with objects into a zip."""
         check_format(body.format)
         return JobReply(**bench.jobs.start("export", lambda job: export_everything(bench, job, body.format, body.images)).to_dict())
+
+
+def _add_looking(router: APIRouter, bench: Workbench) -> None:
+    """Follow, stop, fetch."""
 
     @router.get("/jobs/{identity}")
     async def look(identity: str) -> JobReply:
@@ -102,5 +157,3 @@ def make_router(bench: Workbench) -> APIRouter:
         if job.file is None or not job.file.exists():
             raise NotHereError(f"expected a job with a file, got one that is {job.state} and has none")
         return FileResponse(job.file, media_type="application/zip", headers=attachment("fretsaw.zip"))
-
-    return router
