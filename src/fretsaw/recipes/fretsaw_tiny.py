@@ -12,9 +12,8 @@ teacher's on random prompts. The second says which errors of the maps matter.
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -25,6 +24,7 @@ from fretsaw.data.views import PhotoViews, list_photos
 from fretsaw.methods.sam_clicks import SamClicks
 from fretsaw.training.loop import Schedule, Watcher, cosine, fit
 from fretsaw.training.losses import bce, dice, standardised_mse
+from fretsaw.training.provenance import settings_text
 from fretsaw.types import PADDING, ImageEmbedding
 
 
@@ -54,6 +54,7 @@ class Config:
         start: Weights to start from, an earlier stage's student.safetensors; without, the trunk starts from ImageNet.
         trunk: File of the trunk's ImageNet weights; "" takes the catalogue's.
         teacher: Name or file of the teacher.
+        stated: The catalogue's name of the teacher where `teacher` is a file: what the student's file says it stands on.
     """
 
     photos: str
@@ -77,6 +78,7 @@ class Config:
     start: str = ""
     trunk: str = ""
     teacher: str = "sam2-hiera-tiny"
+    stated: str = ""
     map_weights: tuple[float, float, float] = field(default=(1.0, 0.25, 0.25))
 
 
@@ -223,7 +225,7 @@ def run(config: Config, watcher: Watcher | None = None) -> int:
     assert teacher is not None
     teacher = teacher.to(config.device).to_precision(torch.bfloat16 if config.dtype == "bfloat16" else torch.float32)
     done = train(config, student, teacher, watcher)
-    export(student, Path(config.out) / "student.safetensors", {"steps": str(done), "teacher": teacher.checksum, "config": json.dumps(asdict(config))})
+    export(student, Path(config.out) / "student.safetensors", {"steps": str(done), "teacher": teacher.checksum, "config": settings_text(config)})
     return done
 
 

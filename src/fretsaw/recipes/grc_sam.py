@@ -24,7 +24,7 @@ import json
 import math
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +41,7 @@ from fretsaw.recipes.grc_data import GrcBatch, GrcData, LabelledViews, batches, 
 from fretsaw.recipes.grc_losses import composite_losses, final_loss
 from fretsaw.training.embedding_cache import EmbeddingCache
 from fretsaw.training.loop import Schedule, Watcher, cosine, fit
+from fretsaw.training.provenance import settings_text
 from fretsaw.types import ImageEmbedding
 
 
@@ -198,7 +199,7 @@ class Choice:
                 "steps": str(done),
                 "val": json.dumps(figures),
                 "base_checksum": self._model.checksum,
-                "settings": json.dumps(asdict(self._config)),
+                "settings": settings_text(self._config),
             }
             export(self._training.network, self._about, Path(self._config.out) / "model.safetensors", facts, getattr(self._training, "encoder", None))
             ious = dict(zip(self._about.shown_names, tally.ious().tolist(), strict=True))

@@ -14,9 +14,8 @@ The same command run again continues. `out` holds checkpoint.pt, log.jsonl, curv
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,6 +35,7 @@ from fretsaw.training.distillation import VIEWS, DistilViews, fill
 from fretsaw.training.embedding_cache import EmbeddingCache
 from fretsaw.training.loop import Schedule, Watcher, fit, linear
 from fretsaw.training.processes import ONE, Processes, device_of, launch, shares
+from fretsaw.training.provenance import settings_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +198,7 @@ def train(config: Config, student: SamClicks, teacher: SamClicks | None, watcher
         save_every=config.save_every,
     )
     if processes.rank == 0:
-        export(student, folder / "model.safetensors", {"stage": config.stage, "steps": str(done), "config": json.dumps(asdict(config))})
+        export(student, folder / "model.safetensors", {"stage": config.stage, "steps": str(done), "config": settings_text(config)})
     processes.wait()
     return done
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ from fretsaw.training.best import BestSoFar
 from fretsaw.training.curves import draw_run
 from fretsaw.training.loop import Schedule, Watcher, cosine, fit
 from fretsaw.training.losses import bce, dice, soft_iou
+from fretsaw.training.provenance import settings_text
 
 STAGES: dict[str, dict[str, Any]] = {
     "dis": {"epochs": 300, "rate": 1e-4, "patience": 40, "decay_every": 40, "halve_after": 0},
@@ -262,7 +263,7 @@ def train(config: Config, network: PmgSam, frozen: Frozen, parts: Parts, setting
     training = Training(network.to(config.device), config).train()
     optimizer = torch.optim.AdamW(groups(network, config), betas=(0.9, 0.999))
     per_epoch = math.ceil(len(parts.train) / config.batch)
-    described = {"settings": json.dumps(settings.write()), "encoder": config.encoder, "size": str(config.size), "config": json.dumps(asdict(config))}
+    described = {"settings": json.dumps(settings.write()), "encoder": config.encoder, "size": str(config.size), "config": settings_text(config)}
 
     def keep() -> None:
         export(network, out / "best.safetensors", described)

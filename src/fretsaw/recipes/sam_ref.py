@@ -27,7 +27,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +47,7 @@ from fretsaw.training.clicking import click_through, coarse_logits, draw_clicks
 from fretsaw.training.embedding_cache import EmbeddingCache
 from fretsaw.training.loop import Schedule, Watcher, cosine, fit
 from fretsaw.training.losses import bce, dice, normalised_focal
+from fretsaw.training.provenance import settings_text
 from fretsaw.types import ImageEmbedding
 from fretsaw.weights import load_state_dict, load_strictly
 
@@ -319,7 +320,7 @@ def export(learner: RefinerStage | DecoderStage, config: Config, model: SamClick
     tensors = {name: (t.detach().cpu().half() if t.ndim > 1 else t.detach().cpu()).contiguous() for name, t in stage.state_dict().items()}
     if isinstance(learner, RefinerStage) and config.decoder:
         tensors |= {f"{DECODER_PREFIX}{name}": t.detach().cpu().contiguous() for name, t in model.mask_decoder.state_dict().items()}
-    metadata = {"recipe": "sam_ref", "steps": str(done), "model": config.model, "model_checksum": model.checksum, "settings": json.dumps(asdict(config))}
+    metadata = {"recipe": "sam_ref", "steps": str(done), "model": config.model, "model_checksum": model.checksum, "settings": settings_text(config)}
     if isinstance(learner, RefinerStage):
         metadata["config"] = json.dumps(learner.refiner.config)
     path = Path(config.out) / f"{config.stage}.safetensors"
