@@ -237,3 +237,36 @@ def test_tiny_models_repeat_themselves():
         assert not torch.allclose(first, build(SIZE, seed=1).encode(pixels).final)
         assert np.isfinite(first.detach().numpy()).all()
         assert first.std() > 0.1
+
+
+@pytest.mark.parametrize("count", [1, 2, 4], ids=["one", "folded", "projected for all"])
+def test_masks_made_after_the_judgement_are_the_single_ones_inside_the_image(model, embedding, count):
+    """Whatever way the image is projected: once for all prompt sets, or folded into each set's tokens."""
+    prompt = model.embed_prompt(*points(count, 2))
+    logits, iou = single(*model.decode(embedding, prompt))
+    predicted, masks = model.judge(embedding, prompt, longest_side(60, 100, SIZE))
+    torch.testing.assert_close(predicted, iou[:, 0], rtol=0, atol=2e-5)
+    wanted = torch.arange(count - 1, -1, -1)
+    found = masks(wanted)
+    rows = 4 * (longest_side(60, 100, SIZE).content_height // 16 + 1)
+    torch.testing.assert_close(found[:, :, :rows], logits[wanted][:, :, :rows], rtol=0, atol=2e-5)
+    assert not found[:, :, rows:].any()
+    assert rows < SIZE // 4
+    assert masks(wanted[:0]).shape == (0, 1, SIZE // 4, SIZE // 4)
+
+
+def test_few_tokens_and_many_see_the_same_image(model, embedding, monkeypatch):
+    """Folding projections into the tokens, and projecting the image, are the same attention."""
+    from fretsaw.backbones import two_way
+
+    prompt = model.embed_prompt(*points(3, 1))
+    folded = model.decode(embedding, prompt)
+    monkeypatch.setattr(two_way, "is_few", lambda *_: False)
+    projected = model.decode(embedding, prompt)
+    monkeypatch.setattr(two_way, "is_few", lambda *_: True)
+    monkeypatch.setattr(two_way, "SHARED_BY", 99)
+    each = model.decode(embedding, prompt)
+    for other in (projected, each):
+        torch.testing.assert_close(other[0], folded[0], rtol=0, atol=2e-5)
+        torch.testing.assert_close(other[1], folded[1], rtol=0, atol=2e-5)
+    assert not torch.equal(projected[0], each[0]), "they did go different ways"

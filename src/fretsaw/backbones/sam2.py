@@ -17,7 +17,7 @@ from fretsaw.backbones.sam2_onnx import convert_onnx as convert_onnx
 from fretsaw.backbones.sam_decoder import MaskDecoder, PromptEncoder, load_strict
 from fretsaw.errors import ShapeError
 from fretsaw.layers.attention_taps import AttentionLayer
-from fretsaw.types import ImageEmbedding, PromptEmbedding
+from fretsaw.types import ImageEmbedding
 
 HIERA_TINY: dict[str, Any] = {"trunk": {}}
 """SAM 2 and SAM 2.1 Hiera-T, transformers' default. A table holds keyword arguments of transformers' configurations: `trunk`, `neck`, `prompt`, `decoder`."""
@@ -180,9 +180,8 @@ class Sam2MaskDecoder(MaskDecoder):
 
     LIMIT = 32.0
 
-    def forward(self, embedding: ImageEmbedding, prompt: PromptEmbedding) -> tuple[Tensor, Tensor]:
-        logits, iou = super().forward(embedding, prompt)
-        return logits.clamp(-self.LIMIT, self.LIMIT), iou
+    def _masks(self, image: Tensor, high_res: tuple[Tensor, ...], weights: Tensor) -> Tensor:
+        return super()._masks(image, high_res, weights).clamp(-self.LIMIT, self.LIMIT)
 
     def leading_tokens(self) -> list[Tensor]:
         return [self.decoder.obj_score_token.weight]

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fretsaw.backbones.two_way import ImageView, first_view, two_way_transformer
 from fretsaw.errors import ShapeError, StateDictError
 from fretsaw.types import ImageEmbedding, PromptEmbedding
 
@@ -137,79 +138,6 @@ def check_embeddings(embedding: ImageEmbedding, prompt: PromptEmbedding) -> None
         )
 
 
-class ImageSide(NamedTuple):
-    """What one layer of the two-way transformer needs from the image: heads apart, (P or 1, heads, h * w, C / heads)."""
-
-    key: Tensor
-    value: Tensor
-    query: Tensor
-
-
-def image_side(layer: Any, image: Tensor, positions: Tensor) -> ImageSide:
-    """Project the image (P or 1, h * w, C) for one layer; a decoder that answers many prompts does so once for the first."""
-    placed = image + positions
-    read, write = layer.cross_attn_token_to_image, layer.cross_attn_image_to_token
-    heads = read.num_attention_heads
-    return ImageSide(_heads(read.k_proj(placed), heads), _heads(read.v_proj(image), heads), _heads(write.q_proj(placed), heads))
-
-
-def attend(attention: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Multi-head attention with heads apart, (P or 1, heads, N or M, C / heads), followed by the output projection; returns (P, N, C)."""
-    count = max(len(query), len(key))
-    query, key, value = (part.expand(count, -1, -1, -1) for part in (query, key, value))
-    mixed = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
-    return attention.o_proj(mixed) if hasattr(attention, "o_proj") else attention.out_proj(mixed)
-
-
-def attend_tokens(attention: Any, query: Tensor, value: Tensor) -> Tensor:
-    """Let tokens (P, N, C) attend to each other; `value` lacks the positional encoding that `query`, which is also the key, may have."""
-    heads = attention.num_attention_heads
-    return attend(attention, _heads(attention.q_proj(query), heads), _heads(attention.k_proj(query), heads), _heads(attention.v_proj(value), heads))
-
-
-def read_image(attention: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Let tokens (P, N, C) attend to the image, whose `key` and `value` are projected already; returns (P, N, C)."""
-    return attend(attention, _heads(attention.q_proj(query), attention.num_attention_heads), key, value)
-
-
-def write_image(attention: Any, image_query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Let the image, whose queries are projected already, attend to tokens `key` and `value` (P, N, C); returns (P, h * w, C)."""
-    heads = attention.num_attention_heads
-    return attend(attention, image_query, _heads(attention.k_proj(key), heads), _heads(attention.v_proj(value), heads))
-
-
-def two_way_transformer(transformer: Any, tokens: Tensor, image: Tensor, first: ImageSide, positions: Tensor) -> tuple[Tensor, Tensor]:
-    """Let the tokens look at the image and the image at the tokens, twice, then the tokens once more.
-
-    Args:
-        transformer: transformers' `SamTwoWayTransformer` or `Sam2TwoWayTransformer`.
-        tokens: (P, N, C) output and prompt tokens; they serve as their own positional encoding.
-        image: (P or 1, h * w, C) image embedding plus dense prompt.
-        first: `image_side` of the first layer.
-        positions: (1, h * w, C).
-
-    Returns:
-        tokens (P, N, C) and image (P, h * w, C).
-
-    Source: Segment Anything (Kirillov et al. 2023), figure 14.
-    """
-    queries, keys, side = tokens, image, first
-    for layer in transformer.layers:
-        if layer.skip_first_layer_pe:
-            queries = attend_tokens(layer.self_attn, queries, queries)
-        else:
-            side = image_side(layer, keys, positions)
-            queries = queries + attend_tokens(layer.self_attn, queries + tokens, queries)
-        queries = layer.layer_norm1(queries)
-        queries = layer.layer_norm2(queries + read_image(layer.cross_attn_token_to_image, queries + tokens, side.key, side.value))
-        queries = layer.layer_norm3(queries + layer.mlp(queries))
-        keys = layer.layer_norm4(keys + write_image(layer.cross_attn_image_to_token, side.query, queries + tokens, queries))
-    final = transformer.final_attn_token_to_image
-    heads = final.num_attention_heads
-    queries = queries + read_image(final, queries + tokens, _heads(final.k_proj(keys + positions), heads), _heads(final.v_proj(keys), heads))
-    return transformer.layer_norm_final_attn(queries), keys
-
-
 def enlarge(convolution: nn.ConvTranspose2d, image: Tensor) -> Tensor:
     """Apply a transposed convolution of kernel and stride 2 to the last axis: (..., C) to (..., 2, 2, C'), the two axes being row and column of the four."""
     channels = convolution.out_channels
@@ -218,8 +146,8 @@ def enlarge(convolution: nn.ConvTranspose2d, image: Tensor) -> Tensor:
     return F.linear(image, weight, bias).unflatten(-1, (2, 2, channels))
 
 
-def _heads(values: Tensor, heads: int) -> Tensor:
-    return values.unflatten(-1, (heads, -1)).transpose(1, 2)
+MakeMasks = Callable[[Tensor], Tensor]
+"""Indices (n,) of prompt sets -> their low_res_logits (n, 1, 4h, 4w)."""
 
 
 class MaskDecoder(nn.Module):
@@ -250,22 +178,60 @@ class MaskDecoder(nn.Module):
         Raises:
             ShapeError: If the two embeddings do not fit together.
         """
-        check_embeddings(embedding, prompt)
         grid = (embedding.final.shape[-2], embedding.final.shape[-1])
-        positions = self._image_positions(*grid)
+        parts = []
+        for tokens, image, high_res in self._exchanges(embedding, prompt):
+            parts.append((self._masks(image.unflatten(1, grid), high_res, self._mask_weights(tokens, slice(None))), self._predicted_iou(tokens)))
+        return torch.cat([logits for logits, _ in parts]), torch.cat([iou for _, iou in parts])
+
+    def judge(self, embedding: ImageEmbedding, prompt: PromptEmbedding, extent: tuple[int, int]) -> tuple[Tensor, MakeMasks]:
+        """Predict first how good the masks would be, and make only those that are wanted, where they are wanted.
+
+        The predicted IoU comes from the tokens alone; upscaling the image is for the masks, and each place is upscaled by itself.
+
+        Args:
+            embedding: Of one image, or of P.
+            prompt: Of P prompt sets.
+            extent: Rows and columns of the embedding's grid that are wanted, from the top left; what lies beyond is padding.
+
+        Returns:
+            predicted_iou (P,) of the single-mask token, and a function from indices (n,) of prompt sets to their low_res_logits (n, 1, 4h, 4w), which are 0
+            beyond the extent.
+
+        Raises:
+            ShapeError: If the two embeddings do not fit together.
+        """
+        grid = (embedding.final.shape[-2], embedding.final.shape[-1])
+        rows, columns = (min(wanted, side) for wanted, side in zip(extent, grid, strict=True))
+        found = [(tokens, image.unflatten(1, grid)[:, :rows, :columns], fine) for tokens, image, fine in self._exchanges(embedding, prompt)]
+        step = len(found[0][0])
+
+        def masks(wanted: Tensor) -> Tensor:
+            result = embedding.final.new_zeros(len(wanted), 1, 4 * grid[0], 4 * grid[1])
+            for number, (tokens, image, high_res) in enumerate(found):
+                places = torch.nonzero(wanted // step == number).flatten()
+                if len(places):
+                    own = wanted[places] % step
+                    finer = tuple(_rows(level, own)[..., : factor * rows, : factor * columns] for level, factor in zip(high_res, (4, 2), strict=False))
+                    result[places, :, : 4 * rows, : 4 * columns] = self._masks(image[own], finer, self._mask_weights(tokens[own], slice(0, 1)))
+            return result
+
+        return torch.cat([self._predicted_iou(tokens)[:, 0] for tokens, _, _ in found]), masks
+
+    def _exchanges(self, embedding: ImageEmbedding, prompt: PromptEmbedding) -> Iterator[tuple[Tensor, Tensor, tuple[Tensor, ...]]]:
+        """Let image and tokens look at each other, some prompt sets at a time; yields their tokens, image and finer maps."""
+        check_embeddings(embedding, prompt)
+        positions = self._image_positions(embedding.final.shape[-2], embedding.final.shape[-1])
         # One dense prompt for all, expanded and not copied, lets one image serve all prompts of the first layer.
         dense = prompt.dense[:1] if prompt.dense.stride(0) == 0 else prompt.dense
         image = (embedding.final + dense).flatten(2).transpose(1, 2).contiguous()
-        first = image_side(self.decoder.transformer.layers[0], image, positions)
         count = len(prompt.sparse)
+        first = first_view(self.decoder.transformer, image, positions, count)
         step = PROMPTS_AT_ONCE.get(image.device.type, 64)
-        parts = []
         for start in range(0, count, step):
             rows = slice(start, start + step)
-            side = ImageSide(*(_rows(part, rows) for part in first))
-            high_res = tuple(_rows(level, rows) for level in embedding.high_res)
-            parts.append(self._decode(prompt.sparse[rows], _rows(image, rows), side, positions, high_res, grid))
-        return torch.cat([logits for logits, _ in parts]), torch.cat([iou for _, iou in parts])
+            tokens, seen = self._exchange(prompt.sparse[rows], _rows(image, rows), first, positions)
+            yield tokens, seen, tuple(_rows(level, rows) for level in embedding.high_res)
 
     def _image_positions(self, height: int, width: int) -> Tensor:
         """Return `image_positions`, kept from the last call: a million sines and cosines are a tenth of a click's time."""
@@ -276,18 +242,17 @@ class MaskDecoder(nn.Module):
                 self._positions = key, image_positions(height, width, self.gaussian)
         return self._positions[1]
 
-    def _decode(
-        self, sparse: Tensor, image: Tensor, first: ImageSide, positions: Tensor, high_res: tuple[Tensor, ...], grid: tuple[int, int]
-    ) -> tuple[Tensor, Tensor]:
-        decoder = self.decoder
-        tokens, image = self._exchange(sparse, image, first, positions)
-        at = sum(len(part) for part in self.leading_tokens())
-        iou = decoder.iou_prediction_head(tokens[:, at])
-        mask_tokens = tokens[:, at + 1 : at + 1 + decoder.num_mask_tokens]
-        weights = torch.stack([mlp(mask_tokens[:, i]) for i, mlp in enumerate(decoder.output_hypernetworks_mlps)], dim=2)
-        return self._masks(image.unflatten(1, grid), high_res, weights), iou
+    def _predicted_iou(self, tokens: Tensor) -> Tensor:
+        return self.decoder.iou_prediction_head(tokens[:, sum(len(part) for part in self.leading_tokens())])
 
-    def _exchange(self, sparse: Tensor, image: Tensor, first: ImageSide, positions: Tensor) -> tuple[Tensor, Tensor]:
+    def _mask_weights(self, tokens: Tensor, chosen: slice) -> Tensor:
+        """Return the weights (P, C/8, M) of the upscaled channels for some of the four mask tokens."""
+        at = sum(len(part) for part in self.leading_tokens()) + 1
+        mask_tokens = tokens[:, at : at + self.decoder.num_mask_tokens]
+        networks = list(enumerate(self.decoder.output_hypernetworks_mlps))[chosen]
+        return torch.stack([network(mask_tokens[:, i]) for i, network in networks], dim=2)
+
+    def _exchange(self, sparse: Tensor, image: Tensor, first: ImageView | None, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Let output and prompt tokens and the image look at each other; returns both."""
         learned = torch.cat([*self.leading_tokens(), self.decoder.iou_token.weight, self.decoder.mask_tokens.weight])
         tokens = torch.cat([learned.expand(len(sparse), -1, -1), sparse], dim=1)
@@ -334,7 +299,7 @@ class MaskDecoder(nn.Module):
         height, width = embedding.final.shape[-2:]
         positions = self._image_positions(height, width)
         image = (embedding.final + prompt.dense).flatten(2).transpose(1, 2).contiguous()
-        _, image = self._exchange(prompt.sparse, image, image_side(self.decoder.transformer.layers[0], image, positions), positions)
+        _, image = self._exchange(prompt.sparse, image, None, positions)
         scores = F.linear(self._upscale(image.unflatten(1, (height, width)), embedding.high_res), weight, bias).flatten(1, -2)
         return _in_rows(scores, height, width)
 
@@ -345,7 +310,7 @@ def _in_rows(values: Tensor, height: int, width: int) -> Tensor:
     return ordered.reshape(len(values), -1, 4 * height, 4 * width)
 
 
-def _rows(values: Tensor, rows: slice) -> Tensor:
+def _rows(values: Tensor, rows: slice | Tensor) -> Tensor:
     """Take some prompt sets' rows, or the one row that all of them share."""
     return values if len(values) == 1 else values[rows]
 

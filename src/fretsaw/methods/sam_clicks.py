@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fretsaw.backbones.sam_decoder import PromptEncoder
+from fretsaw.backbones.sam_decoder import PATCH, MakeMasks, MaskDecoder, PromptEncoder
 from fretsaw.errors import ShapeError
 from fretsaw.frames import Frame, Preprocessing, box_to_model, longest_side, points_to_model, squash
 from fretsaw.types import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT, NEGATIVE, PADDING, POSITIVE, ImageEmbedding, Prompt, PromptEmbedding
@@ -38,7 +38,7 @@ class SamClicks(nn.Module):
     """
 
     def __init__(
-        self, image_encoder: nn.Module, prompt_encoder: PromptEncoder, mask_decoder: nn.Module, preprocessing: Preprocessing, checksum: str = ""
+        self, image_encoder: nn.Module, prompt_encoder: PromptEncoder, mask_decoder: MaskDecoder, preprocessing: Preprocessing, checksum: str = ""
     ) -> None:
         super().__init__()
         self.image_encoder = image_encoder
@@ -119,6 +119,21 @@ class SamClicks(nn.Module):
             `single` and `best_of_three` choose.
         """
         return self.mask_decoder(embedding, prompt_embedding)
+
+    def judge(self, embedding: ImageEmbedding, prompt_embedding: PromptEmbedding, frame: Frame) -> tuple[Tensor, MakeMasks]:
+        """Return the predicted IoU (P,) of every prompt set's single mask, and the function that makes the masks of those that are wanted.
+
+        Args:
+            embedding: As for `decode`.
+            prompt_embedding: As for `decode`.
+            frame: The image's; the frame's padding is not decoded.
+
+        Returns:
+            predicted_iou (P,), and a function from indices (n,) of prompt sets to low_res_logits (n, 1, S/4, S/4), which are 0 in the padding.
+        """
+        # one cell more than the image fills: the last pixels' logits are interpolated with the next ones
+        extent = (frame.content_height // PATCH + 1, frame.content_width // PATCH + 1)
+        return self.mask_decoder.judge(embedding, prompt_embedding, extent)
 
 
 def prompt_points(prompt: Prompt, frame: Frame) -> tuple[Tensor, Tensor]:
