@@ -107,7 +107,7 @@ def test_refined_labels_equal_published_trident(shared, name, at_once):
                 row = by_box(data[f"call{call}_boxes"], box.numpy())
                 logits.append(torch.from_numpy(data[f"call{call}_low_res_logits"][row].astype(np.float32)))
                 scores.append(float(data[f"call{call}_scores"][row, 0]))
-        return torch.stack(logits), torch.tensor(scores)
+        return torch.tensor(scores), lambda wanted: torch.stack(logits)[wanted]
 
     seen: dict[int, torch.Tensor] = {}
     labels = refine(maps, answer, SAM_1024, refinement, arguments["coarse_thresh"], arguments["minimal_area"], seen.__setitem__)

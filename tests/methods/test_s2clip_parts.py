@@ -265,7 +265,7 @@ def test_memory_is_bounded_however_many_classes_there_are():
 
     def answer(prompts):
         count = sum(len(prompt.regions) for prompt in prompts)
-        return torch.ones(count, 1, 32, 32), torch.ones(count)
+        return torch.ones(count), lambda wanted: torch.ones(len(wanted), 1, 32, 32)
 
     def work():
         with pytest.MonkeyPatch.context() as patch:
@@ -346,7 +346,7 @@ def constant(logit: float, iou: float, column: int = 32):
 
     def ask(prompts):
         count = sum(len(prompt.regions) for prompt in prompts)
-        return masks.expand(count, -1, -1, -1), torch.full((count,), iou)
+        return torch.full((count,), iou), lambda wanted: masks.expand(len(wanted), -1, -1, -1)
 
     return ask
 
@@ -360,9 +360,9 @@ def test_refinement_takes_the_largest_product_inside_accepted_masks():
     maps = blocks()
 
     def only_class_0(prompts):
-        logits, iou = constant(8.0, 0.95, 24)(prompts)
+        iou, masks = constant(8.0, 0.95, 24)(prompts)
         labels = [prompt.label for prompt in prompts for _ in prompt.regions]
-        return logits, torch.where(torch.tensor(labels) == 0, iou, 0)
+        return torch.where(torch.tensor(labels) == 0, iou, 0), masks
 
     found = refine(maps, only_class_0, SAM_128, Refinement(), 0.2, 4)
     assert (found[:, :46] == 0).all(), "the mask reaches beyond the coarse label, and nobody else was accepted there"
@@ -382,13 +382,15 @@ def test_batches_over_classes_give_the_labels_of_one_class_at_a_time(frame):
     image = rng.integers(0, 256, (90, 120, 3), dtype=np.uint8)
     with torch.no_grad():
         embedding = model.encode(model.preprocessing.pixels_of(image))
-        ask = sam_answers(model, embedding)
+        ask = sam_answers(model, embedding, model.preprocessing.frame_of(image))
         refinement = Refinement(iou_threshold=-10.0)
         prompts = class_prompts(maps, model.preprocessing, refinement, 0.2, 10)
         assert len(prompts) > 2
-        together, alone = ask(prompts), [ask([prompt]) for prompt in prompts]
-        torch.testing.assert_close(together[0], torch.cat([logits for logits, _ in alone]), atol=1e-4, rtol=1e-4)
-        torch.testing.assert_close(together[1], torch.cat([iou for _, iou in alone]), atol=1e-4, rtol=1e-4)
+        (iou, masks), alone = ask(prompts), [ask([prompt]) for prompt in prompts]
+        everything = torch.arange(len(iou))
+        torch.testing.assert_close(masks(everything), torch.cat([own(torch.arange(len(some))) for some, own in alone]), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(masks(everything[[3, 1]]), masks(everything)[[3, 1]])
+        torch.testing.assert_close(iou, torch.cat([some for some, _ in alone]), atol=1e-4, rtol=1e-4)
         labels = [refine(maps, ask, model.preprocessing, Refinement(iou_threshold=-10.0, prompts_at_once=n), 0.2, 10) for n in (1, 5, 32)]
     assert torch.equal(labels[0], labels[1])
     assert torch.equal(labels[0], labels[2])
@@ -406,7 +408,7 @@ def test_ablations_leave_prompts_out(kinds, tokens):
     with torch.no_grad():
         embedding = model.encode(torch.zeros(1, 3, 128, 128))
         prompts = class_prompts(blocks(), SAM_128, Refinement(), 0.2, 4)
-        sam_answers(model, embedding, frozenset(kinds))(prompts)
+        sam_answers(model, embedding, SAM_128.frame(64, 64, 128), frozenset(kinds))(prompts)
     assert seen[0][0][0].shape == (2, tokens, 2), "a point is padded where there is no box, as SAM was trained"
     assert any("mask_logits" in options for _, options in seen) == ("mask" in kinds)
 

@@ -131,7 +131,9 @@ class S2clip(nn.Module):
         """Return the labels (H, W) after the refinement, if there is one."""
         if self.refinement is None or self.sam is None or embedding is None:
             return maps.labels
-        ask = sam_answers(self.sam, embedding, self.refinement.prompts)
+        height, width = (int(side) for side in maps.labels.shape)
+        frame = self.sam.preprocessing.frame(height, width, self.sam.preprocessing.size)
+        ask = sam_answers(self.sam, embedding, frame, self.refinement.prompts)
         return refine(maps, ask, self.sam.preprocessing, self.refinement, settings.coarse_threshold, settings.minimum_area)
 
     @torch.no_grad()

@@ -16,15 +16,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fretsaw.backbones.sam_decoder import MakeMasks
 from fretsaw.frames import Frame, Preprocessing, logits_to_image, points_to_model
 from fretsaw.methods.s2clip.maps import ClassMaps, coarse_labels, reduce_map
 from fretsaw.methods.s2clip.regions import Region, Split, optimised_regions, present_labels
-from fretsaw.methods.sam_clicks import SamClicks, pad_points, single
+from fretsaw.methods.sam_clicks import SamClicks, pad_points
 from fretsaw.types import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT, POSITIVE, ImageEmbedding, PromptEmbedding
 
 PromptKind = Literal["point", "box", "mask"]
 ACCELERATOR_PROMPTS = 32
 """Regions per call of the decoder on an accelerator, as in algorithm 4."""
+
+CPU_PROMPTS = 16
+"""Regions of one class per call of the decoder on a CPU. A call holds 4 MB a region until it is known which masks are wanted."""
 
 ALL_PROMPTS: frozenset[PromptKind] = frozenset({"point", "box", "mask"})
 
@@ -38,8 +42,8 @@ class Refinement:
         prompts: What SAM is told about a region (table 4's "w/o box" and "w/o mask" leave one out).
         mask_coefficient: Factor of the class probabilities that are the mask prompt.
         iou_threshold: A mask counts if SAM predicts an IoU above this.
-        prompts_at_once: Regions of any classes per call of the decoder. None: 32 on an accelerator; on a CPU, which gains nothing from large calls, the regions
-            of one class, because they have the mask prompt in common and the decoder then projects the image for all of them once.
+        prompts_at_once: Regions of any classes per call of the decoder. None: 32 on an accelerator; on a CPU, which gains nothing from large calls, at most 16
+            regions of one class, because they have the mask prompt in common and the decoder then projects the image for all of them once.
     """
 
     split: Split = optimised_regions
@@ -68,8 +72,9 @@ class ClassPrompt:
     mask_logits: Tensor
 
 
-Ask = Callable[[Sequence[ClassPrompt]], tuple[Tensor, Tensor]]
-"""(prompts of some classes) -> low_res_logits (R, 1, S/4, S/4) and predicted_iou (R,) of all their regions in order."""
+Ask = Callable[[Sequence[ClassPrompt]], tuple[Tensor, MakeMasks]]
+"""(prompts of some classes) -> predicted_iou (R,) of all their regions in order, and a function that makes the low_res_logits (n, 1, S/4, S/4) of those n
+whose indices it is given: a region that SAM is not sure of costs no mask."""
 
 Observe = Callable[[int, Tensor], None]
 """Told, for each class with accepted masks, its label and the values (H, W) with which it competes."""
@@ -118,16 +123,17 @@ def mask_prompt(probabilities: Tensor, frame: Frame, threshold: float, coefficie
     return torch.where(values > threshold, coefficient * values, 0.0)
 
 
-def sam_answers(model: SamClicks, embedding: ImageEmbedding, kinds: frozenset[PromptKind] = ALL_PROMPTS) -> Ask:
+def sam_answers(model: SamClicks, embedding: ImageEmbedding, frame: Frame, kinds: frozenset[PromptKind] = ALL_PROMPTS) -> Ask:
     """Return the function that asks SAM's decoder, or any decoder behind its seam, for the single mask of each region.
 
     Args:
         model: SAM, SAM 2, or whatever else is a `SamClicks`.
         embedding: Of the image.
+        frame: The image in the model's input.
         kinds: What the decoder is told.
     """
 
-    def ask(prompts: Sequence[ClassPrompt]) -> tuple[Tensor, Tensor]:
+    def ask(prompts: Sequence[ClassPrompt]) -> tuple[Tensor, MakeMasks]:
         points, boxes = torch.cat([prompt.points for prompt in prompts]), torch.cat([prompt.boxes for prompt in prompts])
         parts: list[tuple[Tensor, tuple[int, ...]]] = []
         if "point" in kinds:
@@ -141,8 +147,7 @@ def sam_answers(model: SamClicks, embedding: ImageEmbedding, kinds: frozenset[Pr
         embedded = model.embed_prompt(coords, labels)
         if "mask" in kinds:
             embedded = PromptEmbedding(embedded.sparse, _dense(model, prompts))
-        logits, iou = single(*model.decode(embedding, embedded))
-        return logits, iou[:, 0]
+        return model.judge(embedding, embedded, frame)
 
     return ask
 
@@ -156,20 +161,22 @@ def _dense(model: SamClicks, prompts: Sequence[ClassPrompt]) -> Tensor:
     return dense.repeat_interleave(torch.tensor(counts, device=dense.device), dim=0)
 
 
-def batches(prompts: Sequence[ClassPrompt], size: int | None) -> Iterator[list[ClassPrompt]]:
-    """Pack classes into batches of at most `size` regions, a class with more being cut into pieces; None: one class each, whole."""
-    if size is None:
-        yield from ([prompt] for prompt in prompts)
-        return
-    batch: list[ClassPrompt] = []
+def pieces(prompts: Sequence[ClassPrompt], size: int) -> Iterator[ClassPrompt]:
+    """Cut classes into pieces of at most `size` regions."""
     for prompt in prompts:
         for start in range(0, len(prompt.regions), size):
             rows = slice(start, start + size)
-            piece = ClassPrompt(prompt.label, prompt.regions[rows], prompt.points[rows], prompt.boxes[rows], prompt.mask_logits)
-            if batch and sum(len(other.regions) for other in batch) + len(piece.regions) > size:
-                yield batch
-                batch = []
-            batch.append(piece)
+            yield ClassPrompt(prompt.label, prompt.regions[rows], prompt.points[rows], prompt.boxes[rows], prompt.mask_logits)
+
+
+def batches(prompts: Sequence[ClassPrompt], size: int) -> Iterator[list[ClassPrompt]]:
+    """Pack classes into batches of at most `size` regions, a class with more being cut into pieces."""
+    batch: list[ClassPrompt] = []
+    for piece in pieces(prompts, size):
+        if batch and sum(len(other.regions) for other in batch) + len(piece.regions) > size:
+            yield batch
+            batch = []
+        batch.append(piece)
     if batch:
         yield batch
 
@@ -250,11 +257,15 @@ def refine(
     """
     height, width = (int(side) for side in maps.labels.shape)
     fusion = Fusion(maps, preprocessing.frame(height, width, preprocessing.size), observe)
-    size = refinement.prompts_at_once or (None if maps.labels.device.type == "cpu" else ACCELERATOR_PROMPTS)
-    for batch in batches(class_prompts(maps, preprocessing, refinement, threshold, minimum_area), size):
-        logits, iou = ask(batch)
+    prompts = class_prompts(maps, preprocessing, refinement, threshold, minimum_area)
+    if refinement.prompts_at_once is None and maps.labels.device.type == "cpu":
+        calls = ([piece] for piece in pieces(prompts, CPU_PROMPTS))
+    else:
+        calls = batches(prompts, refinement.prompts_at_once or ACCELERATOR_PROMPTS)
+    for batch in calls:
+        iou, masks = ask(batch)
         labels = [prompt.label for prompt in batch for _ in prompt.regions]
-        for label, low_res_logits, sure in zip(labels, logits, iou > refinement.iou_threshold, strict=True):
-            if sure:
-                fusion.add(label, low_res_logits)
+        wanted = torch.nonzero(iou > refinement.iou_threshold).flatten()
+        for index, low_res_logits in zip(wanted.tolist(), masks(wanted), strict=True):
+            fusion.add(labels[index], low_res_logits)
     return fusion.finish()
