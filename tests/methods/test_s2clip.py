@@ -10,6 +10,7 @@ import torch
 
 import fretsaw
 from fretsaw import catalog
+from fretsaw.catalog.text import identity as text_identity
 from fretsaw.errors import ConfigError, MissingWeightsError, ModelError, PromptError
 from fretsaw.evaluation.semantic import confusion_matrix, mean_iou
 from fretsaw.methods.s2clip.build import build_s2clip
@@ -117,8 +118,10 @@ def test_sam2_refines_as_well(planted):
     model = build_s2clip(text.clip, text.patches, tiny_sam2(128))
     image, truth = scene()
     asked = []
-    decode = model.sam.decode
-    model.sam.decode = lambda embedding, prompt: asked.append(len(prompt.sparse)) or (decode(embedding, prompt)[0], torch.zeros(len(prompt.sparse), 4))
+    judge = model.sam.judge
+    model.sam.judge = lambda embedding, prompt, frame: (
+        asked.append(len(prompt.sparse)) or (judge(embedding, prompt, frame)[0] * 0, lambda wanted: torch.zeros(len(wanted), 1, 32, 32))
+    )
     result = model(image, NAMES, ["black"], SMALL)
     assert sum(asked) >= 4, "a region of each colour and of the background"
     assert miou(result.labels, truth) >= 0.95, "DINO's affinity alone, since SAM 2 has no attention to spread by"
@@ -258,3 +261,117 @@ def test_presets_of_the_benchmarks_reach_the_method(planted):
         labels = label_with_text(fretsaw.load("s2clip", size=128, device="cpu"), image, PRESETS[name])
         assert labels.min() >= 0
         assert labels.shape == image.shape[:2]
+
+
+def run(capsys, *arguments) -> tuple[int, str]:
+    from fretsaw import cli
+
+    with pytest.raises(SystemExit) as ended:
+        cli.main([str(argument) for argument in arguments])
+    return int(ended.value.code or 0), capsys.readouterr().out
+
+
+def test_a_student_in_a_file_refines_and_its_file_names_what_stands_behind_it(planted, monkeypatch):
+    """fretsaw-tiny before its weights exist: an untrained one, as its recipe writes it, loaded by its path."""
+    import json
+
+    from fretsaw.backbones import sam
+    from fretsaw.methods.fretsaw_tiny import FretsawTinyEncoder
+    from fretsaw.methods.sam_clicks import SamClicks
+    from fretsaw.recipes.fretsaw_tiny import Config, export
+    from tiny import tiny_sam2
+
+    torch.manual_seed(0)
+    small = {"dim": 16, "depth": 2, "heads": 2, "scans": (1,), "window": 4, "state_size": 4, "out_channels": 32}
+    monkeypatch.setattr("fretsaw.methods.fretsaw_tiny.FretsawTinyEncoder", lambda: FretsawTinyEncoder(**small))
+    build = catalog.build
+    monkeypatch.setattr(catalog, "build", lambda name, **given: catalog.Parts(tiny_sam2(given["size"])) if name == "sam2-hiera-tiny" else build(name, **given))
+    file = planted / "student.safetensors"
+    export(FretsawTinyEncoder(**small), file, {"config": json.dumps({"teacher": "elsewhere.safetensors", "stated": "sam2-hiera-tiny", "size": 64})})
+    segmenter = fretsaw.load("s2clip", size=128, device="cpu", networks={"sam": str(file)})
+    clicks = segmenter.parts.clicks
+    assert isinstance(clicks, SamClicks)
+    assert isinstance(clicks.image_encoder, FretsawTinyEncoder)
+    assert clicks.preprocessing.size == 128
+    assert not isinstance(clicks.image_encoder, sam.SamImageEncoder)
+    assert fretsaw.load(file, device="cpu").parts.clicks.preprocessing.size == 64, "by its path alone, at the side of training"
+    asked = []
+    judge = clicks.judge
+    monkeypatch.setattr(clicks, "judge", lambda *given: asked.append(len(given[1].sparse)) or judge(*given))
+    image, truth = scene()
+    assert segmenter.text(image, NAMES, ["black"], SMALL).labels.shape == truth.shape
+    assert sum(asked) >= 4, "a region of each colour and of the background"
+    export(FretsawTinyEncoder(**small), file, {"config": json.dumps({"teacher": "elsewhere.safetensors", "size": 64})})
+    with pytest.raises(ModelError, match=r"teacher of .*student.safetensors in the catalogue or as a file here, got 'elsewhere.safetensors'"):
+        fretsaw.load(file)
+    assert Config("photos", "out").stated == ""
+
+
+@pytest.mark.parametrize(
+    ("networks", "message"),
+    [
+        ({"clip": "dino-vit-b8"}, "expected a CLIP in the place of CLIP, got dino-vit-b8, a backbone"),
+        ({"dino": "clip-vit-b16"}, "expected a DINO, DINOv2 or SAM's plain ViT in the place of DINO, got clip-vit-b16"),
+        ({"sam": "maskclip"}, "expected a model that takes clicks in the place of SAM, got maskclip, a text"),
+        ({"sam": "runs/student.safetensors"}, "by name or as a weight file; got 'runs/student.safetensors', which is no file"),
+        ({"sam": "sam2-hira-tiny"}, "did you mean sam2-hiera-tiny"),
+    ],
+)
+def test_networks_that_cannot_take_a_role_are_refused_before_anything_is_fetched(home, networks, message, monkeypatch):
+    monkeypatch.setattr("fretsaw.catalog.text.weights_path", lambda *_, **__: pytest.fail("fetched"))
+    with pytest.raises(ModelError, match=message):
+        fretsaw.load("s2clip", networks=networks)
+
+
+def test_evaluate_semantic_measures_a_text_model_from_the_command_line(planted, capsys, monkeypatch):
+    """A benchmark whose classes are the colours that the planted networks know: the labels are right up to the windows' grain."""
+    import json
+
+    from PIL import Image
+
+    monkeypatch.setattr("fretsaw.evaluation.semantic.class_words", lambda _: tuple((name,) for name in NAMES))
+    monkeypatch.setattr("fretsaw.evaluation.semantic.class_names", lambda _: tuple(NAMES))
+    image, truth = scene((96, 160))
+    for folder, values in (("images", image), ("labels", (truth + 1).astype(np.uint8))):
+        (planted / "data" / folder).mkdir(parents=True)
+        Image.fromarray(values).save(planted / "data" / folder / "a.png")
+    arguments = ("evaluate", "semantic", planted / "data", "--dataset", "folder", "--model", "s2clip", "--protocol", "voc20", "--size", 128, "--device", "cpu")
+    status, text = run(capsys, *arguments, "--workers", 1, "--json", "--report", planted / "report.json")
+    assert status == 0, text
+    report = json.loads((planted / "report.json").read_text())
+    assert report == json.loads(text)
+    assert report["metrics"]["mIoU"] > 0.9
+    [sample] = report["samples"]
+    assert sum(int(pair.rsplit(":", 1)[1]) for pair in sample["pairs"].split()) == (truth >= 0).sum(), "what is none of the classes does not count"
+    assert report["weights_checksum"] == text_identity("s2clip")
+
+
+def test_layers_are_compared_on_a_plain_folder_with_labels_and_with_names(planted, capsys, monkeypatch):
+    import json
+
+    from PIL import Image
+
+    image, truth = scene((128, 192))
+    for folder, values in (("photos", image), ("data/images", image), ("data/labels", (truth + 1).astype(np.uint8))):
+        (planted / folder).mkdir(parents=True)
+        Image.fromarray(values).save(planted / folder / "a.png")
+    common = ("--model", "s2clip", "--size", 128, "--device", "cpu", "--crop", 64, "--short-side", 128)
+    for given, truth_of_it in (
+        ((planted / "photos",), "objects of the automatic mode (a stand-in, no truth)"),
+        ((planted / "data",), "label maps"),
+    ):
+        status, text = run(capsys, "layers", "precision", *given, *common, "--json")
+        assert status == 0
+        rows = json.loads(text)
+        assert [row["features"] for row in rows] == ["CLIP layer 0", "CLIP layer 1", "DINO", "SAM"]
+        assert {row["compared with"] for row in rows} == {truth_of_it}
+        if truth_of_it == "label maps":
+            assert rows[2]["AP"] == pytest.approx(1.0), "DINO sees colours, and the classes are colours"
+    monkeypatch.setattr("fretsaw.methods.s2clip.words.BACKGROUND_WORDS", ("black",))
+    named = [part for name in NAMES for part in ("--name", name)]
+    status, text = run(capsys, "layers", "precision", planted / "photos", *named, "--model", "maskclip", "--device", "cpu")
+    assert status == 0, text
+    assert "| features | AP | windows | compared with |" in text
+    assert "| the model's own labels (a stand-in, no truth) |" in text
+    status, _ = run(capsys, "layers", "precision", planted / "photos", "--model", "maskclip", "--device", "cpu")
+    assert status == 2

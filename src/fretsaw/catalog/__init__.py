@@ -176,7 +176,7 @@ def build_file(path: Path, size: int | None) -> Parts:
     from fretsaw.methods import hrsam, sam_clicks
     from fretsaw.weights.files import sha256_of
 
-    trained = {"pmg_sam": _pmg, "grc_sam": _grc}.get(read_metadata(path).get("recipe", "")) if path.suffix == ".safetensors" else None
+    trained = {"pmg_sam": _pmg, "grc_sam": _grc, "fretsaw_tiny": _student}.get(read_metadata(path).get("recipe", "")) if path.suffix == ".safetensors" else None
     if trained is not None:
         return trained(path, size, "")
     state = load_state_dict(path)
@@ -216,6 +216,13 @@ def _grc(path: Path, size: int | None, checksum: str) -> Parts:
     from fretsaw.catalog.grc import build_grc
 
     return build_grc(path, size, checksum)
+
+
+def _student(path: Path, size: int | None, checksum: str) -> Parts:
+    """Build fretsaw-tiny's trained encoder before what its file names."""
+    from fretsaw.catalog.student import build_student
+
+    return build_student(path, size, checksum)
 
 
 def _sam2(table: str, path: Path, size: int | None, checksum: str) -> Parts:

@@ -13,6 +13,13 @@ from fretsaw.errors import MissingWeightsError, ModelError
 from fretsaw.weights import Cache, Progress, checksum, load_state_dict, missing_parts_message
 from fretsaw.weights.files import sha256_of
 
+WANTED = {
+    "clip": "a CLIP in the place of CLIP",
+    "dino": "a DINO, DINOv2 or SAM's plain ViT in the place of DINO",
+    "sam": "a model that takes clicks in the place of SAM",
+}
+"""What each role wants, for messages."""
+
 
 def fetch(name: str, networks: Mapping[str, str], *, progress: Progress | None = None, cache: Cache | None = None) -> dict[str, Network]:
     """Return the checked weight files of the networks that a model is made of; fetch and convert what is missing.
@@ -24,9 +31,10 @@ def fetch(name: str, networks: Mapping[str, str], *, progress: Progress | None =
         cache: See `weights_path`.
 
     Raises:
-        ModelError: If there is no such name.
+        ModelError: If there is no such name or file, or a network does not suit its role; nothing is fetched then.
         MissingWeightsError: If any are missing and cannot be fetched; one message names all of them, with size and licence.
     """
+    check_roles(networks)
     found, missing = {}, []
     for role, network in networks.items():
         if network not in CATALOGUE and Path(network).is_file():
@@ -40,6 +48,31 @@ def fetch(name: str, networks: Mapping[str, str], *, progress: Progress | None =
     if missing:
         raise MissingWeightsError(missing_parts_message(name, missing))
     return found
+
+
+def check_roles(networks: Mapping[str, str]) -> None:
+    """Refuse networks that cannot take their roles; what a file holds shows when it is read.
+
+    Args:
+        networks: {role: name of the catalogue, or path of a weight file}.
+
+    Raises:
+        ModelError: If a name is unknown, a file does not exist, or a network of the catalogue is of another kind.
+    """
+    for role, network in networks.items():
+        if network in CATALOGUE:
+            entry = find(network)
+            suits = {
+                "clip": network.startswith("clip-"),
+                "dino": network.startswith(("dino-", "dinov2-", "sam-vit-")),
+                "sam": entry.build is not None and "click" in entry.mode,
+            }
+            if not suits[role]:
+                raise ModelError(f"expected {WANTED[role]}, got {network}, a {entry.mode}")
+        elif not Path(network).is_file():
+            if Path(network).suffix:
+                raise ModelError(f"expected {WANTED[role]}, by name or as a weight file; got {network!r}, which is no file")
+            find(network)
 
 
 def identity(name: str) -> str:
@@ -82,14 +115,9 @@ def assemble(kind: str, networks: Mapping[str, Network], size: int | None) -> Pa
 
 
 def clicks_of(network: Network, size: int | None) -> Parts:
-    """Build a model that takes clicks, from the catalogue or from a file.
-
-    Raises:
-        ModelError: If it takes none.
-    """
+    """Build a model that takes clicks, from the catalogue or from a file: SAM, SAM 2, HRSAM, or what a recipe wrote, fretsaw-tiny's student among them."""
     if network.name not in CATALOGUE:
         return build_file(network.path, size)
     entry = find(network.name)
-    if entry.build is None or "click" not in entry.mode:
-        raise ModelError(f"expected a model that takes clicks in the place of SAM, got {network.name}, a {entry.mode}")
+    assert entry.build is not None  # `check_roles` let it pass
     return entry.build(network.path, size, network.checksum)

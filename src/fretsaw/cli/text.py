@@ -119,8 +119,14 @@ def entropy(
 
 @layers.command()
 def precision(
-    data: Annotated[Path, typer.Argument(metavar="DATA", help="A folder with images and labels, or a data set.", show_default=False)],
-    dataset: Annotated[str | None, typer.Option("--dataset", help="Its layout; default: by the folder's name.", show_default=False)] = None,
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="A folder of images; or a data set with label maps.", show_default=False)],
+    names: Annotated[
+        list[str] | None, typer.Option("--name", metavar="NAME", help="Compare with what the model itself finds under these names; repeat for more.")
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Option("--dataset", help="Layout of a data set with label maps; default: by the folder's name.", show_default=False)
+    ] = None,
+    recursive: Annotated[bool, typer.Option("--recursive", help="Go into subfolders of a folder of images.")] = False,
     model: Model = "s2clip",
     networks: With = None,
     size: Annotated[int | None, typer.Option("--size", help="Side of SAM's input; default: its own.", show_default=False)] = None,
@@ -130,22 +136,67 @@ def precision(
     device: Device = None,
     as_json: Json = False,
 ) -> None:
-    """Print how well patch similarities tell whether two patches are of one class: average precision of CLIP's layers and of the other networks
+    """Print how well patch similarities tell whether two patches belong together: average precision (AP) of CLIP's layers and of the other networks
     (S2CLIP, figure 3).
 
-    [b]Example[/b]
+    What belongs together is said by, in this order: the names of --name, as the model itself finds them; the label maps of a data set; or, in a plain folder of
+    images, the objects that the model's automatic mode finds. Only label maps are a truth: the other two compare the networks with a stand-in, and the table's
+    column "compared with" says so.
+
+    [b]Examples[/b]
+
+      fretsaw layers precision photos/ --limit 50
+
+      fretsaw layers precision photos/ --name cat --name dog --name grass
 
       fretsaw layers precision ADEChallengeData2016 --dataset ade20k --limit 200
     """
-    from fretsaw.data.class_sets import CLASS_SETS
-    from fretsaw.data.datasets import open_dataset
     from fretsaw.evaluation.layers import layer_precisions
 
+    truth = "names" if names else truth_of(data, dataset)
     segmenter = _load(model, networks, device, size)
-    samples = open_dataset(data, dataset, CLASS_SETS).samples[:limit]
-    with Steps(len(samples), "images", as_json) as steps:
-        rows = layer_precisions(segmenter.parts.text, samples, short_side, crop, steps.advance)
-    _print_rows(rows, as_json)
+    truths = _truths(segmenter, truth, data, dataset, names or [], recursive, short_side)[:limit]
+    with Steps(len(truths), "images", as_json) as steps:
+        rows = layer_precisions(segmenter.parts.text, truths, short_side, crop, steps.advance)
+    _print_rows([{**row, "compared with": COMPARED[truth]} for row in rows], as_json)
+
+
+COMPARED = {
+    "labels": "label maps",
+    "objects": "objects of the automatic mode (a stand-in, no truth)",
+    "names": "the model's own labels (a stand-in, no truth)",
+}
+
+
+def truth_of(data: Path, dataset: str | None) -> str:
+    """Say what patches of a folder are compared with: "labels" where it is a data set with label maps, else "objects"."""
+    from fretsaw.data.class_sets import CLASS_SETS
+    from fretsaw.data.datasets import guess_name
+    from fretsaw.data.layouts import LABEL_FOLDERS
+
+    if dataset is not None:
+        return "labels"
+    named = data.is_dir() and guess_name(data, CLASS_SETS) != "folder"
+    return "labels" if named or any((data / name).is_dir() for name in LABEL_FOLDERS) else "objects"
+
+
+def _truths(segmenter: Any, truth: str, data: Path, dataset: str | None, names: list[str], recursive: bool, short_side: int) -> list[Any]:
+    """Return one function an image that returns it with its classes, or what stands for them."""
+    from functools import partial
+
+    from fretsaw.data.class_sets import CLASS_SETS
+    from fretsaw.data.datasets import open_dataset
+    from fretsaw.evaluation.layers import names_as_truth, regions_as_truth
+    from fretsaw.methods.s2clip.settings import TextSettings
+
+    if truth == "labels":
+        return [sample.read for sample in open_dataset(data, dataset, CLASS_SETS).samples]
+    photos = [path for path, _ in find_images([data], recursive)]
+    if truth == "names":
+        return [partial(names_as_truth, segmenter, names, TextSettings(short_side=short_side), photo) for photo in photos]
+    if segmenter.parts.automatic is None:
+        raise ConfigError(f"expected --name, or label maps, for {segmenter.name}: it has no automatic mode whose objects could stand for them")
+    return [partial(regions_as_truth, segmenter, photo) for photo in photos]
 
 
 def _load(model: str, networks: list[str] | None, device: str | None, size: int | None) -> Any:

@@ -20,16 +20,20 @@ from fretsaw.backbones import dino
 from fretsaw.backbones.dino import SamPatches
 from fretsaw.backbones.sam import SamImageEncoder
 from fretsaw.data.classes import IGNORED
-from fretsaw.data.samples import Sample
 from fretsaw.errors import DataError
 from fretsaw.images import read_image
 from fretsaw.methods.s2clip.entropy import choose_layers, spatial_entropy
 from fretsaw.methods.s2clip.features import HierarchicalValues
 from fretsaw.methods.s2clip.model import normalise
+from fretsaw.methods.s2clip.settings import TextSettings
 from fretsaw.methods.s2clip.splice import Window, content_size, windows
 
 if TYPE_CHECKING:
+    from fretsaw.api import Segmenter
     from fretsaw.methods.s2clip.model import S2clip
+
+Truth = Callable[[], tuple[np.ndarray, np.ndarray]]
+"""Returns an image (H, W, 3) uint8 RGB and its classes (H, W) int, `IGNORED` where a place does not count."""
 
 MOST_PATCHES = 1024
 """Patches of a window between which all pairs are judged; of finer grids, as many are drawn evenly."""
@@ -53,11 +57,18 @@ def layer_entropies(model: S2clip, photos: Sequence[Path], short_side: int, crop
     return [{"layer": number, "spatial entropy": float(entropies[number] / count), "chosen": float(chosen[number] / count)} for number in range(depth)]
 
 
-def layer_precisions(model: S2clip, samples: Sequence[Sample], short_side: int, crop: int, advance: Callable[[], object]) -> list[dict[str, Any]]:
+def layer_precisions(model: S2clip, truths: Sequence[Truth], short_side: int, crop: int, advance: Callable[[], object]) -> list[dict[str, Any]]:
     """Return one row per layer of CLIP but the last and per other network of the model: its average precision over windows.
 
     A pair of patches counts as positive if its centres are of one class; pairs with an ignored centre do not count; the score is the cosine of the features.
     Windows that hold one class alone, or nothing else than different ones, say nothing and are left out.
+
+    Args:
+        model: Whose networks are compared.
+        truths: One an image: a sample's `read` where there are label maps; `regions_as_truth` or `names_as_truth` where there are none.
+        short_side: The images' shorter side for CLIP.
+        crop: Side of the windows.
+        advance: Called after each image.
 
     Raises:
         DataError: If no window holds pairs of both kinds.
@@ -68,8 +79,8 @@ def layer_precisions(model: S2clip, samples: Sequence[Sample], short_side: int, 
     """
     sums: dict[str, float] = {}
     counts: dict[str, int] = {}
-    for sample in samples:
-        image, truth = sample.read()
+    for read in truths:
+        image, truth = read()
         pixels, coords = _windows(image, short_side, crop, model.clip.patch)
         size = (max(box[2] for box in coords), max(box[3] for box in coords))
         for name, features in _all_features(model, pixels):
@@ -82,6 +93,41 @@ def layer_precisions(model: S2clip, samples: Sequence[Sample], short_side: int, 
     if not counts:
         raise DataError("expected images with at least two classes and patches of one class, got none")
     return [{"features": name, "AP": sums[name] / counts[name], "windows": counts[name]} for name in sums]
+
+
+def regions_as_truth(segmenter: Segmenter, photo: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return a photo and, in the place of classes, the objects that the automatic mode finds in it: 1, 2, ..., and 0 for everything outside them.
+
+    A stand-in for label maps: two places count as alike if they belong to one object, whatever it is called. Neither CLIP nor DINO had a part in it; SAM did.
+
+    Raises:
+        ImageError: If the photo cannot be read.
+        ModelError: If the model has no automatic mode.
+
+    Deviation: figure 3 is drawn over the classes of labelled data sets; this is for folders without labels.
+    """
+    image = read_image(photo)
+    result = segmenter.auto(image, instances=True)
+    classes = np.zeros(image.shape[:2], np.int32)
+    for number, part in enumerate(result.instances or (result,), start=1):
+        classes[part.mask] = number
+    return image, classes
+
+
+def names_as_truth(segmenter: Segmenter, names: Sequence[str], settings: TextSettings, photo: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return a photo and, in the place of its classes, those of some names that the model itself gives; what is none of them does not count.
+
+    A stand-in for label maps that leans towards the layers which the model listens to: it says how well they agree with the result, not how right they are.
+
+    Raises:
+        ImageError: If the photo cannot be read.
+        ConfigError: If the names cannot be used.
+
+    Deviation: figure 3 is drawn over the classes of labelled data sets; here the labels of the model itself stand for them.
+    """
+    image = read_image(photo)
+    labels = segmenter.text(image, names, None, settings).labels
+    return image, np.where(labels < 0, IGNORED, labels)
 
 
 def window_precision(features: Tensor, classes: np.ndarray) -> float | None:
