@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
@@ -18,6 +19,7 @@ def convert(
     origin: Annotated[str | None, typer.Option("--from", help="coco, label-studio, cvat, labelme, voc, yolo or png; default: found out.")] = None,
     images: Annotated[Path | None, typer.Option("--images", help="Where the pictures lie; YOLO's labels do not say their size.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Write into a folder that is not empty.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was done as JSON.")] = False,
 ) -> None:
     """Convert masks and their names between the formats of annotation tools.
 
@@ -54,4 +56,7 @@ def convert(
         write_bytes(target, content)
     if not counts[0]:
         raise DataError(f"{source}: expected annotations in {found.format}, found no picture with any")
+    if as_json:
+        print(json.dumps({"output": str(out), "from": found.format, "to": to, "pictures": counts[0], "objects": counts[1]}))
+        return
     print(f"{out}: {counts[0]} pictures, {counts[1]} objects, from {found.format} to {to}")

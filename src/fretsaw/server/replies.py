@@ -213,10 +213,11 @@ class Listed(BaseModel):
 
 
 class ListReply(BaseModel):
-    """All pictures: the served folder's, and the uploads."""
+    """All pictures: the served folder's, and the uploads; and the names that their objects have."""
 
     folder: str | None
     images: list[Listed]
+    names: list[str]
 
 
 class AboutReply(BaseModel):

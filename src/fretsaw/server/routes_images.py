@@ -53,7 +53,8 @@ def _add_opening(router: APIRouter, bench: Workbench) -> None:
                 Listed(id=identity, name=name, uploaded=uploaded, objects=counts.get(identity, 0), thumbnail=f"/api/images/{identity}/thumbnail.jpg")
                 for identity, name, uploaded in rows
             ]
-            return ListReply(folder=bench.gallery.folder.name if bench.gallery.folder else None, images=listed)
+            names = sorted({item.name for record in known.values() for item in record.living if item.name})
+            return ListReply(folder=bench.gallery.folder.name if bench.gallery.folder else None, images=listed, names=names)
 
         return await bench.files.run(request, look)
 

@@ -46,6 +46,12 @@ export const put = (path, body) => send("PUT", path, body);
 export const patch = (path, body) => send("PATCH", path, body);
 export const remove = (path) => send("DELETE", path);
 
+// Sends a file of annotations; returns the job that reads it.
+export async function uploadAnnotations(file) {
+  const reply = await fetch(`/api/annotations?name=${encodeURIComponent(file.name)}`, { method: "POST", body: file });
+  return (await checked(reply)).json();
+}
+
 // Uploads one file; `progress` is told the share that has left.
 export function upload(file, progress) {
   return new Promise((done, failed) => {

@@ -77,8 +77,33 @@ async function watchReadiness(id) {
   render();
 }
 
+// Annotations become objects: a file that was dropped, or what lies beside the pictures.
+async function readAnnotations(start) {
+  try {
+    const job = await api.follow(await start(), (state) => tell(`Reading ${state.note} (${state.done} of ${state.total})`));
+    await work.refresh();
+    if (work.picture && !work.waiting) await open(work.picture.id);
+    tell(`Read ${job.note}.`);
+    find("annotations").hidden = true;
+  } catch (error) {
+    tell(error.message);
+  }
+}
+
+async function offerAnnotations() {
+  const found = work.list.folder ? await api.get("/api/annotations").catch(() => []) : [];
+  if (!found.length) return;
+  const formats = [...new Set(found.map(({ format }) => format))].join(", ");
+  find("annotations").hidden = false;
+  find("annotations").title = `Make objects of ${found.map(({ name, format }) => `${name || "the folder's files"} (${format})`).join(", ")}`;
+  if (!work.list.images.some((row) => row.objects)) {
+    tell(`This folder has annotations already: ${formats}.`, "Read them", () => find("annotations").click());
+  }
+}
+
 async function upload(files) {
-  const taken = [...files];
+  const annotations = [...files].filter((file) => /\.(json|xml)$/i.test(file.name));
+  const taken = [...files].filter((file) => !annotations.includes(file));
   let last = null;
   for (const [number, file] of taken.entries()) {
     const place = taken.length > 1 ? ` (${number + 1} of ${taken.length})` : "";
@@ -88,10 +113,12 @@ async function upload(files) {
       tell(`${file.name}: ${error.message}`);
     }
   }
-  if (!last) return;
-  find("toast").classList.remove("shown");
-  await work.refresh();
-  await open(last.id);
+  if (last) {
+    find("toast").classList.remove("shown");
+    await work.refresh();
+    await open(last.id);
+  }
+  for (const file of annotations) await readAnnotations(() => api.uploadAnnotations(file));
 }
 
 async function cutAll() {
@@ -116,6 +143,20 @@ async function findParts() {
   if (!reply) return;
   if (reply.parts.length > 1) tell(`Found ${reply.parts.length} separate parts.`, "Make each an object", () => work.split(reply.id));
   else tell("What stands out is one piece; there is nothing to separate.");
+}
+
+// Asks until the server is back, and then shows what it has.
+async function waitForServer() {
+  if (waitForServer.asking) return;
+  waitForServer.asking = true;
+  for (let back = false; !back; ) {
+    await new Promise((done) => setTimeout(done, 1500));
+    back = await fetch("/health").then((reply) => reply.ok, () => false);
+  }
+  waitForServer.asking = false;
+  work.error = "";
+  if (work.picture) await open(work.picture.id);
+  tell("The server is back; this is what it has saved.");
 }
 
 // What keys and buttons do
@@ -237,7 +278,11 @@ work.addEventListener("state", () => {
   view.draw();
 });
 work.addEventListener("mask", () => view.refresh());
-work.addEventListener("refusal", (event) => tell(event.detail));
+work.addEventListener("refusal", ({ detail }) => {
+  tell(detail.message);
+  if (detail.status === 0) waitForServer();
+});
+addEventListener("beforeunload", (event) => work.waiting && event.preventDefault());
 tools.addEventListener("tool", render);
 
 // Buttons, fields, files
@@ -261,6 +306,7 @@ for (const name of ["adds", "removes"]) {
 }
 find("reset").addEventListener("click", () => work.reset());
 find("cut-all").addEventListener("click", cutAll);
+find("annotations").addEventListener("click", () => readAnnotations(() => api.post("/api/imports", {})));
 find("brush-size").addEventListener("input", (event) => tools.resize(2 ** Number(event.target.value) / tools.radius));
 find("auto-open").checked = setting("auto-open", "true") === "true";
 find("auto-open").addEventListener("change", (event) => keep("auto-open", event.target.checked));
@@ -317,6 +363,7 @@ async function begin() {
   find("auto").hidden = !work.about.modes.includes("auto");
   find("auto-open").parentElement.hidden = !work.about.modes.includes("auto");
   find("text").hidden = !work.about.modes.includes("text");
+  await offerAnnotations();
   const wanted = location.hash.slice(1);
   const known = work.list.images.some((row) => row.id === wanted);
   await open(known ? wanted : work.list.images[0]?.id);

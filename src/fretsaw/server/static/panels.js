@@ -81,7 +81,15 @@ export class Objects {
     work.addEventListener("objects", () => this.render());
   }
 
+  // Names that were used before are offered again; one class should not end up under two spellings.
+  offerNames() {
+    const names = new Set([...this.work.list.names, ...this.work.objects.map((item) => item.name)]);
+    names.delete("");
+    document.getElementById("known-names").replaceChildren(...[...names].sort().map((name) => element("option", { value: name })));
+  }
+
   render() {
+    this.offerNames();
     const { work } = this;
     const held = document.activeElement;
     const inside = this.list.contains(held) ? [held.closest("li")?.dataset.id, held.dataset.part] : null;
@@ -128,6 +136,7 @@ export class Objects {
       "aria-label": `Name of object ${number}`,
       autocomplete: "off",
       spellcheck: "false",
+      list: "known-names",
     });
     field.addEventListener("focus", () => work.active !== item.id && work.choose(item.id));
     field.addEventListener("change", () => work.describe(item.id, { name: field.value.trim() }));

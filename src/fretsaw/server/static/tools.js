@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import { boxOf, Mask } from "./masks.js";
-import { trace } from "./view.js";
+import { trace } from "./marks.js";
 
 const REST = 70; // milliseconds that the pointer must rest before a preview is asked for
 const QUICK = 0.45; // seconds; where previews take longer, they would lag behind the hand

@@ -1,10 +1,13 @@
 // The canvas: the picture, masks, clicks and the pointer, drawn at most once a frame. Coordinates named x, y are edge coordinates of the picture (a
 // pixel's centre lies half a pixel inside it); sx, sy are those of the screen.
 
+import { drawMarks, drawPointer, trace } from "./marks.js";
+
 const LEAST = 0.02;
 const MOST = 40;
 const REST = 90; // milliseconds without a change of zoom after which the masks are drawn sharply again
 const BEYOND = 0.25; // how far the drawn masks reach beyond the stage, as a share of it
+const SLICE = 5; // milliseconds of a frame that may go into drawing them for a new place
 
 export class View {
   constructor(canvas) {
@@ -21,7 +24,9 @@ export class View {
     this.clientWidth = this.clientHeight = 0; // asking the browser for these between two changes of the page would make it lay the page out
     this.corner = [0, 0]; // where the canvas begins in the window
     this.ground = "#000";
-    this.layer = null; // the masks as they were last drawn on `sheet`: for which zoom and place
+    this.layer = null; // the masks as they were last drawn: { sheet, scale, x, y, ... } says for which zoom and place
+    this.building = null; // the next one while it is drawn, a slice a frame
+    this.spare = new OffscreenCanvas(1, 1);
     this.rest = 0;
     new ResizeObserver(() => this.#resize()).observe(canvas.parentElement);
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.refresh());
@@ -32,7 +37,7 @@ export class View {
     this.levels = [bitmap];
     this.width = bitmap.width;
     this.height = bitmap.height;
-    this.layer = null;
+    this.#forgetLayer();
     this.fit(false);
     let last = bitmap;
     while (Math.max(last.width, last.height) > 1024) {
@@ -45,7 +50,7 @@ export class View {
 
   // The masks have changed, or how they are shown: draws them anew with the next frame. `draw` alone leaves them as they are.
   refresh() {
-    this.layer = null;
+    this.#forgetLayer();
     this.draw();
   }
 
@@ -122,7 +127,7 @@ export class View {
     [this.clientWidth, this.clientHeight] = [clientWidth, clientHeight];
     const { left, top } = this.canvas.getBoundingClientRect();
     this.corner = [left, top];
-    this.layer = null;
+    this.#forgetLayer();
     const ratio = devicePixelRatio;
     const [oldWidth, oldHeight] = [this.canvas.width / ratio, this.canvas.height / ratio];
     this.canvas.width = Math.round(clientWidth * ratio);
@@ -146,12 +151,7 @@ export class View {
     context.fillStyle = this.ground;
     context.fillRect(0, 0, this.canvas.width, this.canvas.height);
     if (!this.levels.length) return;
-    if (!this.layer || !this.#covers()) this.#drawLayer(scene);
-    else if (this.layer.scale !== this.scale) {
-      // While the zoom changes, the masks are stretched; they become sharp when it rests.
-      clearTimeout(this.rest);
-      this.rest = setTimeout(() => this.refresh(), REST);
-    }
+    this.#bringLayer(scene);
     context.setTransform(ratio * this.scale, 0, 0, ratio * this.scale, ratio * this.x, ratio * this.y);
     if (this.show === "cutout") this.#drawChequers();
     else this.#drawPicture(context);
@@ -160,17 +160,17 @@ export class View {
     if (scene.preview) this.#drawPreview(scene.preview, scene.color);
     for (const stroke of [...(scene.strokes ?? []), ...(scene.stroke ? [scene.stroke] : [])]) this.#drawStroke(stroke, scene.color);
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
-    this.#drawMarks(scene);
-    this.#drawPointer(scene);
+    drawMarks(this, scene);
+    drawPointer(this, scene);
   }
 
-  #drawPicture(context) {
-    const wanted = this.scale * devicePixelRatio;
+  #drawPicture(context, { scale, x, y } = this) {
+    const wanted = scale * devicePixelRatio;
     const level = this.levels.findLast((bitmap) => bitmap.width >= this.width * wanted) ?? this.levels[0];
     // Only the part in sight: a bitmap of 16 megapixels is not to be walked through for a window on it.
     const beyond = 2 + BEYOND * Math.max(this.clientWidth, this.clientHeight);
-    const [left, top] = this.toPicture(-beyond, -beyond).map((value) => Math.max(0, Math.floor(value)));
-    const [right, bottom] = this.toPicture(this.clientWidth + beyond, this.clientHeight + beyond);
+    const [left, top] = [Math.max(0, Math.floor((-beyond - x) / scale)), Math.max(0, Math.floor((-beyond - y) / scale))];
+    const [right, bottom] = [(this.clientWidth + beyond - x) / scale, (this.clientHeight + beyond - y) / scale];
     const [width, height] = [Math.min(this.width, Math.ceil(right)) - left, Math.min(this.height, Math.ceil(bottom)) - top];
     if (width <= 0 || height <= 0) return;
     const [fx, fy] = [level.width / this.width, level.height / this.height];
@@ -179,48 +179,92 @@ export class View {
     context.imageSmoothingEnabled = true;
   }
 
-  // Whether the masks were drawn wherever the picture is now in sight.
-  #covers() {
+  #forgetLayer() {
+    if (this.layer) this.spare = this.layer.sheet;
+    this.layer = this.building = null;
+    clearTimeout(this.rest);
+  }
+
+  // Sees to it that masks are there to be put in place: at once where they have changed, and a slice a frame where only the view has moved on.
+  #bringLayer(scene) {
+    if (!this.layer) {
+      for (this.building = this.#layerSteps(scene); this.building; ) this.#buildOn();
+      return;
+    }
+    const zoomed = this.layer.scale !== this.scale;
+    if (!this.building && !this.#covers(zoomed ? 0 : BEYOND / 2)) this.building = this.#layerSteps(scene);
+    else if (!this.building && zoomed) {
+      // While the zoom changes, the masks are stretched; they become sharp when it rests.
+      clearTimeout(this.rest);
+      this.rest = setTimeout(() => {
+        this.building ??= this.layer && this.#layerSteps(this.scene());
+        this.draw();
+      }, REST);
+    }
+    const until = performance.now() + SLICE;
+    while (this.building && performance.now() < until) this.#buildOn();
+    if (this.building) this.draw();
+  }
+
+  #buildOn() {
+    const { value, done } = this.building.next();
+    if (!done) return;
+    if (this.layer) this.spare = this.layer.sheet;
+    this.layer = value;
+    this.building = null;
+    this.draw();
+  }
+
+  // Whether the masks were drawn wherever the picture is now in sight, and that much farther, as a share of the stage.
+  #covers(farther) {
     const { layer } = this;
     const factor = this.scale / layer.scale;
     const edges = (start, beyond, length, from) => [start - (from + beyond) * factor, start - (from + beyond) * factor + (length + 2 * beyond) * factor];
     const [left, right] = edges(this.x, layer.beyondX, layer.width, layer.x);
     const [top, bottom] = edges(this.y, layer.beyondY, layer.height, layer.y);
-    const seen = [Math.max(0, this.x), Math.max(0, this.y), Math.min(this.clientWidth, this.x + this.width * this.scale), Math.min(this.clientHeight, this.y + this.height * this.scale)];
-    return seen[0] >= left - 1 && seen[1] >= top - 1 && seen[2] <= right + 1 && seen[3] <= bottom + 1 && factor < 3;
+    const [dx, dy] = [farther * this.clientWidth, farther * this.clientHeight];
+    const seenX = [Math.max(-dx, this.x), Math.min(this.clientWidth + dx, this.x + this.width * this.scale)];
+    const seenY = [Math.max(-dy, this.y), Math.min(this.clientHeight + dy, this.y + this.height * this.scale)];
+    return seenX[0] >= left - 1 && seenX[1] <= right + 1 && seenY[0] >= top - 1 && seenY[1] <= bottom + 1 && factor < 3;
   }
 
-  // Draws all masks into a canvas of their own, which reaches a little beyond the stage; a frame only has to put it in place.
-  #drawLayer(scene) {
-    clearTimeout(this.rest);
+  // Draws all masks, for the zoom and place of now, into a canvas of their own that reaches a little beyond the stage, and returns it: a frame only has
+  // to put it in place. Stops now and then, so that it can be spread over several frames.
+  *#layerSteps(scene) {
+    const { scale, x, y, clientWidth: width, clientHeight: height, spare: sheet } = this;
     const ratio = devicePixelRatio;
-    const [beyondX, beyondY] = [Math.round(BEYOND * this.clientWidth), Math.round(BEYOND * this.clientHeight)];
-    const [columns, rows] = [Math.ceil((this.clientWidth + 2 * beyondX) * ratio), Math.ceil((this.clientHeight + 2 * beyondY) * ratio)];
-    this.sheet ??= new OffscreenCanvas(1, 1);
-    if (this.sheet.width !== columns || this.sheet.height !== rows) [this.sheet.width, this.sheet.height] = [columns, rows];
-    const context = this.sheet.getContext("2d");
+    const [beyondX, beyondY] = [Math.round(BEYOND * width), Math.round(BEYOND * height)];
+    const [columns, rows] = [Math.ceil((width + 2 * beyondX) * ratio), Math.ceil((height + 2 * beyondY) * ratio)];
+    if (sheet.width !== columns || sheet.height !== rows) [sheet.width, sheet.height] = [columns, rows];
+    const context = sheet.getContext("2d");
     context.setTransform(1, 0, 0, 1, 0, 0);
     context.clearRect(0, 0, columns, rows);
-    context.setTransform(ratio * this.scale, 0, 0, ratio * this.scale, ratio * (this.x + beyondX), ratio * (this.y + beyondY));
-    const window = [...this.toPicture(-beyondX, -beyondY), ...this.toPicture(this.clientWidth + beyondX, this.clientHeight + beyondY)];
+    context.setTransform(ratio * scale, 0, 0, ratio * scale, ratio * (x + beyondX), ratio * (y + beyondY));
+    const window = [(-beyondX - x) / scale, (-beyondY - y) / scale, (width + beyondX - x) / scale, (height + beyondY - y) / scale];
     const shown = (scene.objects ?? []).filter((item) => item.mask && !item.hidden);
     const active = shown.find((item) => item.id === scene.active);
-    if (this.show === "cutout") {
-      for (const item of shown) this.#drawMask(context, item, window, "cutout");
-      context.globalCompositeOperation = "source-in";
-      this.#drawPicture(context);
-      context.globalCompositeOperation = "source-over";
-    } else {
-      for (const item of shown) if (item !== active) this.#drawMask(context, item, window, "plain");
-      if (active) this.#drawMask(context, active, window, "strong");
-      for (const part of active?.partMasks ?? []) this.#drawPart(context, part, window);
+    const cutout = this.show === "cutout";
+    for (const item of [...shown.filter((other) => other !== active), ...(active ? [active] : [])]) {
+      yield null;
+      const seen = item.mask.view(window, scale * ratio, item.color);
+      yield null;
+      if (seen) this.#drawMask(context, seen, item.color, scale, cutout ? "cutout" : item === active ? "strong" : "plain");
     }
-    const { scale, x, y, clientWidth: width, clientHeight: height } = this;
-    this.layer = { scale, x, y, width, height, beyondX, beyondY };
+    for (const part of cutout ? [] : (active?.partMasks ?? [])) {
+      yield null;
+      this.#drawPart(context, part.view(window, scale * ratio, "#ffffff"), scale);
+    }
+    if (cutout) {
+      context.globalCompositeOperation = "source-in";
+      this.#drawPicture(context, { scale, x, y });
+      context.globalCompositeOperation = "source-over";
+    }
+    return { sheet, scale, x, y, width, height, beyondX, beyondY };
   }
 
   #placeLayer() {
-    const { context, layer, sheet } = this;
+    const { context, layer } = this;
+    const { sheet } = layer;
     const ratio = devicePixelRatio;
     const factor = this.scale / layer.scale;
     context.setTransform(1, 0, 0, 1, 0, 0);
@@ -233,12 +277,10 @@ export class View {
     context.imageSmoothingEnabled = true;
   }
 
-  #drawMask(context, { mask, color }, window, kind) {
-    const seen = mask.view(window, this.scale * devicePixelRatio, color);
-    if (!seen) return;
+  #drawMask(context, seen, color, scale, kind) {
     if (this.show !== "outline") {
       context.globalAlpha = { cutout: 1, strong: 0.38, plain: 0.3 }[kind];
-      context.imageSmoothingEnabled = this.scale * devicePixelRatio < 2;
+      context.imageSmoothingEnabled = scale * devicePixelRatio < 2;
       context.drawImage(seen.bitmap, seen.x, seen.y, seen.width, seen.height);
       context.globalAlpha = 1;
     }
@@ -246,20 +288,19 @@ export class View {
     context.lineJoin = "round";
     const strong = kind === "strong";
     if (strong) {
-      context.lineWidth = 4 / this.scale;
+      context.lineWidth = 4 / scale;
       context.strokeStyle = "rgba(0, 0, 0, 0.45)";
       context.stroke(seen.path);
     }
-    context.lineWidth = (strong ? 2 : 1.25) / this.scale;
+    context.lineWidth = (strong ? 2 : 1.25) / scale;
     context.strokeStyle = strong ? "#ffffff" : color;
     context.stroke(seen.path);
   }
 
-  #drawPart(context, mask, window) {
-    const seen = mask.view(window, this.scale * devicePixelRatio, "#ffffff");
+  #drawPart(context, seen, scale) {
     if (!seen) return;
-    context.lineWidth = 1.5 / this.scale;
-    context.setLineDash([5 / this.scale, 4 / this.scale]);
+    context.lineWidth = 1.5 / scale;
+    context.setLineDash([5 / scale, 4 / scale]);
     context.strokeStyle = "#ffffff";
     context.stroke(seen.path);
     context.setLineDash([]);
@@ -311,85 +352,9 @@ export class View {
     trace(context, points, radius);
     context.globalAlpha = 1;
   }
-
-  #drawMarks({ clicks = [], box, draft }) {
-    const { context } = this;
-    for (const [rectangle, live] of [[box, false], [draft, true]]) {
-      if (!rectangle) continue;
-      const [sx, sy] = this.toScreen(rectangle[0], rectangle[1]);
-      const [ex, ey] = this.toScreen(rectangle[2], rectangle[3]);
-      for (const [color, offset] of [["rgba(0,0,0,.55)", 0], ["#ffffff", 5]]) {
-        context.strokeStyle = color;
-        context.lineWidth = live ? 2 : 1.5;
-        context.setLineDash([5, 5]);
-        context.lineDashOffset = offset;
-        context.strokeRect(sx, sy, ex - sx, ey - sy);
-      }
-      context.setLineDash([]);
-    }
-    for (const { x, y, positive, waiting } of clicks) {
-      const [sx, sy] = this.toScreen(x + 0.5, y + 0.5);
-      context.beginPath();
-      context.arc(sx, sy, 7, 0, 2 * Math.PI);
-      context.fillStyle = positive ? "#12a150" : "#e5384f";
-      context.globalAlpha = waiting ? 0.55 : 1;
-      context.fill();
-      context.lineWidth = 2;
-      context.strokeStyle = "#ffffff";
-      context.stroke();
-      context.beginPath();
-      context.moveTo(sx - 3, sy);
-      context.lineTo(sx + 3, sy);
-      if (positive) {
-        context.moveTo(sx, sy - 3);
-        context.lineTo(sx, sy + 3);
-      }
-      context.stroke();
-      context.globalAlpha = 1;
-    }
-  }
-
-  #drawPointer({ brush, cross }) {
-    const { context } = this;
-    if (brush) {
-      const [sx, sy] = this.toScreen(brush.x, brush.y);
-      for (const [color, width] of [["rgba(0,0,0,.6)", 3], [brush.adds ? "#ffffff" : "#ffb3bd", 1.5]]) {
-        context.beginPath();
-        context.arc(sx, sy, Math.max(1, brush.radius * this.scale), 0, 2 * Math.PI);
-        context.strokeStyle = color;
-        context.lineWidth = width;
-        context.stroke();
-      }
-    }
-    if (cross) {
-      const [sx, sy] = this.toScreen(cross.x, cross.y);
-      for (const [color, width] of [["rgba(0,0,0,.7)", 4], ["#ffffff", 2]]) {
-        context.strokeStyle = color;
-        context.lineWidth = width;
-        context.beginPath();
-        for (const [dx, dy] of [[1, 0], [-1, 0], [0, 1], [0, -1]]) {
-          context.moveTo(sx + 4 * dx, sy + 4 * dy);
-          context.lineTo(sx + 14 * dx, sy + 14 * dy);
-        }
-        context.stroke();
-      }
-    }
-  }
 }
 
 export function isDark() {
   const { theme } = document.documentElement.dataset;
   return theme ? theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
-}
-
-// A stroke of a round brush; also used to find the pixels under it.
-export function trace(context, points, radius) {
-  context.lineWidth = 2 * radius;
-  context.lineCap = context.lineJoin = "round";
-  context.setLineDash([]);
-  context.beginPath();
-  context.moveTo(points[0][0], points[0][1]);
-  for (const [x, y] of points) context.lineTo(x, y);
-  context.lineTo(points.at(-1)[0] + 0.001, points.at(-1)[1]);
-  context.stroke();
 }

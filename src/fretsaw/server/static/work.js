@@ -6,7 +6,7 @@ import { crop, encode, Mask } from "./masks.js";
 
 export class Work extends EventTarget {
   about = null;
-  list = { folder: null, images: [] };
+  list = { folder: null, images: [], names: [] };
   picture = null;
   bitmap = null;
   objects = [];
@@ -89,8 +89,9 @@ export class Work extends EventTarget {
         if (this.picture === picture && reply) this.take(reply);
         return reply;
       } catch (error) {
-        this.error = error.message;
-        this.dispatchEvent(new CustomEvent("refusal", { detail: error.message }));
+        // A refusal leaves everything as it was, and saved; only where the server itself fails, something of the page is not on its disk.
+        this.error = error.status >= 400 && error.status < 500 ? "" : error.message;
+        this.dispatchEvent(new CustomEvent("refusal", { detail: error }));
         return null;
       } finally {
         this.marks = this.marks.filter((other) => other !== mark);
