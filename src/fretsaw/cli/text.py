@@ -19,7 +19,15 @@ if TYPE_CHECKING:
 FORMATS = {"labels": ".png", "overlay": ".png", "json": ".json", "masks": ".png"}
 
 Model = Annotated[str, typer.Option("--model", help="s2clip, trident, maskclip, or another with the mode text.")]
-With = Annotated[list[str] | None, typer.Option("--with", metavar="ROLE=NAME", help="Exchange a network: clip, dino or sam; repeat for more.")]
+With = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--with",
+        metavar="ROLE=NAME",
+        help="Exchange a network, by name or weight file; repeat for more. clip: what names mean; dino: which patches belong together; "
+        "sam: what refines, anything that takes clicks (SAM, SAM 2, HRSAM, a student that fretsaw train fretsaw_tiny wrote).",
+    ),
+]
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1 or mps; default: the best there is.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print what was done as JSON, and no progress.")]
 
@@ -36,7 +44,9 @@ def text(
         typer.Option("--background", metavar="WORD", help="A word for what is none of the names; repeat for more. Default: common surroundings."),
     ] = None,
     no_background: Annotated[bool, typer.Option("--no-background", help="Give every pixel one of the names.")] = False,
-    threshold: Annotated[float | None, typer.Option("--threshold", min=0, max=1, help="Less probable pixels are background; default 0.2.")] = None,
+    threshold: Annotated[
+        float | None, typer.Option("--threshold", min=0, max=1, help="Less probable pixels are background; default 0.2. Lower it for many names.")
+    ] = None,
     short_side: Annotated[int | None, typer.Option("--short-side", min=16, help="The image's shorter side for CLIP; larger finds smaller things.")] = None,
     model: Model = "s2clip",
     networks: With = None,
@@ -54,6 +64,8 @@ def text(
       fretsaw text photos/ person dog -o cut/ --format overlay
 
       fretsaw text street.jpg road car sky -o labels.png --no-background --with sam=sam2-hiera-tiny
+
+      fretsaw text room.jpg cat -o labels.png --with sam=runs/tiny/student.safetensors
     """
     if format not in FORMATS:
         raise OutputError(f"expected a format out of {', '.join(FORMATS)}; got {format!r}")
