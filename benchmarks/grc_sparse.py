@@ -12,13 +12,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import random
 import statistics
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -26,6 +21,7 @@ from torch import Tensor
 
 from fretsaw.methods.grc_sam.fine import SCALE, WINDOW, FineStage, token_scores
 from fretsaw.methods.grc_sam.windows import active_windows, tokens_of
+from interleave import interleaved, machine, median_ratio, versions
 
 RHOS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)
 
@@ -46,24 +42,6 @@ def dense_stage(stage: FineStage, features: Tensor, coarse: Tensor) -> Tensor:
     every = torch.ones_like(guide, dtype=torch.bool)
     scores = token_scores(tokens, every)
     return scores - stage.selector(scores, every)
-
-
-def pairs(first: Callable[[], object], second: Callable[[], object], count: int, device: str) -> tuple[list[float], list[float]]:
-    """Return the seconds of two calls, `count` times each, after two warm-up rounds."""
-    times: tuple[list[float], list[float]] = ([], [])
-    for number in range(count + 2):
-        order = [(0, first), (1, second)]
-        random.Random(number).shuffle(order)
-        for which, call in order:
-            if device != "cpu":
-                torch.cuda.synchronize()
-            started = time.perf_counter()
-            call()
-            if device != "cpu":
-                torch.cuda.synchronize()
-            if number >= 2:
-                times[which].append(time.perf_counter() - started)
-    return times
 
 
 def formulas(tokens: int, width: int, rho: float) -> dict[str, float]:
@@ -90,17 +68,18 @@ def row(stage: FineStage, features: Tensor, rho: float, count: int, device: str)
     difference = max(difference, float((refined - both)[used].abs().max()))
     if difference > 1e-4:
         sys.exit(f"rho {rho}: the sparse form differs from the dense one by {difference}")
-    sparse, dense = pairs(lambda: block(tokens, guide, grid, active), lambda: block.dense(tokens, guide, grid), count, device)
-    stage_sparse, stage_dense = pairs(lambda: stage(features, coarse), lambda: dense_stage(stage, features, coarse), count, device)
+    blocks = {"sparse": lambda: block(tokens, guide, grid, active), "dense": lambda: block.dense(tokens, guide, grid)}
+    stages = {"sparse": lambda: stage(features, coarse), "dense": lambda: dense_stage(stage, features, coarse)}
+    block_times, stage_times = (interleaved(calls, count, warm=2, device=device, label=None) for calls in (blocks, stages))
     return {
         "rho": rho,
         "windows": float(active.float().mean()),
-        "block ms": 1e3 * statistics.median(sparse),
-        "dense block ms": 1e3 * statistics.median(dense),
-        "block ratio": statistics.median(a / b for a, b in zip(sparse, dense, strict=True)),
-        "stage ms": 1e3 * statistics.median(stage_sparse),
-        "dense stage ms": 1e3 * statistics.median(stage_dense),
-        "stage ratio": statistics.median(a / b for a, b in zip(stage_sparse, stage_dense, strict=True)),
+        "block ms": 1e3 * statistics.median(block_times["sparse"]),
+        "dense block ms": 1e3 * statistics.median(block_times["dense"]),
+        "block ratio": median_ratio(block_times["sparse"], block_times["dense"]),
+        "stage ms": 1e3 * statistics.median(stage_times["sparse"]),
+        "dense stage ms": 1e3 * statistics.median(stage_times["dense"]),
+        "stage ratio": median_ratio(stage_times["sparse"], stage_times["dense"]),
         "largest difference": difference,
         **formulas(tokens.shape[1], tokens.shape[2], float(active.float().mean())),
     }
@@ -133,8 +112,7 @@ def main() -> None:
     torch.manual_seed(0)
     stage = FineStage(options.width).eval().to(options.device)
     features = torch.randn(1, options.width, options.side, options.side, device=options.device)
-    threads = f"{os.cpu_count()} cores, {torch.get_num_threads()} threads" if options.device == "cpu" else torch.cuda.get_device_name()
-    print(f"{platform.processor() or platform.machine()}, {threads}, torch {torch.__version__}; width {options.width}, {SCALE * options.side}² fine tokens, ")
+    print(f"{machine(options.device)}, {versions()}; width {options.width}, {SCALE * options.side}² fine tokens, ")
     print(f"windows of {WINDOW}, {options.pairs} interleaved pairs\n")
     rows = []
     for rho in options.rho:

@@ -13,12 +13,7 @@ sets it.
 from __future__ import annotations
 
 import argparse
-import os
-import platform
-import random
 import statistics
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,6 +28,7 @@ from fretsaw.methods.grc_sam.model import GrcSam, with_taps
 from fretsaw.methods.grc_sam.scores import CONFIGURATIONS
 from fretsaw.methods.grid import GridMasks, sam_crops
 from fretsaw.weights import load_state_dict, load_strictly, read_metadata
+from interleave import interleaved, machine, median_ratio, versions
 
 ROOT = Path(__file__).resolve().parents[1]
 POINTS = 32 * 32
@@ -60,20 +56,6 @@ def fixed_share(network: GrcSam, rho: float) -> None:
         return tokens, (rows < rho).float().expand_as(guide) * guide.clamp(min=0.6), grid
 
     stage.enter = entered
-
-
-def interleaved(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    with torch.no_grad():
-        for number in range(rounds):
-            names = list(calls)
-            random.Random(number).shuffle(names)
-            for name in names:
-                started = time.perf_counter()
-                calls[name]()
-                times[name].append(time.perf_counter() - started)
-            print(f"round {number + 1} of {rounds}", file=sys.stderr, flush=True)
-    return times
 
 
 def main() -> None:
@@ -127,10 +109,8 @@ def main() -> None:
     calls["encoder alone"] = lambda: plain.encode(pixels)
     if not options.no_grid:
         calls["grid mode"] = lambda: grid.generate(image, sam_crops(plain))
-    times = interleaved(calls, options.rounds)
-    print(
-        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}; {about.base} at"
-    )
+    times = interleaved(calls, options.rounds, warm=0, device=options.device)
+    print(f"{machine(options.device)}, {versions()}; {about.base} at")
     print(f"{options.size}, layers {network.numbers}, width {about.width}, active share {float(result.active.float().mean()):.2f}, {options.rounds} rounds\n")
     print("| part | GFLOPs | GMACs | parameters, M |\n|---|---|---|---|")
     generator = network.generator
@@ -147,7 +127,7 @@ def main() -> None:
         print(f"| {name} | {flops / 1e9:.1f} | {flops / 2e9:.1f} | {parameters:.2f} |")
     print("\n| what | median s | to the grid mode |\n|---|---|---|")
     for name, values in times.items():
-        ratio = statistics.median(a / b for a, b in zip(values, times["grid mode"], strict=True)) if "grid mode" in times else float("nan")
+        ratio = median_ratio(values, times["grid mode"]) if "grid mode" in times else float("nan")
         print(f"| {name} | {statistics.median(values):.3f} | {ratio:.3f} |")
     print("\nThe paper (A100, SAM ViT-B): 741.5 against 1315.3 G, 159.83 against 1198.87 ms, 95.7 against 93.7 M.")
 

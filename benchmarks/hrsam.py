@@ -21,14 +21,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import random
 import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -42,6 +37,7 @@ from fretsaw.layers.selective_scan import cycle_scan, repeated_scan, selective_s
 from fretsaw.layers.windows import WindowAttention
 from fretsaw.memory import click_memory
 from fretsaw.methods.hrsam import ANCHOR_SIZE, SIZES, HRSAMEncoder, estimate_encoder_memory
+from interleave import interleaved, machine, median_ratio, timed, versions
 
 
 class NoScan(nn.Module):
@@ -73,34 +69,6 @@ def build(case: str, name: str) -> HRSAMEncoder:
     return HRSAMEncoder(size, **changes).eval()
 
 
-def timed(call: Callable[[], object], device: str) -> float:
-    started = time.perf_counter()
-    call()
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
-    return time.perf_counter() - started
-
-
-def measure(calls: Mapping[str, Callable[[], object]], rounds: int, device: str, what: str) -> dict[str, list[float]]:
-    """Run each call once to warm up, then once a round in a new order; the seconds of each."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    with torch.no_grad():
-        for number in range(rounds + 1):
-            names = list(calls)
-            random.Random(number).shuffle(names)
-            for name in names:
-                seconds = timed(calls[name], device)
-                if number:
-                    times[name].append(seconds)
-            print(f"{what}: round {number} of {rounds}" if number else f"{what}: warm", file=sys.stderr, flush=True)
-    return times
-
-
-def ratio(times: Mapping[str, Sequence[float]], name: str, reference: str) -> float:
-    """Median of the ratios, round by round."""
-    return statistics.median(a / b for a, b in zip(times[name], times[reference], strict=True))
-
-
 def peak_memory(case: str, name: str, size: int, device: str) -> int:
     """Bytes that encoding one image adds at its peak, in a process of its own; parameters and pixels included."""
     command = [sys.executable, __file__, "peak", "--cases", case, "--encoder", name, "--sizes", str(size), "--device", device]
@@ -126,7 +94,8 @@ def print_once(options: argparse.Namespace) -> None:
     before = peak(options.device)
     encoder = build(options.cases[0], options.encoder).to(options.device)
     pixels = torch.randn(1, 3, options.sizes[0], options.sizes[0], device=options.device)
-    times = measure({"it": lambda: encoder(pixels)}, options.rounds, options.device, f"{options.cases[0]} {options.sizes[0]}")
+    label = f"{options.cases[0]} {options.sizes[0]}: "
+    times = interleaved({"it": lambda: encoder(pixels)}, options.rounds, device=options.device, label=label)
     print(json.dumps({"seconds": times["it"], "bytes": peak(options.device) - before}))
 
 
@@ -194,7 +163,7 @@ def ladder(options: argparse.Namespace) -> dict[str, Any]:
     for size in options.sizes:
         pixels = torch.randn(1, 3, size, size, device=options.device)
         calls = {case: (lambda encoder=encoder, pixels=pixels: encoder(pixels)) for case, encoder in encoders.items()}
-        times = measure(calls, options.rounds, options.device, f"ladder {size}")
+        times = interleaved(calls, options.rounds, device=options.device, label=f"ladder {size}: ")
         for case in options.cases:
             rows.setdefault(case, {})[size] = {"seconds": times[case]}
     encoders.clear()
@@ -232,10 +201,10 @@ def laps(options: argparse.Namespace) -> dict[str, Any]:
             "one": lambda tensors=tensors: cycle_scan(*tensors),
             "single": lambda tensors=tensors: selective_scan(*tensors[:5]),
         }
-        times = measure(calls, options.rounds, options.device, f"laps {tokens}")
+        times = interleaved(calls, options.rounds, device=options.device, label=f"laps {tokens}: ")
         difference = (repeated_scan(*tensors) - cycle_scan(*tensors)).abs().max().item()
         medians = {name: statistics.median(values) for name, values in times.items()}
-        shown = [f"{medians['three']:.3f}", *(f"{medians[name]:.3f} ({ratio(times, name, 'three'):.2f} x)" for name in ("one", "single"))]
+        shown = [f"{medians['three']:.3f}", *(f"{medians[name]:.3f} ({median_ratio(times[name], times['three']):.2f} x)" for name in ("one", "single"))]
         print(f"| {tokens} | " + " | ".join(shown) + f" | {difference:.1e} |")
         rows[str(tokens)] = {**times, "difference": difference}
     return rows
@@ -286,9 +255,9 @@ def swin(options: argparse.Namespace) -> dict[str, Any]:
         calls = {"plain": lambda plain=plain: plain(x, ((64, 64),)), "flash": lambda flash=flash: flash(x, ((64, 64),))}
         with torch.no_grad():
             difference = (calls["plain"]() - calls["flash"]()).abs().max().item()
-        times = measure(calls, options.rounds, options.device, f"swin {window}")
+        times = interleaved(calls, options.rounds, device=options.device, label=f"swin {window}: ")
         medians = {name: statistics.median(values) for name, values in times.items()}
-        print(f"| {window} | {medians['plain']:.3f} | {medians['flash']:.3f} | {ratio(times, 'flash', 'plain'):.2f} | {difference:.1e} |")
+        print(f"| {window} | {medians['plain']:.3f} | {medians['flash']:.3f} | {median_ratio(times['flash'], times['plain']):.2f} | {difference:.1e} |")
         rows[str(window)] = {**times, "difference": difference}
     return rows
 
@@ -318,13 +287,12 @@ def main() -> None:
         return
     if unknown := set(options.parts) - PARTS.keys():
         parser.error(f"expected parts among {', '.join(PARTS)}, got {', '.join(sorted(unknown))}")
-    machine = torch.cuda.get_device_name(options.device) if options.device.startswith("cuda") else f"{platform.machine()}, {os.cpu_count()} cores"
-    print(f"{machine}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    print(f"{machine(options.device)}, {versions()}")
     if options.click:
         click(options)
         return
     found = {part: PARTS[part](options) for part in options.parts or PARTS}
-    report = json.loads(json.dumps({"machine": machine, "threads": torch.get_num_threads(), "torch": torch.__version__, **found}))
+    report = json.loads(json.dumps({"machine": machine(options.device), "versions": versions(), **found}))
     if options.report:
         options.report.write_text(json.dumps(report, indent=1))
     if options.pictures:

@@ -81,7 +81,7 @@ def draw(report: Mapping[str, Any], folder: Path) -> list[Path]:
             continue
         figure = Figure(figsize=(5.2 * panels, 3.8), layout="constrained")
         draw_part(figure.subplots(1, panels), report[part])
-        figure.supxlabel(f"{report['machine']}, {report['threads']} threads, torch {report['torch']}, float32, medians", fontsize="x-small")
+        figure.supxlabel(f"{report['machine']}, {report['versions']}, float32, medians", fontsize="x-small")
         figure.savefig(folder / f"hrsam_{part}.png", dpi=130)
         made.append(folder / f"hrsam_{part}.png")
     return made

@@ -8,16 +8,14 @@ Every variant trains in a folder of its own and is continued where it stopped; `
 from __future__ import annotations
 
 import argparse
-import platform
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from fretsaw.cli.train import configure
 from fretsaw.recipes.pmg_sam import Config, run
 from fretsaw.training.loop import read_log
+from interleave import machine, versions
 
 GROUPS: dict[str, dict[str, dict[str, Any]]] = {
     "full": {"as configured": {}},
@@ -50,7 +48,7 @@ def main() -> None:
             run(replace(config, **change))
             best = min((line for line in read_log(folder) if "val/loss" in line), key=lambda line: line["val/loss"])
             rows.append((name, best))
-    print(f"{' '.join(options.set)}; {platform.machine()}, torch {torch.__version__}; at the best validation loss")
+    print(f"{' '.join(options.set)}; {machine()}, {versions()}; at the best validation loss")
     print(f"| variant | step | {' | '.join(figure.removeprefix('val/') for figure in FIGURES)} |\n|---|{'---|' * (len(FIGURES) + 1)}")
     for name, best in rows:
         print(f"| {name} | {best['step']} | {' | '.join(f'{best[figure]:.4f}' for figure in FIGURES)} |")

@@ -10,7 +10,6 @@ stated, and its FLOPs are lost from the text; it prints 22.9 M trained parameter
 from __future__ import annotations
 
 import argparse
-import platform
 import time
 
 import torch
@@ -21,6 +20,7 @@ from fretsaw.backbones import sam2
 from fretsaw.backbones.u2net import FULL, SMALL, U2Net
 from fretsaw.methods.pmg_sam.build import PAPER, TINY, Settings, build_pmg_sam, parameters_by_part
 from fretsaw.methods.pmg_sam.pairing import PAIRS, DualFeatures
+from interleave import machine, versions
 
 
 class Whole(nn.Module):
@@ -61,7 +61,7 @@ def main() -> None:
         "paper, U²-Net at 320": (PAPER, sam2.HIERA_BASE_PLUS, FULL, 320),
         "pmg-tiny: Hiera-T, U²-Netp at 320": (TINY, sam2.HIERA_TINY, SMALL, 320),
     }
-    print(f"{options.size} x {options.size}, {platform.machine()}, torch {torch.__version__}")
+    print(f"{options.size} x {options.size}, {machine(options.device or 'cpu')}, {versions()}")
     print("| model | trained M | Hiera M | U²-Net M | GFLOPs | peak MB | images/s |\n|---|---|---|---|---|---|---|")
     for name, (settings, trunk, levels, side) in kinds.items():
         whole = Whole(settings, trunk, levels, options.size, side).eval().requires_grad_(False)

@@ -10,7 +10,6 @@ the tiles guided by the true mask at the model's resolution, which shows the pat
 from __future__ import annotations
 
 import argparse
-import platform
 import resource
 import statistics
 import time
@@ -27,6 +26,7 @@ from fretsaw.images import write_image
 from fretsaw.masks import mask_iou
 from fretsaw.methods.pmg_sam.cut import PmgCut
 from fretsaw.methods.pmg_sam.tiles import refine_edges
+from interleave import machine, versions
 
 BANDS = (0.005, 0.001, 0.0002)
 
@@ -74,7 +74,7 @@ def main() -> None:
             tiles = [mask[part, part] for mask in (truth, enlarged, tiled)]
             write_image(options.picture, np.concatenate([np.repeat(255 * tile[..., None].astype(np.uint8), 3, 2) for tile in tiles], 1))
     print(f"{options.seeds} scenes of {options.side} x {options.side}, model {options.model}, input {segmenter.open(image).model.preprocessing.size}")
-    print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, fretsaw {fretsaw.__version__}")
+    print(f"{machine()}, {versions()}")
     print(f"| result | IoU | {' | '.join(f'boundary IoU {100 * band:g} %' for band in BANDS)} | s |\n|---|{'---|' * (len(BANDS) + 2)}")
     for name, found in rows.items():
         print(f"| {name} | {' | '.join(f'{value:.4f}' for value in np.median(found, 0))} | {statistics.median(seconds[name]):.1f} |")

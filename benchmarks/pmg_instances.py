@@ -10,12 +10,10 @@ superfluous: 2 hits / (objects + instances). Rules are chosen on the training pa
 from __future__ import annotations
 
 import argparse
-import platform
 import time
 from pathlib import Path
 
 import numpy as np
-import torch
 from scipy.optimize import linear_sum_assignment
 
 import fretsaw
@@ -26,6 +24,7 @@ from fretsaw.data.shapes import side_by_side
 from fretsaw.masks import mask_iou
 from fretsaw.methods.pmg_sam.cut import PmgCut
 from fretsaw.methods.pmg_sam.instances import find_components, split_component
+from interleave import machine, versions
 
 
 def matched(found: list[np.ndarray], truths: list[np.ndarray]) -> tuple[float, float]:
@@ -70,7 +69,7 @@ def main() -> None:
             alone = [mask for mask, _ in split_component(truth, session.model, session.embedding, session.frame)]
             scores.setdefault("one object: split by clicks", []).append(matched(alone, [truth]))
     print(f"{options.images} images of {options.data.name}, {options.split.name if options.split else 'all'}, model {options.model or 'default'}")
-    print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, fretsaw {fretsaw.__version__}")
+    print(f"{machine()}, {versions()}")
     print("| instances | matched IoU | F at IoU 0.5 |\n|---|---|---|")
     for name, values in scores.items():
         print(f"| {name} | {np.mean(values, 0)[0]:.3f} | {np.mean(values, 0)[1]:.3f} |")

@@ -18,9 +18,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import random
 import statistics
 import sys
 from collections.abc import Mapping
@@ -38,6 +35,7 @@ from fretsaw.evaluation.timing import sat_latency, seconds_per_click
 from fretsaw.methods.sam_clicks import best_of_three
 from fretsaw.methods.sam_ref import SamRef
 from fretsaw.types import ImageEmbedding
+from interleave import machine, median_ratio, order, versions
 
 
 class PreparedAgain:
@@ -96,9 +94,7 @@ def main() -> None:
     synchronise = torch.cuda.synchronize if options.device.startswith("cuda") else lambda: None
     times: dict[str, list[dict[str, float]]] = {name: [] for name in rows}
     for i, sample in enumerate(samples):
-        order = list(rows)
-        random.Random(i).shuffle(order)
-        for name in order:
+        for name in order(rows, i):
             predictor = SessionPredictor(api.Segmenter(options.model, segmenter.parts, rows[name]))
             times[name].append(seconds_per_click(predictor, [sample], SAM, synchronise, warm_up=1 if i == 0 else 0))
         print(f"photo {i + 1} of {len(samples)}", file=sys.stderr, flush=True)
@@ -107,22 +103,20 @@ def main() -> None:
         image = samples[0].read_image()
         for name, refiner in rows.items():
             sat[name] = sat_latency(DecoderPredictor(model, best_of_three, refiner=refiner), image, synchronise)
-    where = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
-    if options.device.startswith("cuda"):
-        where = torch.cuda.get_device_name(options.device)
     weights = f"weights of {options.refiner}" if options.refiner else "random refiner weights"
-    print(f"{where}, torch {torch.__version__}; {options.model}, {weights}; {len(samples)} objects of {objects.name}, 20 clicks each by the protocol sam, fp32")
+    print(f"{machine(options.device)}, {versions()}; {options.model}, {weights}; {len(samples)} objects of {objects.name},")
+    print("20 clicks each by the protocol sam, fp32")
     print("| row | SPC, s | ratio | a click alone, s | ratio | opening, s | SAT latency, s | ratio |\n|---|---|---|---|---|---|---|---|")
     for name, measured in times.items():
         cells = []
         for key in ("SPC", "SPC clicks alone"):
-            ratios = [one[key] / base[key] for one, base in zip(measured, times["decoder"], strict=True)]
-            cells += [f"{statistics.median(one[key] for one in measured):.3f}", f"{statistics.median(ratios):.2f}"]
+            seconds, base = ([one[key] for one in found] for found in (measured, times["decoder"]))
+            cells += [f"{statistics.median(seconds):.3f}", f"{median_ratio(seconds, base):.2f}"]
         cells.append(f"{statistics.median(one['encoding'] for one in measured):.3f}")
         cells += [f"{sat[name]:.1f}", f"{sat[name] / sat['decoder']:.2f}"] if sat else ["", ""]
         print(f"| {name} | {' | '.join(cells)} |")
     if options.report:
-        options.report.write_text(json.dumps({"machine": where, "torch": torch.__version__, "rows": times, "SAT latency": sat}, indent=1))
+        options.report.write_text(json.dumps({"machine": machine(options.device), "versions": versions(), "rows": times, "SAT latency": sat}, indent=1))
 
 
 if __name__ == "__main__":

@@ -11,12 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import random
 import statistics
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,6 +22,7 @@ from fretsaw import catalog, images
 from fretsaw.backbones import sam
 from fretsaw.methods.sam_clicks import SamClicks, build_sam
 from fretsaw.types import Click, Prompt
+from interleave import interleaved, machine, median_ratio, versions
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -85,22 +81,6 @@ def rows(photo: Path, grid: bool, half_precision: bool) -> dict[str, tuple[Calla
     return found
 
 
-def measure(calls: dict[str, tuple[Callable[[], object], str]], rounds: int) -> dict[str, list[float]]:
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    with torch.no_grad():
-        for call, _ in calls.values():
-            call()
-        for i in range(rounds):
-            names = list(calls)
-            random.Random(i).shuffle(names)
-            for name in names:
-                started = time.perf_counter()
-                calls[name][0]()
-                times[name].append(time.perf_counter() - started)
-            print(f"round {i + 1} of {rounds}", file=sys.stderr, flush=True)
-    return times
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photo", type=Path, default=ROOT / "examples" / "astronaut.png")
@@ -110,11 +90,11 @@ def main() -> None:
     parser.add_argument("--report", type=Path, help="write the times as JSON")
     options = parser.parse_args()
     calls = rows(options.photo, options.grid, options.bf16)
-    times = measure(calls, options.rounds)
-    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    times = interleaved({name: call for name, (call, _) in calls.items()}, options.rounds)
+    print(f"{machine()}, {versions()}")
     print("| what | median s | ratio | to |\n|---|---|---|---|")
     for name, (_, reference) in calls.items():
-        ratio = statistics.median(a / b for a, b in zip(times[name], times[reference], strict=True)) if reference else None
+        ratio = median_ratio(times[name], times[reference]) if reference else None
         print(f"| {name} | {statistics.median(times[name]):.3f} | {'' if ratio is None else f'{ratio:.3f}'} | {reference} |")
     if options.report:
         options.report.write_text(json.dumps(times, indent=1))
