@@ -1,12 +1,13 @@
-"""PMG-SAM beside what can be had without training: U²-Netp alone, the training-free cut, SAM 2's grid, on the same held-out images.
+"""Automatic cuts side by side on the same held-out images: U²-Netp alone, the training-free cut, SAM 2's grid, and models by name or file.
 
+    python benchmarks/auto_compare.py ../shared/data/ccp --dataset folder --split ../shared/data/splits/ccp_val.txt --limit 50 --no-grid
     python benchmarks/auto_compare.py ../shared/data/human_seg --split ../shared/data/splits/human_seg_val.txt --model runs/pmg/best.safetensors
     python benchmarks/auto_compare.py DATA --model a.safetensors --model b.safetensors --no-grid --scatter pre_mask.png    (ablations, figure 10)
 
 The grid's many masks become one map by the union of those that lie in the pre-mask's box: U²-Netp's map above one half gives the box, a mask counts whose
 box has at least 0.8 of its area inside and which covers at least 0.02 of it. Every row runs in a process of its own, so that its peak memory is its own;
-seconds are of the whole cut, encoding included, and the median is printed. With a PMG-SAM model its pre-mask is measured as well, and `--scatter` draws the
-final mask's IoU over the pre-mask's.
+seconds are of the whole cut, encoding included, and the median is printed. Several truths of one image are cut once and scored each. With a PMG-SAM model its
+pre-mask is measured as well, and `--scatter` draws the final mask's IoU over the pre-mask's.
 
 Source: PMG-SAM (paper 001), tables 1, 2, 4 and 5, figure 10.
 """
@@ -16,13 +17,13 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import os
-import platform
 import resource
 import statistics
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from fretsaw import frames
 from fretsaw.backbones.u2net import load_u2netp, saliency_map
 from fretsaw.data.datasets import open_dataset
 from fretsaw.data.layouts import read_list
+from fretsaw.data.samples import Sample
 from fretsaw.evaluation.auto import PROTOCOLS, AutoTally, check_metrics, measure_sample, soft_map
 from fretsaw.evaluation.pre_mask import PreMaskScores, compare_pre_mask, plot_scatter, summarise
 from fretsaw.masks import mask_to_box
@@ -43,10 +45,32 @@ from fretsaw.methods.grid import GridMasks, sam_crops
 from fretsaw.methods.pmg_sam.build import parameters_by_part
 from fretsaw.methods.pmg_sam.cut import PmgCut
 from fretsaw.segmentation import Segmentation
+from interleave import machine, versions
 
 PROTOCOL = PROTOCOLS["pysod"]
 METRICS = ("max F", "weighted F", "MAE", "S", "mean E", "HCE", "IoU", "boundary IoU")
 Cut = Callable[[np.ndarray], Segmentation]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What one method measured.
+
+    Attributes:
+        metrics: Over all samples.
+        samples: Each sample's own.
+        seconds: Median of a cut's.
+        memory: The process's peak, MB.
+        pre_masks: With PMG-SAM: each sample's pre-mask beside its final mask.
+        parameters: With PMG-SAM: trained parameters by part.
+    """
+
+    metrics: dict[str, float]
+    samples: list[dict[str, Any]]
+    seconds: float
+    memory: float
+    pre_masks: list[PreMaskScores]
+    parameters: dict[str, int]
 
 
 class Recorded:
@@ -93,13 +117,17 @@ def grid_union(size: int | None) -> Cut:
     return auto
 
 
-def samples_of(options: argparse.Namespace) -> list[Any]:
+def samples_of(options: argparse.Namespace) -> list[Sample]:
+    """The samples of the split, those of one image together; spread evenly over it where there is a limit on the images."""
     samples = list(open_dataset(options.data, options.dataset).samples)
     if options.split:
         listed = set(read_list(options.split))
         samples = [sample for sample in samples if sample.image.stem in listed]
-    step = max(1, len(samples) // options.limit) if options.limit else 1
-    return samples[::step][: options.limit or None]
+    images = sorted({sample.image for sample in samples})
+    if options.limit and options.limit < len(images):
+        images = [images[i * len(images) // options.limit] for i in range(options.limit)]
+    kept = set(images)
+    return sorted((sample for sample in samples if sample.image in kept), key=lambda sample: (sample.image, sample.name))
 
 
 def measure(name: str, options: argparse.Namespace, answer: Any) -> None:
@@ -112,22 +140,28 @@ def measure(name: str, options: argparse.Namespace, answer: Any) -> None:
     segmenter = None if name in kinds else fretsaw.load(name, size=options.size)
     cut = kinds[name]() if segmenter is None else segmenter.auto
     metrics = tuple(metric for metric in METRICS if metric in check_metrics(None))
-    tally, seconds, both = AutoTally(PROTOCOL, metrics), [], []
-    for number, sample in enumerate(samples_of(options)):
-        image, truth = sample.read()
+    automatic = None if segmenter is None else segmenter.parts.automatic
+    tally, records, seconds, pre_masks = AutoTally(PROTOCOL, metrics), [], [], []
+    for number, (path, group) in enumerate(groupby(samples_of(options), key=lambda sample: sample.image)):
+        truths = list(group)
+        image = truths[0].read_image()
         started = time.perf_counter()
         result = cut(image)
         seconds.append(time.perf_counter() - started)
-        tally.add(measure_sample(Recorded(result), sample, protocol=PROTOCOL, metrics=metrics))
-        if segmenter is not None and isinstance(segmenter.parts.automatic, PmgCut):
+        for sample in truths:
+            record = measure_sample(Recorded(result), sample, protocol=PROTOCOL, metrics=metrics)
+            tally.add(record)
+            records.append({"sample": sample.name, "score": record["score"], **{metric: record[metric] for metric in metrics}})
+        if segmenter is not None and isinstance(automatic, PmgCut):
             session = segmenter.open(image)
             with torch.no_grad():
-                low = segmenter.parts.automatic.predict(image, session.embedding, session.frame).pre_mask
+                low = automatic.predict(image, session.embedding, session.frame).pre_mask
             pre_mask = frames.logits_to_image(low, session.frame)[0, 0].cpu().numpy()
-            both.append(compare_pre_mask(soft_map(pre_mask), soft_map(result.logits), truth == 1))
-        print(f"{name}: {number + 1} {sample.name}", file=sys.stderr, flush=True)
-    parts = parameters_by_part(segmenter.parts.automatic.network.requires_grad_(True)) if both and segmenter is not None else {}
-    answer.put((tally.metrics(), statistics.median(seconds), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, both, parts))
+            pre_masks += [compare_pre_mask(soft_map(pre_mask), soft_map(result.logits), sample.read()[1] == 1) for sample in truths]
+        print(f"{name}: {number + 1} {path.name}", file=sys.stderr, flush=True)
+    parameters = parameters_by_part(automatic.network.requires_grad_(True)) if isinstance(automatic, PmgCut) else {}
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    answer.put(Row(tally.metrics(), records, statistics.median(seconds), memory, pre_masks, parameters))
 
 
 def main() -> None:
@@ -135,7 +169,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--dataset", help="how it is laid out, see `fretsaw evaluate`")
     parser.add_argument("--split", type=Path)
-    parser.add_argument("--limit", type=int, help="at most so many samples, spread evenly")
+    parser.add_argument("--limit", type=int, help="at most so many images, spread evenly")
     parser.add_argument("--model", action="append", default=[], help="a PMG-SAM weight file or any model with an automatic mode; repeatable")
     parser.add_argument("--size", type=int, help="side of the image encoders' input; default: their own")
     parser.add_argument("--no-grid", action="store_true", help="leave the grid out, which takes minutes an image")
@@ -143,7 +177,7 @@ def main() -> None:
     parser.add_argument("--report", type=Path)
     options = parser.parse_args()
     names = ["U²-Netp alone", "training-free cut", *([] if options.no_grid else ["SAM 2 grid, union"]), *options.model]
-    rows: dict[str, Any] = {}
+    rows: dict[str, Row] = {}
     context = multiprocessing.get_context("spawn")
     for name in names:
         answer = context.Queue()
@@ -151,22 +185,24 @@ def main() -> None:
         process.start()
         rows[name] = wait(process, answer, name)
     print(f"{options.data.resolve().name}, {options.split.name if options.split else 'all'}: {len(samples_of(options))} samples, protocol {PROTOCOL.name}")
-    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}")
-    shown = list(next(iter(rows.values()))[0])
+    print(f"{machine()}, {versions()}")
+    shown = list(next(iter(rows.values())).metrics)
     print(f"| method | {' | '.join(shown)} | median s | peak MB |\n|---|{'---|' * (len(shown) + 2)}")
-    for name, (figures, seconds, memory, _both, _parts) in rows.items():
-        print(f"| {Path(name).name} | {' | '.join(f'{figures[metric]:.4f}' for metric in shown)} | {seconds:.2f} | {memory:.0f} |")
-    for name, (_figures, _seconds, _memory, both, parts) in rows.items():
-        if len(both) > 1:
-            print(f"{Path(name).name}: trained parameters {sum(parts.values()):,} {parts}; " + ", ".join(f"{k} {v:.3f}" for k, v in summarise(both).items()))
-    scatter: list[PreMaskScores] = next((row[3] for row in rows.values() if row[3]), [])
+    for name, row in rows.items():
+        print(f"| {Path(name).name} | {' | '.join(f'{row.metrics[metric]:.4f}' for metric in shown)} | {row.seconds:.2f} | {row.memory:.0f} |")
+    for name, row in rows.items():
+        if len(row.pre_masks) > 1:
+            trained = f"trained parameters {sum(row.parameters.values()):,} {row.parameters}"
+            print(f"{Path(name).name}: {trained}; " + ", ".join(f"{key} {value:.3f}" for key, value in summarise(row.pre_masks).items()))
+    scatter: list[PreMaskScores] = next((row.pre_masks for row in rows.values() if row.pre_masks), [])
     if options.scatter and scatter:
         plot_scatter(scatter, options.scatter)
     if options.report:
-        options.report.write_text(json.dumps({name: {"metrics": row[0], "seconds": row[1], "MB": row[2]} for name, row in rows.items()}, indent=1))
+        report = {name: {"metrics": row.metrics, "seconds": row.seconds, "MB": row.memory, "samples": row.samples} for name, row in rows.items()}
+        options.report.write_text(json.dumps(report, indent=1))
 
 
-def wait(process: Any, answer: Any, name: str) -> Any:
+def wait(process: Any, answer: Any, name: str) -> Row:
     """Return what the process answers, or end where it failed."""
     while process.is_alive() or not answer.empty():
         if not answer.empty():
