@@ -126,11 +126,7 @@ class MaskRuns:
 
     @classmethod
     def of(cls, mask: np.ndarray) -> MaskRuns:
-        """Return the runs of a mask (H, W) bool.
-
-        Raises:
-            ShapeError: If it is no such array.
-        """
+        """Return the runs of a mask (H, W) bool; `ShapeError` if it is no such array."""
         pixels = require_mask(mask).ravel()
         changes = np.flatnonzero(pixels[1:] != pixels[:-1]) + 1
         first = [0] if pixels[0] else []

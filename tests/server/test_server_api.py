@@ -152,7 +152,13 @@ def test_parts_of_an_automatic_cut_survive_a_restart_are_exported_and_become_obj
     *made, whole = client.post(f"{item}/split").json()
     assert [(part["name"], part["area"]) for part in made] == [("ball", part["area"]) for part in answered["parts"]]
     assert whole["deleted"]
-    assert client.post(f"{first}/objects/{made[0]['id']}/split").status_code == 422
+    refused = client.post(f"{first}/objects/{made[0]['id']}/split")
+    assert (refused.status_code, refused.json()["reason"]) == (422, "expected a mask of several pieces, got one that is connected")
+    painted = np.zeros((90, 120), bool)
+    painted[5:40, 70:100], painted[50:80, 10:40], painted[0, 0] = True, True, True
+    client.put(f"{first}/objects/{made[0]['id']}/mask", json={"rle": masks.encode_rle(painted)})
+    pieces = client.post(f"{first}/objects/{made[0]['id']}/split").json()
+    assert [(piece["name"], piece["box"]) for piece in pieces[:-1]] == [("ball", [10, 50, 40, 80]), ("ball", [70, 5, 100, 40])]
 
 
 def test_text_makes_named_objects(client, first):

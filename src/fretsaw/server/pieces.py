@@ -31,6 +31,9 @@ PREVIEW_SIDE = 1024
 COLORS = ("#3b82f6", "#f97316", "#10b981", "#e11d48", "#a855f7", "#eab308", "#06b6d4", "#ec4899", "#84cc16", "#6366f1")
 """Of the first objects; calmer than what tells hundreds of classes apart."""
 
+LEAST_PIECE = 0.01
+"""Share of a mask below which a connected piece of it is a speck rather than an object."""
+
 NOTHING = {"size": [0, 0], "counts": ""}
 """Run lengths of a box without a pixel."""
 
@@ -251,17 +254,20 @@ class Piece:
         return self.extend(number, lambda session: session.mask(mask))
 
     def split(self, number: int) -> list[ObjectRecord]:
-        """Make an object of every part of an automatic cut; the whole is thrown away, and can be taken back. Returns the new objects and the whole.
+        """Make an object of every part of an automatic cut, or of every connected piece of another mask; the whole is thrown away, and can be taken back.
+
+        Returns:
+            The new objects, and the whole at the end.
 
         Raises:
-            PromptError: If the current mask has no parts.
+            PromptError: If the mask is of one piece.
         """
         with self.lock:
             whole = self.object(number)
-            parts = self._session(whole).step.instances
-            if not parts:
-                raise PromptError("expected an automatic mask whose parts are known, got one without parts")
-            made = [self.extend(self.add(part.name or whole.name).id, lambda session, part=part: session.mask(part.mask)) for part in parts]
+            parts = [(part.name, part.mask) for part in self._session(whole).step.instances] or [("", mask) for mask in _pieces(self._mask(whole))]
+            if len(parts) < 2:
+                raise PromptError("expected a mask of several pieces, got one that is connected")
+            made = [self.extend(self.add(name or whole.name).id, lambda session, mask=mask: session.mask(mask)) for name, mask in parts]
             return [*made, self.describe(number, deleted=True)]
 
     def put(self, name: str, mask: np.ndarray) -> ObjectRecord:
@@ -382,6 +388,14 @@ class Piece:
         self._store.write(self.record)
         for name in dropped:
             self._store.step_path(self.record.id, name).unlink(missing_ok=True)
+
+
+def _pieces(mask: np.ndarray) -> list[np.ndarray]:
+    """Return a mask's connected pieces, from left to right, without specks."""
+    labels, stats = masks.components(mask)
+    left, areas = stats[:, 0], stats[:, 4]
+    kept = [number for number in range(1, len(stats)) if areas[number] >= LEAST_PIECE * areas[1:].sum()]
+    return [labels == number for number in sorted(kept, key=lambda number: int(left[number]))]
 
 
 def _part_record(part: Segmentation) -> PartRecord:

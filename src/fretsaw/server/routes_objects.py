@@ -108,7 +108,7 @@ def _add_interactions(router: APIRouter, bench: Workbench) -> None:
 
     @router.post("/objects/{number}/split")
     async def split(identity: str, number: int, request: Request) -> list[ObjectReply]:
-        """Make an object of every part of an automatic cut; returns them, and the whole at the end, which is thrown away and can be taken back."""
+        """Make an object of every part of an automatic cut, or of every connected piece of another mask; the whole comes last, thrown away for now."""
         return [ObjectReply.of(item) for item in await bench.at(request, identity, lambda piece: piece.split(number))]
 
 

@@ -12,6 +12,7 @@ export const KEYS = [
     ["Shift+a", "automatic mask, parts kept apart", "parts"],
     ["x", "plain clicks remove, or add again", "flip"],
     ["o", "keep off the other objects", "avoid"],
+    ["s", "split into its pieces", "split"],
     ["[", "smaller brush", "smaller"],
     ["]", "larger brush", "larger"],
   ]],

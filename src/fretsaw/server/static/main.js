@@ -15,7 +15,7 @@ const keep = (name, value) => localStorage.setItem(`fretsaw-${name}`, value);
 const work = new Work();
 const view = new View(find("canvas"));
 const tools = new Tools(view, work);
-const objects = new Objects(find("objects"), work, tell);
+const objects = new Objects(find("objects"), work, tell, split);
 const gallery = new Gallery(find("pictures"), find("folder"), work, open);
 const exportWindow = new Exports(find("export-window"), work, tell);
 
@@ -138,10 +138,14 @@ async function cutAll() {
 
 // The automatic mask with its separate objects; each may become an object of its own.
 async function findParts() {
-  if (!work.picture || !work.about.modes.includes("parts")) return;
+  if (!work.picture) return;
+  if (!work.about.modes.includes("parts")) {
+    tell("This model does not tell parts apart; S splits a mask into its pieces.");
+    return;
+  }
   const reply = await work.auto(true);
   if (!reply) return;
-  if (reply.parts.length > 1) tell(`Found ${reply.parts.length} separate parts.`, "Make each an object", () => work.split(reply.id));
+  if (reply.parts.length > 1) tell(`Found ${reply.parts.length} separate parts.`, "Make each an object", () => split(reply.id));
   else tell("What stands out is one piece; there is nothing to separate.");
 }
 
@@ -159,6 +163,16 @@ async function waitForServer() {
   tell("The server is back; this is what it has saved.");
 }
 
+async function split(id) {
+  const pieces = await work.split(id);
+  if (!pieces) return;
+  tell(`Split into ${pieces.length} objects.`, "Take it back", async () => {
+    for (const piece of pieces) await work.describe(piece.id, { deleted: true });
+    await work.describe(id, { deleted: false });
+    work.choose(id);
+  });
+}
+
 // What keys and buttons do
 
 const shows = ["fill", "outline", "cutout"];
@@ -174,6 +188,7 @@ const actions = {
     tools.choose("click");
   },
   avoid: () => work.avoid(),
+  split: () => work.object?.area && split(work.active),
   smaller: () => tools.resize(1 / 1.25),
   larger: () => tools.resize(1.25),
   undo: () => work.undo(),
@@ -229,6 +244,7 @@ function render() {
   enable("redo", object?.redoable);
   for (const id of ["auto", "add", "export", "tool-click", "tool-box", "tool-paint", "tool-erase"]) enable(id, picture);
   enable("avoid", object?.area && work.objects.some((other) => other !== object && other.area));
+  enable("split", object?.area);
   enable("reset", object?.undoable || object?.redoable);
   for (const name of ["click", "box", "paint", "erase"]) find(`tool-${name}`).setAttribute("aria-pressed", String(tools.tool === name));
   for (const name of shows) find(`show-${name}`).setAttribute("aria-pressed", String(view.show === name));

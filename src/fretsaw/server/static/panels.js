@@ -74,10 +74,11 @@ export class Gallery {
 }
 
 export class Objects {
-  constructor(list, work, tell) {
+  constructor(list, work, tell, split) {
     this.list = list;
     this.work = work;
     this.tell = tell;
+    this.split = split;
     work.addEventListener("objects", () => this.render());
   }
 
@@ -155,7 +156,7 @@ export class Objects {
     const facts = item.area ? `${percent(item, work)} · ${several ? `${item.parts.length} parts` : `score ${Math.round(item.score * 100)}`}` : "click on it";
     const row = element("li", { "data-id": String(item.id), class: item.id === work.active ? "active" : "" }, choose, color);
     row.append(element("div", { class: "words" }, field, element("span", { class: "facts", text: facts })));
-    if (several) row.append(button("split", `Make each part of ${name} an object`, "split", () => work.split(item.id), false));
+    if (several) row.append(button("split", `Make each part of ${name} an object`, "split", () => this.split(item.id), false));
     const hide = item.hidden ? `Show ${name}` : `Hide ${name}`;
     row.append(button("hide", hide, item.hidden ? "hidden" : "eye", () => work.describe(item.id, { hidden: !item.hidden }), item.hidden));
     row.append(button("remove", `Throw away ${name}`, "bin", () => this.remove(item.id), false));

@@ -169,14 +169,17 @@ export class Work extends EventTarget {
     return this.change((path, since) => api.post(`${path}/auto${since}`, { instances }));
   }
 
-  // Makes an object of every part of an automatic mask.
-  split(id) {
-    return this.change(async () => {
-      const made = await api.post(`${this.path}/objects/${id}/split`);
-      for (const item of made) this.take(item);
+  // Makes an object of every part, or piece, of a mask; returns them, or null where there is but one.
+  async split(id) {
+    let made = null;
+    await this.change(async () => {
+      const all = await api.post(`${this.path}/objects/${id}/split`);
+      made = all.slice(0, -1);
+      for (const item of all) this.take(item);
       this.choose(made[0].id);
       return null;
     }, { makes: false });
+    return made;
   }
 
   avoid() {
