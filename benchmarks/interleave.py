@@ -20,6 +20,8 @@ import fretsaw
 Times = dict[str, list[float]]
 """Seconds of each row, one a round."""
 
+Clock = Callable[[], float]
+
 
 def order(names: Iterable[str], number: int) -> list[str]:
     """Return the rows in the order of round `number`."""
@@ -28,20 +30,28 @@ def order(names: Iterable[str], number: int) -> list[str]:
     return drawn
 
 
-def timed(call: Callable[[], object], device: str = "cpu") -> float:
-    """Return the seconds of a call, what it left to the device included."""
+def timed(call: Callable[[], object], device: str = "cpu", clock: Clock = time.perf_counter) -> float:
+    """Return the seconds of a call by a clock, what it left to the device included."""
     on_gpu = device.startswith("cuda")
     if on_gpu:
         torch.cuda.synchronize()
-    started = time.perf_counter()
+    started = clock()
     call()
     if on_gpu:
         torch.cuda.synchronize()
-    return time.perf_counter() - started
+    return clock() - started
 
 
 @torch.no_grad()
-def interleaved(calls: Mapping[str, Callable[[], object]], rounds: int, *, warm: int = 1, device: str = "cpu", label: str | None = "") -> Times:
+def interleaved(
+    calls: Mapping[str, Callable[[], object]],
+    rounds: int,
+    *,
+    warm: int = 1,
+    device: str = "cpu",
+    label: str | None = "",
+    clock: Clock = time.perf_counter,
+) -> Times:
     """Time calls in turns.
 
     Args:
@@ -50,11 +60,12 @@ def interleaved(calls: Mapping[str, Callable[[], object]], rounds: int, *, warm:
         warm: Rounds before them, which do not count.
         device: Where the calls work.
         label: Put before the line that each round writes to standard error; None writes none.
+        clock: `time.process_time` counts what this process computed, which other processes disturb least.
     """
     times: Times = {name: [] for name in calls}
     for number in range(-warm, rounds):
         for name in order(calls, number + warm):
-            seconds = timed(calls[name], device)
+            seconds = timed(calls[name], device, clock)
             if number >= 0:
                 times[name].append(seconds)
         if label is not None:

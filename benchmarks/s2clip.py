@@ -17,11 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import random
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -39,6 +35,7 @@ from fretsaw.methods.s2clip.refine import ALL_PROMPTS, Ask, Fusion, Refinement, 
 from fretsaw.methods.s2clip.regions import optimised_regions, original_regions, whole_classes
 from fretsaw.methods.sam_clicks import SamClicks, build_sam, single
 from fretsaw.types import ImageEmbedding, PromptEmbedding
+from interleave import interleaved, machine, median_ratio, versions
 from s2clip_memory import measure_memory
 
 CASES = {
@@ -77,13 +74,17 @@ def random_sam(size: str) -> SamClicks:
 def original_components(maps: DenseMaps, threshold: float) -> int:
     """Trident's component analysis: one map per class, every region looked for in it."""
     labels = coarse_labels(maps, threshold)
-    return sum(len(original_regions(labels, label, reduce_map(maps.probabilities(label)).numpy(), threshold, MINIMUM_AREA)) for label in range(maps.classes))
+    return sum(
+        len(original_regions(labels, label, reduce_map(maps.probabilities(label)).cpu().numpy(), threshold, MINIMUM_AREA)) for label in range(maps.classes)
+    )
 
 
 def optimised_components(maps: DenseMaps, threshold: float) -> int:
     labels = coarse_labels(maps, threshold)
     present = np.flatnonzero(np.bincount(labels.ravel(), minlength=maps.classes)[: maps.classes])
-    return sum(len(optimised_regions(labels, int(label), reduce_map(maps.probabilities(int(label))).numpy(), threshold, MINIMUM_AREA)) for label in present)
+    return sum(
+        len(optimised_regions(labels, int(label), reduce_map(maps.probabilities(int(label))).cpu().numpy(), threshold, MINIMUM_AREA)) for label in present
+    )
 
 
 class DecodesAll(SamClicks):
@@ -162,25 +163,6 @@ def rows(case: str, model: SamClicks, embedding: ImageEmbedding, seed: int, acce
     return calls, references, where
 
 
-def measure(calls: dict[str, Callable[[], object]], rounds: int, device: str) -> dict[str, list[float]]:
-    """Seconds of each row, one a round: of the process on a CPU, of the clock on a GPU."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    clock = time.process_time if device == "cpu" else time.perf_counter
-    for i in range(rounds):
-        names = list(calls)
-        random.Random(i).shuffle(names)
-        for name in names:
-            if device != "cpu":
-                torch.cuda.synchronize()
-            started = clock()
-            calls[name]()
-            if device != "cpu":
-                torch.cuda.synchronize()
-            times[name].append(clock() - started)
-        print(f"round {i + 1} of {rounds}", file=sys.stderr, flush=True)
-    return times
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", action="append", choices=list(CASES), help="repeat for more; default: all")
@@ -195,8 +177,7 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=171, help="for --memory: names")
     parser.add_argument("--report", type=Path, help="write the times as JSON")
     options = parser.parse_args()
-    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}, ", end="")
-    print(f"transformers {transformers.__version__}, {options.device}", flush=True)
+    print(f"{machine(options.device)}, {versions()}, transformers {transformers.__version__}", flush=True)
     if options.memory:
         measure_memory(options.side, options.classes, options.device, word_logits(options.classes, options.seed))
         return
@@ -211,11 +192,12 @@ def main() -> None:
             if options.only:
                 wanted = {name for name in calls if options.only in name}
                 calls = {name: call for name, call in calls.items() if name in wanted or name in {references.get(other) for other in wanted}}
-            times = report[case] = measure(calls, options.rounds, options.device)
+            clock = time.process_time if options.device == "cpu" else time.perf_counter
+            times = report[case] = interleaved(calls, options.rounds, warm=0, device=options.device, clock=clock)
         print(f"\n{where}\n\n| what | median s | ratio | to |\n|---|---|---|---|")
         for name in calls:
             reference = references.get(name, "")
-            ratio = f"{statistics.median(a / b for a, b in zip(times[name], times[reference], strict=True)):.2f}" if reference else ""
+            ratio = f"{median_ratio(times[name], times[reference]):.2f}" if reference else ""
             print(f"| {name} | {statistics.median(times[name]):.3f} | {ratio} | {reference} |", flush=True)
     if options.report:
         options.report.write_text(json.dumps(report, indent=1))
