@@ -203,6 +203,14 @@ def test_files_of_another_kind_are_refused_by_name(read, path, content):
         read({path: content})
 
 
+def test_sizes_that_no_memory_holds_are_refused():
+    image = {"id": 1, "file_name": "a.png", "height": 100_000, "width": 100_000}
+    row = {"image_id": 1, "category_id": 1, "segmentation": [[0, 0, 1, 0, 1, 1]]}
+    content = json.dumps({"images": [image], "annotations": [row], "categories": [{"id": 1, "name": "x"}]})
+    with pytest.raises(DataError, match="fit into 4096 MiB, got 100000 x 100000, 1 masks"):
+        coco.read({coco.PATH: content.encode()})
+
+
 def test_missing_files_are_named():
     with pytest.raises(DataError, match=r"annotations\.json.*found other"):
         coco.read({"other": b""})

@@ -140,6 +140,9 @@ def test_links_out_of_the_folder_and_hidden_files_are_not_served(make_client, fo
         ("put", "/objects/1/mask", {"rle": {"size": [90, 120], "counts": [10**12]}}, 422, "run lengths"),
         ("put", "/objects/1/mask", {"rle": {"size": [90, 120], "counts": "\u0000"}}, 422, "run lengths"),
         ("put", "/objects/1/mask", {"rle": {"size": [60000, 60000], "counts": [3600000000]}}, 422, "size"),
+        ("post", "/objects/1/strokes", {"x": 0, "y": 0, "rle": {"size": [46000, 46000], "counts": [2116000000]}}, 422, "expected a stroke inside the picture"),
+        ("post", "/objects/1/strokes", {"x": 0, "y": 0, "rle": {"size": [2, 2], "counts": [5]}}, 422, "run lengths"),
+        ("post", "/objects/1/split", None, 422, "expected a mask of several pieces"),
         ("patch", "/objects/1", {"name": "x" * 300}, 422, "name"),
         ("patch", "/objects/1", {"name": "a\nb"}, 422, "name"),
         ("patch", "/objects/1", {"color": "red; background: url(x)"}, 422, "color"),
@@ -150,7 +153,7 @@ def test_links_out_of_the_folder_and_hidden_files_are_not_served(make_client, fo
 )
 def test_wrong_requests_say_what_is_wrong(client, first, method, path, body, status, text):
     client.post(f"{first}/objects", json={})
-    reply = client.request(method, f"{first}{path}", json=body) if body is not None else client.request(method, f"{first}{path}")
+    reply = client.request(method, f"{first}{path}", json=body)
     refused(reply, status, text)
 
 

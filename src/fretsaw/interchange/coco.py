@@ -13,7 +13,7 @@ import numpy as np
 
 from fretsaw import masks
 from fretsaw.errors import DataError
-from fretsaw.interchange.pictures import AnnotatedPicture, Files, NamedMask, required
+from fretsaw.interchange.pictures import AnnotatedPicture, Files, NamedMask, checked_size, required
 from fretsaw.interchange.rings import part_rings
 
 PATH = "annotations.json"
@@ -82,8 +82,8 @@ def each(files: Mapping[str, bytes]) -> Iterator[AnnotatedPicture]:
         for annotation in content["annotations"]:
             rows[annotation["image_id"]].append(annotation)
         for image in content["images"]:
-            size = int(image["height"]), int(image["width"])
             found = [row for row in rows[image["id"]] if row["segmentation"]]
+            size = checked_size(image["height"], image["width"], len(found))
             yield AnnotatedPicture(image["file_name"], size, tuple(NamedMask(names[row["category_id"]], _mask(row["segmentation"], size)) for row in found))
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{PATH}: expected COCO's annotations, got: {error!r:.120}") from error

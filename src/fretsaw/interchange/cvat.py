@@ -14,7 +14,7 @@ import numpy as np
 
 from fretsaw import masks
 from fretsaw.errors import DataError
-from fretsaw.interchange.pictures import AnnotatedPicture, Files, NamedMask, required
+from fretsaw.interchange.pictures import AnnotatedPicture, Files, NamedMask, checked_size, required
 
 PATH = "annotations.xml"
 
@@ -53,8 +53,8 @@ def read(files: Mapping[str, bytes]) -> list[AnnotatedPicture]:
         root = ElementTree.fromstring(required(files, PATH))
         found = []
         for image in root.iter("image"):
-            size = int(image.attrib["height"]), int(image.attrib["width"])
             shapes = [shape for shape in image if shape.tag in ("mask", "polygon")]
+            size = checked_size(image.attrib["height"], image.attrib["width"], len(shapes))
             objects = tuple(NamedMask(shape.attrib["label"], _mask(shape.tag, shape.attrib, size)) for shape in shapes)
             found.append(AnnotatedPicture(image.attrib["name"], size, objects))
         return found

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from fretsaw.errors import DataError, ShapeError
-from fretsaw.interchange.pictures import AnnotatedPicture, Files, NamedMask, required
+from fretsaw.interchange.pictures import AnnotatedPicture, Files, NamedMask, checked_size, required
 from fretsaw.masks import require_mask
 
 PATH = "tasks.json"
@@ -147,7 +147,7 @@ def read(files: Mapping[str, bytes]) -> list[AnnotatedPicture]:
         for task in tasks:
             rows = [row for row in task["annotations"][0]["result"] if row["type"] == "brushlabels"]
             about = {"original_height": task.get("meta", {}).get("height"), "original_width": task.get("meta", {}).get("width")} | (rows[0] if rows else {})
-            size = int(about["original_height"]), int(about["original_width"])
+            size = checked_size(about["original_height"], about["original_width"], CHANNELS * len(rows))
             objects = tuple(NamedMask(row["value"]["brushlabels"][0], decode_brush(row["value"]["rle"], size)) for row in rows)
             found.append(AnnotatedPicture(task["data"]["image"], size, objects))
         return found

@@ -16,7 +16,7 @@ import numpy as np
 
 from fretsaw import images, masks
 from fretsaw.errors import DataError
-from fretsaw.interchange.pictures import AnnotatedPicture, Files, NamedMask
+from fretsaw.interchange.pictures import AnnotatedPicture, Files, NamedMask, checked_size
 
 VERSION = "5.5.0"
 """The version of labelme whose files these are."""
@@ -47,7 +47,7 @@ def read(files: Mapping[str, bytes]) -> list[AnnotatedPicture]:
     for path in sorted(path for path in files if path.endswith(".json")):
         try:
             content = json.loads(files[path])
-            size = int(content["imageHeight"]), int(content["imageWidth"])
+            size = checked_size(content["imageHeight"], content["imageWidth"], len(content["shapes"]))
             folder = path.rpartition("/")[0]
             name = f"{folder}/{content['imagePath']}" if folder else content["imagePath"]
             found.append(AnnotatedPicture(name, size, _objects(content["shapes"], size), path.removesuffix(".json")))

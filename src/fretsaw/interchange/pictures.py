@@ -15,6 +15,10 @@ Files = Iterator[tuple[str, bytes]]
 """Paths below a folder, with forward slashes, and what stands in each file."""
 
 
+MOST_MASK_BYTES = 2**32
+"""Of one picture's masks together; a file of a few bytes may promise any size."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class NamedMask:
     """One object: its class name, which may be shared, and its mask (H, W) bool."""
@@ -48,6 +52,23 @@ class AnnotatedPicture:
                 raise ShapeError(f"{self.file_name}, {item.name}: expected a mask {tuple(self.size)}, got {item.mask.shape}")
         if not self.stem:
             object.__setattr__(self, "stem", re.sub(r"\.[^./]*$", "", self.file_name))
+
+
+def checked_size(height: object, width: object, count: int = 1) -> tuple[int, int]:
+    """Return a picture's size (H, W) as a file tells it, if that many masks of it fit into memory.
+
+    Raises:
+        DataError: If the sides are no whole numbers from 1, or the masks would be larger than `MOST_MASK_BYTES`.
+    """
+    try:
+        size = int(str(height)), int(str(width))
+    except ValueError:
+        size = (0, 0)
+    if min(size) < 1 or size[0] * size[1] * max(count, 1) > MOST_MASK_BYTES:
+        raise DataError(
+            f"expected a size of whole numbers whose masks fit into {MOST_MASK_BYTES // 2**20} MiB, got {height!s:.20} x {width!s:.20}, {count} masks"
+        )
+    return size
 
 
 def file_part(name: str) -> str:
