@@ -50,8 +50,9 @@ def test_image_side_equals_published_trident(shared, name):
     clip = clip_with({key.removeprefix("weights."): value for key, value in tensors.items() if key.startswith("weights.")}, config["heads"])
     grid = (config["image_size"] // config["patch_size"],) * 2
     layers = clip.tokens(tensors["windows"])
-    mixed = fuse(plain_values(clip, layers, grid), grid, tensors["vfm_features"], config["beta"], config["gamma"])
-    spliced = splice(project_windows(clip, mixed, grid), tensors["window_coords"].tolist(), tuple(config["map_tokens"]), grid)
+    mixed = fuse(plain_values(clip, lambda: iter([layers]), grid), grid, tensors["vfm_features"], config["beta"], config["gamma"])
+    ready = (window for own in mixed for window in project_windows(clip, own, grid))
+    spliced = splice(ready, tensors["window_coords"].tolist(), tuple(config["map_tokens"]), grid)
     attention, values = tensors["sam_attention"][0], tensors["sam_values"][0]
     rule = "refined" if config["refine_neg_cos"] else "plain"
     correlation = sam_correlation(lambda rows: attention[:, rows].clone(), values.flatten(1, 2), config["cos_fac"], rule)

@@ -90,7 +90,7 @@ def test_identity_affinity_returns_the_values_and_a_uniform_one_their_mean():
 
 def test_without_features_every_patch_keeps_its_value():
     values = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(fuse(values, (2, 3), None).flatten(2).transpose(1, 2), values)
+    torch.testing.assert_close(torch.cat(list(fuse(values, (2, 3), None))).flatten(2).transpose(1, 2), values)
 
 
 def test_mean_cosine_equals_the_mean_over_all_pairs():
@@ -116,10 +116,19 @@ def test_hierarchical_values_without_layers_are_the_self_attention_s(attention):
     pixels = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         layers = clip.tokens(pixels)
-        found = HierarchicalValues(attention, layers=0)(clip, layers, (4, 4))
+        found = HierarchicalValues(attention, layers=0)(clip, lambda: iter([layers]), (4, 4))
         heads = clip.last_heads(layers[-1], {"qq": "query", "kk": "key", "vv": "value"}[attention])[:, 0]
-        expected = (heads @ heads.transpose(1, 2) / 8).softmax(-1) @ plain_values(clip, layers, (4, 4))
+        expected = (heads @ heads.transpose(1, 2) / 8).softmax(-1) @ plain_values(clip, lambda: iter([layers]), (4, 4))
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_values_do_not_depend_on_how_many_windows_are_looked_at_together():
+    clip = build_clip(random_clip())
+    pixels = torch.randn(5, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        together, apart = ([clip.tokens(few) for few in pixels.split(size)] for size in (5, 2))
+        for rule in (HierarchicalValues(layers=1), plain_values):
+            torch.testing.assert_close(rule(clip, lambda: iter(apart), (4, 4)), rule(clip, lambda: iter(together), (4, 4)), atol=1e-5, rtol=1e-4)
 
 
 # --- spatial entropy ---

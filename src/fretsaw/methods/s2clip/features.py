@@ -8,10 +8,11 @@ Source: S2CLIP, figure 5; Trident (Shi et al. 2024), section 3.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -43,16 +44,19 @@ class PatchFeatures(Protocol):
     def __call__(self, pixels: Tensor) -> Tensor: ...
 
 
-ValueRule = Callable[[Clip, Sequence[Tensor], Grid], Tensor]
-"""(CLIP, its patch tokens after each block but the last, their grid) -> the values (B, N, C) of the last block, heads joined, that DINO's affinity mixes."""
+Layers = Callable[[], Iterator[Sequence[Tensor]]]
+"""Goes through an image's windows, a few at a time: CLIP's patch tokens (b, N, C) after each block but the last. Called anew for each pass."""
+
+ValueRule = Callable[[Clip, Layers, Grid], Tensor]
+"""(CLIP, its layers, their grid) -> the values (B, N, C) of the last block, heads joined, of all windows, that DINO's affinity mixes."""
 
 
-def plain_values(clip: Clip, layers: Sequence[Tensor], grid: Grid) -> Tensor:
+def plain_values(clip: Clip, layers: Layers, grid: Grid) -> Tensor:
     """Return the last block's values as they are: each patch speaks for itself.
 
     Source: MaskCLIP (Zhou et al. 2022), section 3.2; ProxyCLIP and Trident start from them.
     """
-    return join_heads(clip.last_heads(layers[-1], "value"))
+    return torch.cat([join_heads(clip.last_heads(few[-1], "value")) for few in layers()])
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,18 +80,31 @@ class HierarchicalValues:
     beta: float = BETA
     gamma: float = GAMMA
 
-    def __call__(self, clip: Clip, layers: Sequence[Tensor], grid: Grid) -> Tensor:
+    def __call__(self, clip: Clip, layers: Layers, grid: Grid) -> Tensor:
         """Return (B, N, C)."""
-        entropies = [spatial_entropy(layer.transpose(1, 2).unflatten(2, grid)) for layer in layers]
+        entropies, cosines = survey(layers, grid)
         chosen, weights = choose_layers(entropies, grid[0] * grid[1], self.layers)
-        units = [unit(layers[index]) for index in chosen]
-        means = [mean_cosine(part) for part in units]
-        last, values = clip.last_heads(layers[-1], PARTS[self.attention]), clip.last_heads(layers[-1], "value")
+        means = [torch.tensor(cosines[index]) for index in chosen]
         mixed = []
-        for i in range(len(values)):  # one window at a time: its affinities, not all windows', lie in memory
-            own = [patch_affinity(part[i : i + 1], mean, self.beta, self.gamma) for part, mean in zip(units, means, strict=True)]
-            mixed.append(progressive_affinity(self_affinity(last[i : i + 1]), own, weights) @ values[i : i + 1])
+        for few in layers():
+            units = [unit(few[index]) for index in chosen]
+            last, values = clip.last_heads(few[-1], PARTS[self.attention]), clip.last_heads(few[-1], "value")
+            for i in range(len(values)):  # one window at a time: its affinities, not all windows', lie in memory
+                own = [patch_affinity(part[i : i + 1], mean, self.beta, self.gamma) for part, mean in zip(units, means, strict=True)]
+                mixed.append(progressive_affinity(self_affinity(last[i : i + 1]), own, weights) @ values[i : i + 1])
         return join_heads(torch.cat(mixed))
+
+
+def survey(layers: Layers, grid: Grid) -> tuple[list[float], list[float]]:
+    """Return each layer's spatial entropy and mean cosine similarity over all windows of an image."""
+    entropies, cosines, count = np.zeros(0), np.zeros(0), 0
+    for few in layers():
+        share = len(few[0])
+        own = [spatial_entropy(layer.transpose(1, 2).unflatten(2, grid)) for layer in few]
+        alike = [float(mean_cosine(unit(layer))) for layer in few]
+        entropies, cosines = (sums + share * np.array(new) if count else share * np.array(new) for sums, new in ((entropies, own), (cosines, alike)))
+        count += share
+    return (entropies / count).tolist(), (cosines / count).tolist()
 
 
 def join_heads(heads: Tensor) -> Tensor:
@@ -95,7 +112,7 @@ def join_heads(heads: Tensor) -> Tensor:
     return heads.transpose(1, 2).flatten(2)
 
 
-def fuse(values: Tensor, grid: Grid, features: Tensor | None, beta: float = BETA, gamma: float = GAMMA) -> Tensor:
+def fuse(values: Tensor, grid: Grid, features: Tensor | None, beta: float = BETA, gamma: float = GAMMA) -> Iterator[Tensor]:
     """Mix CLIP's values by the patch affinity of another network, on that network's grid.
 
     Args:
@@ -105,18 +122,23 @@ def fuse(values: Tensor, grid: Grid, features: Tensor | None, beta: float = BETA
         beta: See `patch_affinity`; its mean runs over all images of the batch, which are the windows of one image.
         gamma: See `patch_affinity`.
 
-    Returns:
-        (B, C, h, w), on CLIP's grid where there are no features.
+    Yields:
+        (1, C, h, w) per image, on CLIP's grid where there are no features; one at a time, since all of them take as much as the features.
 
     Source: ProxyCLIP (Lan et al. 2024), section 3.2; the mean over all windows together as in the published code.
     """
     if features is None:
-        return values.transpose(1, 2).unflatten(2, grid)
+        yield from (own[None].transpose(1, 2).unflatten(2, grid) for own in values)
+        return
     size = (features.shape[-2], features.shape[-1])
-    units = unit(features.flatten(2).transpose(1, 2).float())
-    mean = mean_cosine(units)
-    mixed = [patch_affinity(units[i : i + 1], mean, beta, gamma) @ resize_tokens(values[i : i + 1], grid, size) for i in range(len(values))]
-    return torch.cat(mixed).transpose(1, 2).unflatten(2, size)
+    mean = torch.stack([mean_cosine(_units(own)) for own in features]).mean()
+    for own, feature in zip(values, features, strict=True):
+        yield (patch_affinity(_units(feature), mean, beta, gamma) @ resize_tokens(own[None], grid, size)).transpose(1, 2).unflatten(2, size)
+
+
+def _units(feature: Tensor) -> Tensor:
+    """(F, h, w) to (1, h w, F) of length 1."""
+    return unit(feature.flatten(1).T[None].float())
 
 
 def project_windows(clip: Clip, mixed: Tensor, tokens: Grid) -> list[Tensor]:

@@ -5,7 +5,7 @@ Source: S2CLIP, figure 5 and algorithms 1 to 4; Trident (Shi et al. 2024).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ from fretsaw.backbones.sam_attention import last_attention
 from fretsaw.errors import ConfigError
 from fretsaw.methods.s2clip.features import (
     Grid,
+    Layers,
     PatchFeatures,
     ValueRule,
     embed_map,
@@ -41,6 +42,10 @@ from fretsaw.segmentation import LabelMap
 from fretsaw.types import ImageEmbedding
 
 WINDOWS_AT_ONCE = 4
+KEPT_WINDOWS = 18
+"""Windows whose layers of CLIP are kept between two passes, 15 MB each for ViT-B/16. The benchmarks' images have no more; of larger ones, CLIP, the quicker of
+the networks, looks at each window twice."""
+
 PROBABILITY_BYTES = 128 * 2**20
 """A label map's probabilities are reduced until the words' take no more than this."""
 
@@ -157,13 +162,12 @@ class S2clip(nn.Module):
         content = self._content(image, size)
         coords = windows(*size, settings.crop, settings.stride)
         crops = torch.cat([content[:, :, y0:y1, x0:x1] for y0, x0, y1, x1 in coords])
-        layers = self._in_turns(lambda part: self.clip.tokens(normalise(part, clips.MEAN, clips.STD)), crops)
-        values = self.values(self.clip, layers, tokens)
+        values = self.values(self.clip, self._layers(crops), tokens)
         features = None
         if self.patches is not None:
             network = self.patches
-            (features,) = self._in_turns(lambda part: (network(normalise(part, dino.MEAN, dino.STD)),), crops)
-        ready = project_windows(self.clip, fuse(values, tokens, features), tokens)
+            features = torch.cat([network(normalise(few, dino.MEAN, dino.STD)) for few in crops.split(WINDOWS_AT_ONCE)])
+        ready = (window for mixed in fuse(values, tokens, features) for window in project_windows(self.clip, mixed, tokens))
         spliced = splice(ready, in_patches(coords, patch), (size[0] // patch, size[1] // patch), tokens)
         return self._spread(image, spliced, settings, embedding)
 
@@ -205,11 +209,16 @@ class S2clip(nn.Module):
         resized = frames.resize_image(image, *size)
         return torch.tensor(resized, device=self.clip.device).permute(2, 0, 1)[None].float() / 255
 
-    @staticmethod
-    def _in_turns(network: Callable[[Tensor], tuple[Tensor, ...]], crops: Tensor) -> tuple[Tensor, ...]:
-        """Run a network over a few windows at a time and join its tuple of outputs."""
-        parts = [network(crops[start : start + WINDOWS_AT_ONCE]) for start in range(0, len(crops), WINDOWS_AT_ONCE)]
-        return tuple(torch.cat(layer) for layer in zip(*parts, strict=True))
+    def _layers(self, crops: Tensor) -> Layers:
+        """Return what goes through CLIP's layers on the windows; those of few windows are kept, those of many are computed again for each pass."""
+
+        def computed() -> Iterator[Sequence[Tensor]]:
+            return (self.clip.tokens(normalise(few, clips.MEAN, clips.STD)) for few in crops.split(WINDOWS_AT_ONCE))
+
+        if len(crops) > KEPT_WINDOWS:
+            return computed
+        kept = list(computed())
+        return lambda: iter(kept)
 
 
 def normalise(pixels: Tensor, mean: tuple[float, float, float], std: tuple[float, float, float]) -> Tensor:

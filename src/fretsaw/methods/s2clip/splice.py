@@ -5,7 +5,7 @@ Source: Trident (Shi et al. 2024), sections 3.2 and 3.3, "splice, then segment".
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -65,11 +65,11 @@ def check_windows(crop: int, stride: int, patches: Sequence[int]) -> None:
         raise ConfigError(f"expected a stride of 1 to {crop} pixels that is a multiple of CLIP's patch ({patches[0]}), got {stride}")
 
 
-def splice(features: Sequence[Tensor], coords: Sequence[Window], grid: tuple[int, int], tokens: tuple[int, int]) -> Tensor:
+def splice(features: Iterable[Tensor], coords: Sequence[Window], grid: tuple[int, int], tokens: tuple[int, int]) -> Tensor:
     """Join the windows' features into one map; where windows overlap, their mean.
 
     Args:
-        features: (C, h', w') per window.
+        features: (C, h', w') per window; taken one after the other.
         coords: Where each lies, in CLIP's patches.
         grid: CLIP's patches of the whole image.
         tokens: CLIP's patches of a window; features finer than that by a whole factor keep their resolution, others are resampled to the nearest factor.
@@ -79,17 +79,20 @@ def splice(features: Sequence[Tensor], coords: Sequence[Window], grid: tuple[int
 
     Source: Trident (Shi et al. 2024), section 3.2.
     """
-    factor = max(1, round(features[0].shape[-2] / tokens[0]))
-    total = features[0].new_zeros(features[0].shape[0], grid[0] * factor, grid[1] * factor)
-    count = total.new_zeros(total.shape[1:])
+    total = count = torch.empty(0)
+    factor = 0
     for feature, (y0, x0, y1, x1) in zip(features, coords, strict=True):
+        if not factor:
+            factor = max(1, round(feature.shape[-2] / tokens[0]))
+            total = feature.new_zeros(feature.shape[0], grid[0] * factor, grid[1] * factor)
+            count = total.new_zeros(total.shape[1:])
         rows, columns = slice(y0 * factor, y1 * factor), slice(x0 * factor, x1 * factor)
         size = ((y1 - y0) * factor, (x1 - x0) * factor)
         if feature.shape[-2:] != size:
             feature = F.interpolate(feature[None], size=size, mode="bilinear", align_corners=False)[0]
         total[:, rows, columns] += feature
         count[rows, columns] += 1
-    return total / count
+    return total.div_(count)
 
 
 def spread(features: Tensor, correlation: Tensor, grid: tuple[int, int]) -> Tensor:
