@@ -17,6 +17,8 @@ pytest.importorskip("playwright", reason="needs playwright, which is in the extr
 from browser import Hand, find_chromium, launched, open_page
 from fretsaw import masks
 from fretsaw.images import encode_image, read_mask
+from fretsaw.interchange import coco
+from fretsaw.interchange.pictures import AnnotatedPicture, NamedMask
 from serving import make_folder, photo
 
 SERVING = Path(__file__).resolve().parents[1] / "serving.py"
@@ -201,6 +203,18 @@ def test_pictures_are_dropped_on_the_page(chromium, address, tmp_path):
         hand.settle()
         assert hand.picture()["width"] == 900
         before = hand.picture()["id"]
+        corner = np.zeros((700, 900), bool)
+        corner[:50, :70] = True
+        annotated = AnnotatedPicture(path.name, corner.shape, (NamedMask("read", corner),))
+        (tmp_path / "mine.json").write_bytes(dict(coco.write([annotated]))[coco.PATH])
+        hand.press("Delete")
+        page.set_input_files("#file", [tmp_path / "mine.json"])
+        page.wait_for_function("() => document.querySelector('#toast').textContent.includes('Read 1 objects')")
+        hand.settle()
+        [item] = objects_of(hand)
+        assert item["name"] == "read"
+        assert np.array_equal(masks.decode_rle(item["rle"]), corner)
+        assert page.locator("#known-names option").get_attribute("value") == "read"
         for _ in range(3):
             page.mouse.wheel(0, -400)
         page.keyboard.press("f")

@@ -95,7 +95,7 @@ export function tinted(bits, width, height, color) {
   const words = new Uint32Array(data.data.buffer);
   const [red, green, blue] = [1, 3, 5].map((at) => parseInt(color.slice(at, at + 2), 16));
   const word = (255 << 24) | (blue << 16) | (green << 8) | red;
-  for (let i = 0; i < words.length; i++) if (bits[i]) words[i] = word;
+  for (let i = 0; i < words.length; i++) words[i] = -bits[i] & word;
   context.putImageData(data, 0, 0);
   return canvas;
 }
@@ -112,9 +112,10 @@ function outline(bits, width, height) {
   const left = [[0, -1], [0, 0], [-1, 0], [-1, -1]];
   const right = [[0, 0], [-1, 0], [-1, -1], [0, -1]];
   for (let startY = 0; startY < height; startY++) {
+    const row = startY * width;
     for (let startX = 0; startX < width; startX++) {
-      const at = startY * width + startX;
-      if (!bits[at] || walked[at] || set(startX, startY - 1)) continue;
+      const at = row + startX;
+      if (bits[at] === 0 || (startY > 0 && bits[at - width] === 1) || walked[at] === 1) continue;
       let [x, y, direction] = [startX, startY, 0];
       path.moveTo(x, y);
       do {
@@ -220,6 +221,15 @@ export class Mask {
   // What is drawn of the window x0, y0, x1, y1 at `scale` screen pixels a pixel: a bitmap in `color`, the outline, and the place of both. Or null, where
   // the window meets nothing of the mask.
   view(window, scale, color) {
+    const steps = this.viewSteps(window, scale, color);
+    for (;;) {
+      const { value, done } = steps.next();
+      if (done) return value;
+    }
+  }
+
+  // `view` with pauses, so that the work can be spread over frames; must not be gone on with when the mask has changed meanwhile.
+  *viewSteps(window, scale, color) {
     const f = 2 ** Math.max(0, Math.min(6, Math.floor(Math.log2(1 / scale))));
     const meets = (a, b) => [Math.max(a[0], b[0]), Math.max(a[1], b[1]), Math.min(a[2], b[2]), Math.min(a[3], b[3])];
     const needed = meets(window, this.box);
@@ -227,12 +237,14 @@ export class Mask {
     const kept = this.#views.get(f);
     if (kept?.color === color && needed.every((value, i) => (i < 2 ? value >= kept.window[i] : value <= kept.window[i]))) return kept;
     // A margin, so that moving on a little needs nothing new; the border of the window itself is an outline too, and must stay out of sight.
-    const margin = Math.max(8 * f, (window[2] - window[0]) / 4);
+    const margin = Math.max(8 * f, (window[2] - window[0]) / 8);
     const wide = meets([window[0] - margin, window[1] - margin, window[2] + margin, window[3] + margin], this.box).map((value) => Math.round(value));
     const place = [Math.floor(wide[0] / f) * f, Math.floor(wide[1] / f) * f, wide[2], wide[3]];
     const [fewer, columns, rows] = thinned(this.bits, this.box, place, f);
+    yield null;
     const path = new Path2D();
     path.addPath(outline(fewer, columns, rows), new DOMMatrix([f, 0, 0, f, place[0], place[1]]));
+    yield null;
     const made = { bitmap: tinted(fewer, columns, rows, color), path, window: wide, color, x: place[0], y: place[1], width: columns * f, height: rows * f };
     this.#views.set(f, made);
     return made;

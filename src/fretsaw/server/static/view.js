@@ -246,7 +246,7 @@ export class View {
     const cutout = this.show === "cutout";
     for (const item of [...shown.filter((other) => other !== active), ...(active ? [active] : [])]) {
       yield null;
-      const seen = item.mask.view(window, scale * ratio, item.color);
+      const seen = yield* item.mask.viewSteps(window, scale * ratio, item.color);
       yield null;
       if (seen) this.#drawMask(context, seen, item.color, scale, cutout ? "cutout" : item === active ? "strong" : "plain");
     }
