@@ -13,6 +13,7 @@ import typer
 
 from fretsaw.cli import convert, evaluate, models, semantic, serve, text, train
 from fretsaw.cli.batch import Record, finish, run
+from fretsaw.cli.options import Device, Dtype, Inputs, Json, Out, Overwrite, Recursive, Size
 from fretsaw.errors import FretsawError, OutputError, PromptError
 from fretsaw.outputs import Job, find_images, plan
 
@@ -38,14 +39,8 @@ app.command()(serve.serve)
 app.command()(convert.convert)
 app.add_typer(evaluate.app, name="evaluate")
 
-Out = Annotated[Path, typer.Option("--out", "-o", help="A file for one input, else a folder.", show_default=False)]
 Model = Annotated[str | None, typer.Option("--model", help="A name from [b]fretsaw models list[/b]; default: the default model.", show_default=False)]
 Format = Annotated[str, typer.Option("--format", help="mask (8 bit, 0 / 255), cutout (RGBA), overlay, coco or json.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Write again what exists already; otherwise it is skipped.")]
-Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1 or mps; default: the best there is.", show_default=False)]
-Dtype = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16, of the image encoder.", show_default=False)]
-Size = Annotated[int | None, typer.Option("--size", help="Side of the model's input; default: the model's own.", show_default=False)]
-Json = Annotated[bool, typer.Option("--json", help="Print what was done as JSON, and no progress.")]
 
 
 def _print_version(wanted: bool) -> None:
@@ -65,12 +60,12 @@ def options(
 
 @app.command()
 def auto(
-    inputs: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Images, or folders of images.", show_default=False)],
+    inputs: Inputs,
     out: Out,
     model: Model = None,
     format: Format = "mask",
     instances: Annotated[bool, typer.Option("--instances", help="Look for the separate objects; with --format coco each is an annotation.")] = False,
-    recursive: Annotated[bool, typer.Option("--recursive", help="Go into subfolders; the tree is kept in OUT.")] = False,
+    recursive: Recursive = False,
     overwrite: Overwrite = False,
     device: Device = None,
     dtype: Dtype = None,

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from fretsaw.cli.evaluate_run import COLUMNS, StepsProgress, exit_status, finish, open_data, prepare, times
+from fretsaw.cli.options import Device, Size
 
 app = typer.Typer(name="evaluate", help="Measure a model on a data set by a named protocol.", no_args_is_help=True, rich_markup_mode="rich")
 
@@ -25,9 +26,7 @@ Workers = Annotated[
     int | None, typer.Option("--workers", help="Processes; results do not depend on it. Default: 1 on a GPU, else up to 4.", show_default=False)
 ]
 Threads = Annotated[int, typer.Option("--threads", help="Threads of each worker on the CPU; the last digits of results may depend on it.")]
-Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1 or mps; default: the best there is.", show_default=False)]
 Dtype = Annotated[str, typer.Option("--dtype", help="float32, bfloat16 or float16, of the image encoder.")]
-Size = Annotated[int | None, typer.Option("--size", help="Side of the model's input; default: the model's own.", show_default=False)]
 RefinerName = Annotated[str | None, typer.Option("--refiner", help="Improve each answer: sam-ref, or a refiner's weight file.", show_default=False)]
 Split = Annotated[Path | None, typer.Option("--split", help="Measure the images listed in this file only, one stem a line.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print the report as JSON, and no progress.")]

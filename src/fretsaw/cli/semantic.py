@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fretsaw.cli.batch import Record, finish, run, shares
+from fretsaw.cli.options import Device, Dtype, Inputs, Json, Out, Overwrite, Recursive, Size
 from fretsaw.errors import OutputError
 from fretsaw.outputs import Job, find_images, plan
 
@@ -18,18 +19,18 @@ FORMATS = {"labels": ".png", "overlay": ".png", "json": ".json", "all": ".png"}
 
 
 def semantic(
-    inputs: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Images, or folders of images.", show_default=False)],
-    out: Annotated[Path, typer.Option("--out", "-o", help="A file for one input, else a folder.", show_default=False)],
+    inputs: Inputs,
+    out: Out,
     model: Annotated[str, typer.Option("--model", help="A model with the mode semantic, or the file that fretsaw train grc_sam wrote.", show_default=False)],
     format: Annotated[
         str, typer.Option("--format", help="labels (palette PNG, and a legend beside it as JSON), overlay (with names), json, or all (labels and overlay).")
     ] = "labels",
-    recursive: Annotated[bool, typer.Option("--recursive", help="Go into subfolders; the tree is kept in OUT.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Write again what exists already; otherwise it is skipped.")] = False,
-    device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1 or mps; default: the best there is.", show_default=False)] = None,
-    dtype: Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16, of the image encoder.", show_default=False)] = None,
-    size: Annotated[int | None, typer.Option("--size", help="Side of the model's input; default: the model's own.", show_default=False)] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print what was done as JSON, and no progress.")] = False,
+    recursive: Recursive = False,
+    overwrite: Overwrite = False,
+    device: Device = None,
+    dtype: Dtype = None,
+    size: Size = None,
+    as_json: Json = False,
 ) -> None:
     """Give every pixel of images one of the classes that a model was trained on.
 

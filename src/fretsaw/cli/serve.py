@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from fretsaw.cli.options import Device
 from fretsaw.errors import MissingExtraError
 
 
@@ -22,7 +23,7 @@ def serve(
         str | None, typer.Option("--model", help="A name from [b]fretsaw models list[/b]; default: the default model.", show_default=False)
     ] = None,
     refiner: Annotated[Path | None, typer.Option("--refiner", help="A weight file of SAM-REF made for the model.", show_default=False)] = None,
-    device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1 or mps; default: the best there is.", show_default=False)] = None,
+    device: Device = None,
 ) -> None:
     """Serve a web page on which things are cut out of pictures by clicking, and the HTTP interface behind it.
 

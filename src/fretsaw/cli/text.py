@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fretsaw.cli.batch import Record, finish, run, shares
+from fretsaw.cli.options import Device, Json, Out, Overwrite
 from fretsaw.cli.progress import Steps
 from fretsaw.errors import ConfigError, OutputError
 from fretsaw.outputs import Job, find_images, plan
@@ -28,14 +29,12 @@ With = Annotated[
         "sam: what refines, anything that takes clicks (SAM, SAM 2, HRSAM, a student that fretsaw train fretsaw_tiny wrote).",
     ),
 ]
-Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1 or mps; default: the best there is.", show_default=False)]
-Json = Annotated[bool, typer.Option("--json", help="Print what was done as JSON, and no progress.")]
 
 
 def text(
     image: Annotated[Path, typer.Argument(metavar="IMAGE", help="An image, or a folder of images.", show_default=False)],
     names: Annotated[list[str], typer.Argument(metavar="NAME...", help='What to look for; "sofa; couch" gives other words for the same.', show_default=False)],
-    out: Annotated[Path, typer.Option("--out", "-o", help="A file for one image, else a folder.", show_default=False)],
+    out: Out,
     format: Annotated[
         str, typer.Option("--format", help="labels (palette PNG and a legend), overlay, json, or masks (one PNG a name, in a folder).")
     ] = "labels",
@@ -50,7 +49,7 @@ def text(
     short_side: Annotated[int | None, typer.Option("--short-side", min=16, help="The image's shorter side for CLIP; larger finds smaller things.")] = None,
     model: Model = "s2clip",
     networks: With = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Write again what exists already; otherwise it is skipped.")] = False,
+    overwrite: Overwrite = False,
     device: Device = None,
     size: Annotated[int | None, typer.Option("--size", help="Side of SAM's input; default: its own.", show_default=False)] = None,
     as_json: Json = False,

@@ -1,0 +1,17 @@
+"""Arguments and options that several commands take, each with one name and one explanation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Inputs = Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Images, or folders of images.", show_default=False)]
+Out = Annotated[Path, typer.Option("--out", "-o", help="A file for one input, else a folder.", show_default=False)]
+Recursive = Annotated[bool, typer.Option("--recursive", help="Go into subfolders; the tree is kept in OUT.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Write again what exists already; otherwise it is skipped.")]
+Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1 or mps; default: the best there is.", show_default=False)]
+Dtype = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16, of the image encoder.", show_default=False)]
+Size = Annotated[int | None, typer.Option("--size", help="Side of the model's input; default: the model's own.", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print what was done as JSON, and no progress.")]
