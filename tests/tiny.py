@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
+from functools import cache, wraps
+
 import torch
 from torch import Tensor
 
@@ -60,11 +64,24 @@ def random_weights(model: torch.nn.Module, seed: int = 0) -> dict[str, Tensor]:
     return weights
 
 
+def built_once(build: Callable[..., SamClicks]) -> Callable[..., SamClicks]:
+    """Copy a model that was built before with the same arguments: building takes six times as long, and tests ask for hundreds."""
+    first = cache(build)
+
+    @wraps(build)
+    def model(*arguments, **named) -> SamClicks:
+        return copy.deepcopy(first(*arguments, **named))
+
+    return model
+
+
+@built_once
 def tiny_sam2(size: int = 128, seed: int = 0) -> SamClicks:
     """Return a SAM 2 with random weights, for inputs of size x size (a multiple of 32)."""
     return build_sam2(random_weights(sam2.build_model(TINY_SAM2, size), seed), TINY_SAM2, size, checksum=f"tiny-sam2-{seed}")
 
 
+@built_once
 def tiny_sam(size: int = 128, seed: int = 0) -> SamClicks:
     """Return a SAM with random weights, for inputs of size x size (a multiple of 16)."""
     return build_sam(random_weights(sam.build_model(TINY_SAM, size), seed), TINY_SAM, size, checksum=f"tiny-sam-{seed}")
@@ -85,6 +102,7 @@ TINY_TEACHER = {
 """A SAM with a small encoder in front of a decoder of the published size."""
 
 
+@built_once
 def tiny_teacher(size: int = 128, seed: int = 0) -> SamClicks:
     """Return a SAM whose embeddings have the published 256 channels, with random weights."""
     return build_sam(random_weights(sam.build_model(TINY_TEACHER, size), seed), TINY_TEACHER, size, checksum=f"tiny-teacher-{seed}")
