@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -15,14 +15,12 @@ from fretsaw import frames
 from fretsaw.errors import ModelError
 from fretsaw.evaluation.predictors import ClickPredictor, OpenImage, Unit, logits
 from fretsaw.evaluation.protocols import ClickProtocol
-from fretsaw.methods.sam_clicks import SamClicks, best_of_three, prompt_points, single
+from fretsaw.methods.sam_clicks import Choice, SamClicks, best_of_three, prompt_points, single
 from fretsaw.session import Session
 from fretsaw.types import Click, Prompt, Refiner
 
 if TYPE_CHECKING:
     from fretsaw.api import Segmenter
-
-Choice = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 
 class Opener(Protocol):

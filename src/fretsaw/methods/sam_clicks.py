@@ -11,7 +11,7 @@ Source: Segment Anything (Kirillov et al. 2023), section 3 and appendix A; SAM 2
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,9 @@ from fretsaw.backbones.sam_decoder import PATCH, MakeMasks, MaskDecoder, PromptE
 from fretsaw.errors import ShapeError
 from fretsaw.frames import Frame, Preprocessing, box_to_model, longest_side, points_to_model, squash
 from fretsaw.types import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT, NEGATIVE, PADDING, POSITIVE, ImageEmbedding, Prompt, PromptEmbedding
+
+Choice = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""`best_of_three` or `single`: (logits (P, 4, h, w), predicted IoU (P, 4)) -> the mask that counts, (P, 1, h, w), and its IoU (P, 1)."""
 
 
 class SamClicks(nn.Module):

@@ -14,15 +14,12 @@ import torch
 from torch import Tensor
 
 from fretsaw.clicks.simulate import depths, simulate_click_hrsam
-from fretsaw.methods.sam_clicks import SamClicks, best_of_three, pad_points
+from fretsaw.methods.sam_clicks import Choice, SamClicks, best_of_three, pad_points
 from fretsaw.training.click_batches import ClickBatch
 from fretsaw.types import NEGATIVE, POSITIVE, ImageEmbedding
 
 Refine = Callable[[Tensor, Tensor, Tensor, "Tensor | None", Any], "tuple[Tensor, Any]"]
 """(point_coords, point_labels, coarse logits, previous logits or None, state) -> (logits, state), for B prompt sets at once."""
-
-Choice = Callable[[Tensor, Tensor], "tuple[Tensor, Tensor]"]
-"""`best_of_three` or `single` of `methods/sam_clicks.py`."""
 
 
 @dataclass(frozen=True, slots=True)
