@@ -1,6 +1,8 @@
 # Two commands for a newcomer: `make demo` and `make test`. Everything lives in .venv, which is made here; nothing else is touched.
 
 PYTHON ?= python3
+# `make test WORKERS=2` runs the tests in two processes of one thread each, a file at a time; 0 runs them in this one.
+WORKERS ?= 0
 BIN := .venv/bin
 EXAMPLE := examples/astronaut.png
 DEMO := demo/astronaut.png
@@ -15,7 +17,7 @@ demo: .venv/.demo
 	@echo "== the picture is at $(CURDIR)/$(DEMO)"
 
 test: .venv/.test
-	$(BIN)/python -m pytest
+	$(if $(filter-out 0,$(WORKERS)),OMP_NUM_THREADS=1) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 # Format, lint, types, and the rules of the house.
 check: .venv/.test
