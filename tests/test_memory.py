@@ -40,10 +40,12 @@ print(int(next(line for line in open("/proc/self/status") if line.startswith("Vm
 
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the peak is read from /proc")
-@pytest.mark.parametrize(("letter", "side", "anchor"), [("s", 512, 0), ("s", 768, 512), ("t", 2048, 0)])
+@pytest.mark.parametrize(("letter", "side", "anchor"), [("s", 768, 512), ("t", 2048, 0)])
 def test_a_click_takes_what_was_estimated(letter, side, anchor):
     peak = int(subprocess.run([sys.executable, "-c", PEAK, letter, str(side), str(anchor)], capture_output=True, text=True, check=True).stdout)
-    estimate = memory.click_memory(build_hrsam(letter, anchor or None), side, torch.float32)
+    with torch.device("meta"):
+        encoder = build_hrsam(letter, anchor or None)
+    estimate = memory.click_memory(encoder, side, torch.float32)
     assert estimate == pytest.approx(peak, rel=TOLERANCE)
 
 
