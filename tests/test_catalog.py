@@ -19,7 +19,7 @@ from fretsaw.backbones import sam, sam2, sam_keys
 from fretsaw.cli import models
 from fretsaw.errors import MissingWeightsError, ModelError, WeightsError
 from fretsaw.methods.sam_clicks import SamClicks
-from fretsaw.weights import Cache, Route, WeightFile, Weights, is_present
+from fretsaw.weights import Cache, Route, WeightFile, Weights, is_present, read_metadata
 from packages import DECODER, ENCODER, calls, convert_sizes, fake_npm, file_weights, npm_weights, own_cache, sha
 from tiny import TINY_SAM, TINY_SAM2, random_weights
 
@@ -94,10 +94,19 @@ def test_every_checksum_stands_in_notice():
                 assert (file.sha256 or file.address.partition("@")[0]) in notice, f"{name}: {file.member or file.address}"
 
 
-def test_shipped_network_is_the_one_the_catalogue_names(cache):
-    assert is_present(catalog.CATALOGUE["u2netp"].weights, cache)
-    path = catalog.weights_path("u2netp")
-    assert sha(path.read_bytes()) == catalog.CATALOGUE["u2netp"].weights.routes[0].files["network"].sha256
+@pytest.mark.parametrize("name", ["u2netp", "grc-clothes", "grc-people"])
+def test_shipped_networks_are_those_the_catalogue_names(cache, name):
+    weights = catalog.CATALOGUE[name].weights
+    assert is_present(weights, cache)
+    content = catalog.weights_path(name).read_bytes()
+    assert sha(content) == weights.routes[0].files["network"].sha256
+    assert len(content) == weights.size
+
+
+def test_shipped_networks_do_not_say_where_they_were_made():
+    for path in (ROOT / "src" / "fretsaw" / "shipped").glob("*.safetensors"):
+        told = json.loads(read_metadata(path).get("settings", "{}")) | json.loads(read_metadata(path).get("config", "{}"))
+        assert not [value for value in told.values() if isinstance(value, str) and ("/" in value or "\\" in value)], path.name
 
 
 @pytest.mark.parametrize(("typed", "nearest"), [("sam2-hira-tiny", "sam2-hiera-tiny"), ("SAM-VIT-B", "sam-vit-b"), ("u2net", "u2netp")])

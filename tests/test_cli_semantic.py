@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,10 +13,11 @@ from typer.testing import CliRunner
 import fretsaw
 from fretsaw import catalog, cli
 from fretsaw.catalog.entries import Parts
-from fretsaw.errors import FretsawError, MissingWeightsError
+from fretsaw.errors import FretsawError
 from fretsaw.methods.grc_sam.build import Description, build_network, export
 from tiny import tiny_sam2
 
+ROOT = Path(__file__).resolve().parents[1]
 NAMES = ("background", "cat", "dog")
 
 
@@ -105,10 +107,19 @@ def test_auto_takes_the_same_file(trained, photos, tmp_path):
     assert set(np.unique(np.asarray(Image.open(tmp_path / "mask.png")))) <= {0, 255}
 
 
-def test_what_is_not_shipped_yet_says_so(monkeypatch, tmp_path):
-    monkeypatch.setenv("FRETSAW_HOME", str(tmp_path))
-    with pytest.raises(MissingWeightsError, match=r"as fretsaw train grc_sam writes it"):
-        fretsaw.load("grc-clothes")
+def test_the_shipped_models_find_a_person_and_what_she_wears(published):
+    published("sam2-hiera-tiny")
+    photo = ROOT / "examples" / "astronaut.png"
+    clothes = fretsaw.load("grc-clothes", device="cpu")
+    labels = clothes.semantic(photo)
+    assert labels.names == ("background", "skin", "hair", "upper", "lower", "dress", "shoes", "accessories")
+    assert labels.labels[110, 225] == labels.names.index("skin"), "the nose"
+    assert labels.labels[40, 225] == labels.names.index("hair")
+    for mask in (fretsaw.load("grc-people", device="cpu").auto(photo).mask, clothes.auto(photo).mask):
+        assert mask[110, 225]
+        assert mask[400, 200]
+        assert not mask[100, 480], "the shuttle"
+        assert not mask[10, 330]
 
 
 def test_an_unknown_format_is_refused(photos, tmp_path):

@@ -1,6 +1,6 @@
-"""What Fretsaw's own recipes make: small parts that stand on a published model.
+"""What Fretsaw's own recipes made: small parts that stand on a published model and travel in the package. docs/models.md says how, on what and how well.
 
-None is shipped yet: each is a file that a run of its recipe writes. Once one is shipped its route becomes `package:`, with size and checksum.
+What is not shipped yet is a file that a person's own run of the recipe writes.
 """
 
 from __future__ import annotations
@@ -10,18 +10,30 @@ from fretsaw.weights.definitions import Route, WeightFile, Weights
 PMG_BYTES = 2 * 4345733
 """Of a trained PMG-SAM at the sizes of pmg-tiny, in half precision."""
 
-GRC_BYTES = 2 * 4198700
-"""Of a trained GrC-SAM of width 64: the generator and the decoder it changed, in half precision."""
+
+def _shipped(name: str, origin: str, size: int, sha256: str) -> Weights:
+    file = WeightFile(f"package:{name.replace('-', '_')}.safetensors", "", size, sha256)
+    return Weights(name, (Route({"network": file}),), "Apache-2.0", f"Fretsaw, {origin}", size)
 
 
-def _trained(name: str, recipe: str, file: str, origin: str, size: int) -> Weights:
+def _brought(name: str, recipe: str, file: str, origin: str, size: int) -> Weights:
     brought = WeightFile(f"hand:{file} as fretsaw train {recipe} writes it", f"{name.replace('-', '_')}.safetensors")
     return Weights(name, (Route({"network": brought}),), "Apache-2.0", f"Fretsaw, {origin}; not trained yet", size)
 
 
-PMG_TINY = _trained("pmg-tiny", "pmg_sam", "best.safetensors", "PMG-SAM over SAM 2 Hiera-T and U²-Netp", PMG_BYTES)
+PMG_TINY = _brought("pmg-tiny", "pmg_sam", "best.safetensors", "PMG-SAM over SAM 2 Hiera-T and U²-Netp", PMG_BYTES)
 
 GRC = (
-    _trained("grc-clothes", "grc_sam", "model.safetensors", "GrC-SAM over SAM 2 Hiera-T, for eight classes of Clothing Co-Parsing", GRC_BYTES),
-    _trained("grc-people", "grc_sam", "model.safetensors", "GrC-SAM over SAM 2 Hiera-T, for people as the foreground", GRC_BYTES),
+    _shipped(
+        "grc-clothes",
+        "GrC-SAM over SAM 2 Hiera-T, for eight classes of Clothing Co-Parsing",
+        8459148,
+        "e097f84f98e8935ef68434a069efd0a84d329f68000832fdbe43ac48e447c44c",
+    ),
+    _shipped(
+        "grc-people",
+        "GrC-SAM over SAM 2 Hiera-T, for people as the foreground",
+        8458576,
+        "014790f00eaf77b30aa8fa9e4a712a7c715a5111c90122e84108f34c702096d2",
+    ),
 )
