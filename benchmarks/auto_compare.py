@@ -1,7 +1,10 @@
 """Automatic cuts side by side on the same held-out images: U²-Netp alone, the training-free cut, SAM 2's grid, and models by name or file.
 
+Beside them, where asked for: IS-Net (`python benchmarks/isnet.py isnet.onnx` brings it), and SAM 2 prompted with the truth's box, which is told where to look.
+
     python benchmarks/auto_compare.py ../shared/data/ccp --dataset folder --split ../shared/data/splits/ccp_val.txt --limit 50 --no-grid
-    python benchmarks/auto_compare.py ../shared/data/human_seg --split ../shared/data/splits/human_seg_val.txt --model runs/pmg/best.safetensors
+    python benchmarks/auto_compare.py ../shared/data/human_seg --split ../shared/data/splits/human_seg_val.txt --model runs/pmg/best.safetensors --box
+    python benchmarks/auto_compare.py data/DIS5K --dataset dis5k-te2 --model runs/pmg/best.safetensors --isnet isnet.onnx --box        (table 2, a column)
     python benchmarks/auto_compare.py DATA --model a.safetensors --model b.safetensors --no-grid --scatter pre_mask.png    (ablations, figure 10)
 
 The grid's many masks become one map by the union of those that lie in the pre-mask's box: U²-Netp's map above one half gives the box, a mask counts whose
@@ -21,7 +24,7 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -48,8 +51,10 @@ from fretsaw.segmentation import Segmentation
 from interleave import machine, versions
 
 PROTOCOL = PROTOCOLS["pysod"]
+GRID, BOX, ISNET = "SAM 2 grid, union", "SAM 2, the truth's box", "IS-Net"
 METRICS = ("max F", "weighted F", "MAE", "S", "mean E", "HCE", "IoU", "boundary IoU")
-Cut = Callable[[np.ndarray], Segmentation]
+Cut = Callable[[np.ndarray, Sequence[Sample]], Segmentation]
+"""An image (H, W, 3) uint8 RGB, and its truths for a cut that is told more than others, -> its mask."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +90,7 @@ class Recorded:
 
 def saliency_alone() -> Cut:
     network = load_u2netp()
-    return lambda image: Segmentation(logit(saliency_map(network, image).astype(np.float64).clip(1e-6, 1 - 1e-6)).astype(np.float32), 1.0)
+    return lambda image, truths: Segmentation(logit(saliency_map(network, image).astype(np.float64).clip(1e-6, 1 - 1e-6)).astype(np.float32), 1.0)
 
 
 def training_free(size: int | None) -> Cut:
@@ -93,7 +98,7 @@ def training_free(size: int | None) -> Cut:
     assert clicks is not None
     cut = FirstCut.build(clicks)
 
-    def auto(image: np.ndarray) -> Segmentation:
+    def auto(image: np.ndarray, truths: Sequence[Sample]) -> Segmentation:
         with torch.no_grad():
             return cut(image, clicks.encode(clicks.preprocessing.pixels_of(image)), clicks.preprocessing.frame_of(image))
 
@@ -105,7 +110,7 @@ def grid_union(size: int | None) -> Cut:
     clicks, network, grid = fretsaw.load(size=size).parts.clicks, load_u2netp(), GridMasks()
     assert clicks is not None
 
-    def auto(image: np.ndarray) -> Segmentation:
+    def auto(image: np.ndarray, truths: Sequence[Sample]) -> Segmentation:
         x0, y0, x1, y1 = mask_to_box(saliency_map(network, image) > 0.5)
         union = np.zeros(image.shape[:2], bool)
         for mask in (found.mask for found in grid.generate(image, sam_crops(clicks))):
@@ -115,6 +120,24 @@ def grid_union(size: int | None) -> Cut:
         return Segmentation(np.where(union, 10.0, -10.0).astype(np.float32), 1.0)
 
     return auto
+
+
+def boxed(size: int | None) -> Cut:
+    """SAM 2 prompted with the box around all truths of the image."""
+    segmenter = fretsaw.load(size=size)
+
+    def cut(image: np.ndarray, truths: Sequence[Sample]) -> Segmentation:
+        box = mask_to_box(np.any([sample.read()[1] == 1 for sample in truths], axis=0))
+        return segmenter.open(image).box(*box)
+
+    return cut
+
+
+def dichotomous(path: Path) -> Cut:
+    from isnet import isnet
+
+    cut = isnet(path, torch.get_num_threads())
+    return lambda image, truths: cut(image)
 
 
 def samples_of(options: argparse.Namespace) -> list[Sample]:
@@ -135,10 +158,12 @@ def measure(name: str, options: argparse.Namespace, answer: Any) -> None:
     kinds: dict[str, Callable[[], Cut]] = {
         "U²-Netp alone": saliency_alone,
         "training-free cut": lambda: training_free(options.size),
-        "SAM 2 grid, union": lambda: grid_union(options.size),
+        GRID: lambda: grid_union(options.size),
+        BOX: lambda: boxed(options.size),
+        ISNET: lambda: dichotomous(options.isnet),
     }
     segmenter = None if name in kinds else fretsaw.load(name, size=options.size)
-    cut = kinds[name]() if segmenter is None else segmenter.auto
+    cut = kinds[name]() if segmenter is None else lambda image, truths: segmenter.auto(image)
     metrics = tuple(metric for metric in METRICS if metric in check_metrics(None))
     automatic = None if segmenter is None else segmenter.parts.automatic
     tally, records, seconds, pre_masks = AutoTally(PROTOCOL, metrics), [], [], []
@@ -146,7 +171,7 @@ def measure(name: str, options: argparse.Namespace, answer: Any) -> None:
         truths = list(group)
         image = truths[0].read_image()
         started = time.perf_counter()
-        result = cut(image)
+        result = cut(image, truths)
         seconds.append(time.perf_counter() - started)
         for sample in truths:
             record = measure_sample(Recorded(result), sample, protocol=PROTOCOL, metrics=metrics)
@@ -173,10 +198,13 @@ def main() -> None:
     parser.add_argument("--model", action="append", default=[], help="a PMG-SAM weight file or any model with an automatic mode; repeatable")
     parser.add_argument("--size", type=int, help="side of the image encoders' input; default: their own")
     parser.add_argument("--no-grid", action="store_true", help="leave the grid out, which takes minutes an image")
+    parser.add_argument("--box", action="store_true", help="SAM 2 prompted with the truth's box as well")
+    parser.add_argument("--isnet", type=Path, help="IS-Net's ONNX file, to compare with")
     parser.add_argument("--scatter", type=Path, help="draw final over pre-mask IoU of the first --model")
     parser.add_argument("--report", type=Path)
     options = parser.parse_args()
-    names = ["U²-Netp alone", "training-free cut", *([] if options.no_grid else ["SAM 2 grid, union"]), *options.model]
+    rest = [*([] if options.no_grid else [GRID]), *([BOX] if options.box else []), *([ISNET] if options.isnet else [])]
+    names = ["U²-Netp alone", "training-free cut", *rest, *options.model]
     rows: dict[str, Row] = {}
     context = multiprocessing.get_context("spawn")
     for name in names:
