@@ -253,7 +253,7 @@ def test_one_command_makes_a_model_that_loads_and_the_next_stage_takes_it(object
 
     metadata = read_metadata(tmp_path / "finetune" / "model.safetensors")
     assert (metadata["recipe"], metadata["stage"], metadata["steps"]) == ("hrsam", "finetune", "2")
-    assert json.loads(metadata["config"])["start"] == str(model)
+    assert json.loads(metadata["config"])["start"] == model.name
 
 
 def test_a_start_that_does_not_fit_is_refused(objects, tmp_path, monkeypatch):
