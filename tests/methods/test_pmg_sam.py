@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ import fretsaw
 from fretsaw import catalog
 from fretsaw.backbones.u2net import SMALL, U2Net
 from fretsaw.catalog.entries import Parts
-from fretsaw.errors import ConfigError, MissingWeightsError, ModelError
+from fretsaw.errors import ConfigError, ModelError
 from fretsaw.methods.pmg_sam.build import PAPER, TINY, Settings, build_pmg_sam, parameters_by_part, start_from_sam2, trainable_parameters
 from fretsaw.methods.pmg_sam.cut import PmgCut, expected_iou, keep_stages
 from fretsaw.methods.pmg_sam.decoder import GuidedMaskDecoder, Interaction, OneWayInteraction
@@ -338,6 +339,10 @@ class TestWeightFile:
         with pytest.raises(ModelError, match="PMG-SAM's settings in the metadata"):
             fretsaw.load(bare, device="cpu")
 
-    def test_the_model_that_is_not_trained_yet_says_so(self):
-        with pytest.raises(MissingWeightsError, match="fretsaw train pmg_sam"):
-            fretsaw.load("pmg-tiny", device="cpu")
+    def test_the_shipped_model_cuts_the_person_and_not_the_shuttle(self, published):
+        published("sam2-hiera-tiny")
+        mask = fretsaw.load("pmg-tiny", device="cpu").auto(Path(__file__).resolve().parents[2] / "examples" / "astronaut.png").mask
+        assert mask[110, 225]
+        assert mask[330, 150]
+        assert not mask[100, 480]
+        assert not mask[10, 330]

@@ -1,14 +1,8 @@
-"""What Fretsaw's own recipes made: small parts that stand on a published model and travel in the package. docs/models.md says how, on what and how well.
-
-What is not shipped yet is a file that a person's own run of the recipe writes.
-"""
+"""What Fretsaw's own recipes made: small parts that stand on a published model and travel in the package. docs/models.md says how, on what and how well."""
 
 from __future__ import annotations
 
 from fretsaw.weights.definitions import Route, WeightFile, Weights
-
-PMG_BYTES = 2 * 4345733
-"""Of a trained PMG-SAM at the sizes of pmg-tiny, in half precision."""
 
 
 def _shipped(name: str, origin: str, size: int, sha256: str) -> Weights:
@@ -16,12 +10,12 @@ def _shipped(name: str, origin: str, size: int, sha256: str) -> Weights:
     return Weights(name, (Route({"network": file}),), "Apache-2.0", f"Fretsaw, {origin}", size)
 
 
-def _brought(name: str, recipe: str, file: str, origin: str, size: int) -> Weights:
-    brought = WeightFile(f"hand:{file} as fretsaw train {recipe} writes it", f"{name.replace('-', '_')}.safetensors")
-    return Weights(name, (Route({"network": brought}),), "Apache-2.0", f"Fretsaw, {origin}; not trained yet", size)
-
-
-PMG_TINY = _brought("pmg-tiny", "pmg_sam", "best.safetensors", "PMG-SAM over SAM 2 Hiera-T and U²-Netp", PMG_BYTES)
+PMG_TINY = _shipped(
+    "pmg-tiny",
+    "PMG-SAM over SAM 2 Hiera-T and U²-Netp",
+    8730098,
+    "3614cff77a5ed7793c0bb00c962cbe865574034abac46910ab71e12a4ce13d22",
+)
 
 GRC = (
     _shipped(
