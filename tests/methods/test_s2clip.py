@@ -274,7 +274,6 @@ def run(capsys, *arguments) -> tuple[int, str]:
 
 def test_a_student_in_a_file_refines_and_its_file_names_what_stands_behind_it(planted, monkeypatch):
     """fretsaw-tiny before its weights exist: an untrained one, as its recipe writes it, loaded by its path."""
-    import json
 
     from fretsaw.backbones import sam
     from fretsaw.methods.fretsaw_tiny import FretsawTinyEncoder
@@ -288,7 +287,7 @@ def test_a_student_in_a_file_refines_and_its_file_names_what_stands_behind_it(pl
     build = catalog.build
     monkeypatch.setattr(catalog, "build", lambda name, **given: catalog.Parts(tiny_sam2(given["size"])) if name == "sam2-hiera-tiny" else build(name, **given))
     file = planted / "student.safetensors"
-    export(FretsawTinyEncoder(**small), file, {"config": json.dumps({"teacher": "elsewhere.safetensors", "stated": "sam2-hiera-tiny", "size": 64})})
+    export(FretsawTinyEncoder(**small), file, {"base": "sam2-hiera-tiny", "size": "64"})
     segmenter = fretsaw.load("s2clip", size=128, device="cpu", networks={"sam": str(file)})
     clicks = segmenter.parts.clicks
     assert isinstance(clicks, SamClicks)
@@ -302,7 +301,7 @@ def test_a_student_in_a_file_refines_and_its_file_names_what_stands_behind_it(pl
     image, truth = scene()
     assert segmenter.text(image, NAMES, ["black"], SMALL).labels.shape == truth.shape
     assert sum(asked) >= 4, "a region of each colour and of the background"
-    export(FretsawTinyEncoder(**small), file, {"config": json.dumps({"teacher": "elsewhere.safetensors", "size": 64})})
+    export(FretsawTinyEncoder(**small), file, {"base": "elsewhere.safetensors", "size": "64"})
     with pytest.raises(ModelError, match=r"teacher of .*student.safetensors in the catalogue or as a file here, got 'elsewhere.safetensors'"):
         fretsaw.load(file)
     assert Config("photos", "out").stated == ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from fretsaw import catalog
@@ -30,8 +29,8 @@ def build_student(path: Path, size: int | None = None, checksum: str = "") -> Pa
     from fretsaw.methods.fretsaw_tiny import FretsawTinyEncoder
     from fretsaw.weights.files import sha256_of
 
-    config = json.loads(read_metadata(path).get("config", "{}"))
-    teacher, side = config.get("stated") or config.get("teacher"), size or config.get("size")
+    metadata = read_metadata(path)
+    teacher, side = metadata.get("base"), size or int(metadata.get("size", 0))
     if not teacher or not side:
         raise ModelError(f"expected a student of fretsaw train fretsaw_tiny, whose metadata names its teacher and its size; got {path} without them")
     if teacher not in catalog.CATALOGUE and not Path(teacher).is_file():

@@ -225,7 +225,8 @@ def run(config: Config, watcher: Watcher | None = None) -> int:
     assert teacher is not None
     teacher = teacher.to(config.device).to_precision(torch.bfloat16 if config.dtype == "bfloat16" else torch.float32)
     done = train(config, student, teacher, watcher)
-    export(student, Path(config.out) / "student.safetensors", {"steps": str(done), "teacher": teacher.checksum, "config": settings_text(config)})
+    facts = {"steps": str(done), "teacher": teacher.checksum, "base": config.stated or config.teacher, "size": str(config.size)}
+    export(student, Path(config.out) / "student.safetensors", {**facts, "config": settings_text(config)})
     return done
 
 
