@@ -10,10 +10,8 @@ DEMO := demo/astronaut.png
 .PHONY: demo test check clean
 
 demo: .venv/.demo
-	@echo "== getting the default model (once)"
-	@$(BIN)/fretsaw models pull sam2-hiera-tiny
 	@echo "== cutting out $(EXAMPLE)"
-	@$(BIN)/fretsaw auto $(EXAMPLE) -o $(DEMO) --format overlay --overwrite
+	@FRETSAW_OFFLINE=1 $(BIN)/fretsaw auto $(EXAMPLE) -o $(DEMO) --format overlay --overwrite
 	@echo "== the picture is at $(CURDIR)/$(DEMO)"
 
 test: .venv/.test
@@ -36,7 +34,7 @@ clean:
 
 .venv/.demo: .venv/.python pyproject.toml
 	@echo "== installing fretsaw into .venv"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[convert,serve]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[serve]"
 	@touch $@
 
 .venv/.test: .venv/.python pyproject.toml

@@ -3,7 +3,7 @@
     python benchmarks/gpu_pack.py --out .carry --photos ../shared/data/unlabelled --photos ../shared/data/coco_mval/images --side 512
     python benchmarks/gpu_pack.py --join .carry --into teacher.safetensors      # over there, once both halves have arrived
 
-The teacher travels in half precision; `fretsaw train fretsaw_tiny --set teacher=teacher.safetensors` takes the joined file. `--labelled ../shared/data` also
+The teacher travels in half precision; `fretsaw train hrsam_lite --set teacher=teacher.safetensors` takes the joined file. `--labelled ../shared/data` also
 packs the train and val parts of coco_mval and human_seg with their masks, for `fretsaw train sam_ref --set data=.carry/data`.
 """
 

@@ -53,16 +53,22 @@ def rows(photo: Path, grid: bool, half_precision: bool) -> dict[str, tuple[Calla
     image = images.read_image(photo)
     segmenter = fretsaw.load("sam2-hiera-tiny", device="cpu")
     model = segmenter.parts.clicks
+    default = fretsaw.load("fretsaw-tiny", device="cpu")
     vit = random_sam_vit_b()
     pixels = model.preprocessing.pixels_of(image)
+    small = default.parts.clicks
+    small_pixels = small.preprocessing.pixels_of(image)
     frame = model.preprocessing.frame_of(image)
     embedding = model.encode(pixels)
     prompt = Prompt((Click(image.shape[1] / 2, image.shape[0] / 2),))
     found: dict[str, tuple[Callable[[], object], str]] = {
         "SAM ViT-B encoder, fp32": (lambda: vit.encode(pixels), ""),
         "SAM 2 Hiera-T encoder, fp32": (lambda: model.encode(pixels), "SAM ViT-B encoder, fp32"),
+        "fretsaw-tiny encoder, fp32": (lambda: small.encode(small_pixels), "SAM ViT-B encoder, fp32"),
+        "the same": (lambda: small.encode(small_pixels), "SAM 2 Hiera-T encoder, fp32"),
         "SAM 2 decoder, one click": (lambda: model.decode(embedding, model.embed(prompt, frame)), ""),
         "auto, whole call": (lambda: segmenter.auto(image), ""),
+        "auto of fretsaw-tiny, whole call": (lambda: default.auto(image), "auto, whole call"),
     }
     if half_precision:
         vit_half = random_sam_vit_b().to_precision(torch.bfloat16)

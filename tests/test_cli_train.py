@@ -7,8 +7,8 @@ import pytest
 from fretsaw import cli
 from fretsaw.cli.train import configure
 from fretsaw.errors import ConfigError
-from fretsaw.recipes import fretsaw_tiny
-from fretsaw.recipes.fretsaw_tiny import Config
+from fretsaw.recipes import hrsam_lite
+from fretsaw.recipes.hrsam_lite import Config
 
 
 def test_values_are_read_as_the_fields_type():
@@ -32,7 +32,7 @@ def test_mistakes_are_said(settings, message):
 
 def test_show_prints_every_setting(capsys):
     with pytest.raises(SystemExit) as stop:
-        cli.main(["train", "fretsaw_tiny", "--show"])
+        cli.main(["train", "hrsam_lite", "--show"])
     assert not stop.value.code
     assert "steps = 20000" in capsys.readouterr().out
 
@@ -50,8 +50,8 @@ def test_a_run_ends_with_its_curves(tmp_path, monkeypatch):
         (tmp_path / "log.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1.5}\n')
         return 2
 
-    monkeypatch.setattr(fretsaw_tiny, "run", run)
+    monkeypatch.setattr(hrsam_lite, "run", run)
     with pytest.raises(SystemExit) as stop:
-        cli.main(["train", "fretsaw_tiny", "--set", "photos=p", "--set", f"out={tmp_path}"])
+        cli.main(["train", "hrsam_lite", "--set", "photos=p", "--set", f"out={tmp_path}"])
     assert not stop.value.code
     assert (tmp_path / "curves.png").stat().st_size > 1000

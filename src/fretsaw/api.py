@@ -149,7 +149,7 @@ def load(
         size: Side of the model's input in pixels; None for the model's own.
         refiner: "sam-ref", or a weight file of SAM-REF that was trained for this model, or None.
         networks: For a model that is made of several, such as s2clip: {role: name or path} of those to exchange. The roles are "clip", "dino" and "sam";
-            {"sam": "sam2-hiera-tiny"} lets SAM 2 refine, {"sam": "runs/tiny/student.safetensors"} a student of fretsaw-tiny's recipe,
+            {"sam": "sam2-hiera-tiny"} lets SAM 2 refine, {"sam": "runs/tiny/student.safetensors"} a student of the recipe hrsam_lite,
             {"dino": "dinov2-vit-s14"} takes patch affinities from DINOv2.
         device: "cpu", "cuda", "cuda:1", "mps"; None takes the best there is.
         dtype: Precision of the image encoder: "float32", "bfloat16", "float16"; None means float32. Decoders always compute in float32.

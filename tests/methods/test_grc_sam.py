@@ -11,7 +11,6 @@ import torch
 from fretsaw.errors import ConfigError, ModelError
 from fretsaw.frames import Preprocessing, squash
 from fretsaw.layers.attention_taps import TokenTaps, query_attention, readable_layers, received_attention, tapped
-from fretsaw.methods.fretsaw_tiny import FretsawTinyEncoder
 from fretsaw.methods.grc_sam.build import Description, assemble, build_network
 from fretsaw.methods.grc_sam.coarse import CoarseStage, ThresholdSelector, soft_weights, spread
 from fretsaw.methods.grc_sam.cut import foreground_logits
@@ -19,6 +18,7 @@ from fretsaw.methods.grc_sam.fine import FineStage, token_scores
 from fretsaw.methods.grc_sam.model import GrcSam, chosen_layers, with_taps
 from fretsaw.methods.grc_sam.scores import Fusion, ReceivedScores, layer_score
 from fretsaw.methods.grc_sam.windows import RefinedSwinBlock, active_windows, tokens_of, windows_of
+from fretsaw.methods.hrsam_lite import HrsamLiteEncoder
 from tiny import CHANNELS, tiny_sam, tiny_sam2
 
 SIZE = 128
@@ -27,17 +27,17 @@ SIZE = 128
 def tiny_student():
     torch.manual_seed(0)
     base = tiny_sam2(SIZE)
-    encoder = FretsawTinyEncoder(dim=32, depth=2, heads=2, scans=(1,), window=4, out_channels=CHANNELS)
+    encoder = HrsamLiteEncoder(dim=32, depth=2, heads=2, scans=(1,), window=4, out_channels=CHANNELS)
     return base.with_encoder(encoder, Preprocessing(squash, SIZE), "tiny-student").eval()
 
 
-BASES = {"sam": tiny_sam, "sam2": tiny_sam2, "fretsaw-tiny": tiny_student}
-OWN_LAYERS = {"sam": (0, 3), "sam2": (3,), "fretsaw-tiny": (0, 1)}
+BASES = {"sam": tiny_sam, "sam2": tiny_sam2, "hrsam-lite": tiny_student}
+OWN_LAYERS = {"sam": (0, 3), "sam2": (3,), "hrsam-lite": (0, 1)}
 
 
 @pytest.fixture(params=BASES)
 def base(request):
-    return BASES[request.param]() if request.param == "fretsaw-tiny" else BASES[request.param](SIZE)
+    return BASES[request.param]() if request.param == "hrsam-lite" else BASES[request.param](SIZE)
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_a_tapped_encoder_returns_what_the_encoder_returns(base, pixels):
 
 @pytest.mark.parametrize("name", BASES)
 def test_every_encoder_states_its_own_mixed_set(name):
-    base = BASES[name]() if name == "fretsaw-tiny" else BASES[name](SIZE)
+    base = BASES[name]() if name == "hrsam-lite" else BASES[name](SIZE)
     assert chosen_layers(base.image_encoder, ()) == OWN_LAYERS[name]
 
 

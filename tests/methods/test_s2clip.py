@@ -273,25 +273,25 @@ def run(capsys, *arguments) -> tuple[int, str]:
 
 
 def test_a_student_in_a_file_refines_and_its_file_names_what_stands_behind_it(planted, monkeypatch):
-    """fretsaw-tiny before its weights exist: an untrained one, as its recipe writes it, loaded by its path."""
+    """hrsam-lite without training, as its recipe writes it, loaded by its path."""
 
     from fretsaw.backbones import sam
-    from fretsaw.methods.fretsaw_tiny import FretsawTinyEncoder
+    from fretsaw.methods.hrsam_lite import HrsamLiteEncoder
     from fretsaw.methods.sam_clicks import SamClicks
-    from fretsaw.recipes.fretsaw_tiny import Config, export
+    from fretsaw.recipes.hrsam_lite import Config, export
     from tiny import tiny_sam2
 
     torch.manual_seed(0)
     small = {"dim": 16, "depth": 2, "heads": 2, "scans": (1,), "window": 4, "state_size": 4, "out_channels": 32}
-    monkeypatch.setattr("fretsaw.methods.fretsaw_tiny.FretsawTinyEncoder", lambda: FretsawTinyEncoder(**small))
+    monkeypatch.setattr("fretsaw.methods.hrsam_lite.HrsamLiteEncoder", lambda: HrsamLiteEncoder(**small))
     build = catalog.build
     monkeypatch.setattr(catalog, "build", lambda name, **given: catalog.Parts(tiny_sam2(given["size"])) if name == "sam2-hiera-tiny" else build(name, **given))
     file = planted / "student.safetensors"
-    export(FretsawTinyEncoder(**small), file, {"base": "sam2-hiera-tiny", "size": "64"})
+    export(HrsamLiteEncoder(**small), file, {"base": "sam2-hiera-tiny", "size": "64"})
     segmenter = fretsaw.load("s2clip", size=128, device="cpu", networks={"sam": str(file)})
     clicks = segmenter.parts.clicks
     assert isinstance(clicks, SamClicks)
-    assert isinstance(clicks.image_encoder, FretsawTinyEncoder)
+    assert isinstance(clicks.image_encoder, HrsamLiteEncoder)
     assert clicks.preprocessing.size == 128
     assert not isinstance(clicks.image_encoder, sam.SamImageEncoder)
     assert fretsaw.load(file, device="cpu").parts.clicks.preprocessing.size == 64, "by its path alone, at the side of training"
@@ -301,7 +301,7 @@ def test_a_student_in_a_file_refines_and_its_file_names_what_stands_behind_it(pl
     image, truth = scene()
     assert segmenter.text(image, NAMES, ["black"], SMALL).labels.shape == truth.shape
     assert sum(asked) >= 4, "a region of each colour and of the background"
-    export(FretsawTinyEncoder(**small), file, {"base": "elsewhere.safetensors", "size": "64"})
+    export(HrsamLiteEncoder(**small), file, {"base": "elsewhere.safetensors", "size": "64"})
     with pytest.raises(ModelError, match=r"teacher of .*student.safetensors in the catalogue or as a file here, got 'elsewhere.safetensors'"):
         fretsaw.load(file)
     assert Config("photos", "out").stated == ""

@@ -1,4 +1,4 @@
-"""The distillation recipe on a tiny teacher and student: prompts, losses, a short run that learns, and the same run after an interruption."""
+"""fretsaw-tiny's recipe on a tiny SAM 2: the cut, the stored views, a run that learns and goes on, and the file that it leaves."""
 
 from __future__ import annotations
 
@@ -6,103 +6,130 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import nn
 
+import fretsaw
+from fretsaw import catalog
+from fretsaw.backbones import sam2
 from fretsaw.data.views import PhotoViews, list_photos
-from fretsaw.errors import DataError
-from fretsaw.recipes.fretsaw_tiny import Config, decoder_losses, map_losses, random_prompts, train
+from fretsaw.methods.sam_clicks import build_sam2
+from fretsaw.recipes import fretsaw_tiny
+from fretsaw.recipes.fretsaw_tiny import STEM, Config, StoredViews, continued, cut, train, without_fourth_stage
+from fretsaw.training.embedding_cache import EmbeddingCache
 from fretsaw.training.loop import read_log
-from fretsaw.types import ImageEmbedding
-from tiny import CHANNELS, tiny_sam2
+from tiny import TINY_SAM2, random_weights
 
+SIZE = 64
 
-class Student(nn.Module):
-    """Three strided convolutions: the smallest encoder that fits the teacher's decoder."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(7)
-        self.trunk = nn.Conv2d(3, 16, 4, 4)
-        self.fine = nn.Conv2d(16, CHANNELS // 8, 1)
-        self.middle = nn.Conv2d(16, CHANNELS // 4, 2, 2)
-        self.final = nn.Conv2d(16, CHANNELS, 4, 4)
-
-    def forward(self, pixels: torch.Tensor) -> ImageEmbedding:
-        x = torch.relu(self.trunk(pixels))
-        return ImageEmbedding(self.final(x), (self.fine(x), self.middle(x)))
+SHORT = TINY_SAM2 | {
+    "trunk": {
+        "hidden_size": 8,
+        "blocks_per_stage": [1, 1, 2],
+        "embed_dim_per_stage": [8, 16, 32],
+        "num_attention_heads_per_stage": [1, 2, 4],
+        "window_size_per_stage": [8, 4, 14],
+        "global_attention_blocks": [3],
+        "num_query_pool_stages": 2,
+    }
+}
+"""The student's table for the tiny teacher, as HIERA_SHORT is for Hiera-T."""
 
 
 @pytest.fixture(scope="module")
-def teacher():
-    return tiny_sam2(64)
+def weights():
+    return random_weights(sam2.build_model(TINY_SAM2, SIZE))
+
+
+@pytest.fixture
+def teacher(weights):
+    return build_sam2(weights, TINY_SAM2, SIZE, "tiny")
 
 
 @pytest.fixture
 def photos(tmp_path, rng):
     folder = tmp_path / "photos"
     folder.mkdir()
-    for i in range(5):
+    for i in range(8):
         coarse = rng.integers(0, 256, (5, 6, 3), dtype=np.uint8)
         Image.fromarray(coarse).resize((90, 70)).save(folder / f"{i}.png")
     return folder
 
 
-def test_prompts_start_positive_end_padded_and_stay_inside():
-    coords, labels = random_prompts(3, 50, 64, torch.Generator().manual_seed(0))
-    assert coords.shape == (3, 50, 4, 2)
-    assert (labels[..., 0] == 1).all()
-    assert (labels[..., 3] == -1).all()
-    assert set(labels.unique().tolist()) == {-1, 0, 1}
-    assert ((coords >= 0) & (coords < 64)).all()
-    counts = (labels >= 0).sum(-1)
-    assert set(counts.unique().tolist()) == {1, 2, 3}
-    assert (labels[..., 1:] >= labels[..., :1] - 2).all()
+def config(photos, tmp_path, **changes) -> Config:
+    settings = {"size": SIZE, "side": SIZE, "width": 48, "calibration": 8, "views": 12, "held_out": 4, "batch": 2, "steps": 40, "warmup": 4, "rate": 1e-3}
+    return Config(str(photos), str(tmp_path / "run"), **(settings | {"prompts": 2, "validate_every": 0} | changes))
 
 
-def test_a_perfect_copy_of_the_teacher_has_no_map_loss_and_no_iou_loss(teacher):
-    torch.manual_seed(0)
-    theirs = teacher.encode(torch.randn(1, 3, 64, 64))
-    assert all(loss.item() == 0 for loss in map_losses(theirs, theirs))
-    coords, labels = random_prompts(1, 4, 64, torch.Generator().manual_seed(0))
-    same = decoder_losses(teacher, theirs, theirs, coords[0], labels[0])
-    assert same["iou"].item() == 0
-    worse = ImageEmbedding(theirs.final + torch.randn_like(theirs.final), theirs.high_res)
-    assert decoder_losses(teacher, worse, theirs, coords[0], labels[0])["mask"] > same["mask"]
+def stored(photos, teacher, tmp_path) -> StoredViews:
+    cache = EmbeddingCache(tmp_path / "views", teacher.checksum, teacher.preprocessing.key)
+    return StoredViews(list_photos([photos]), teacher, SIZE, 0, cache, "cpu")
 
 
-def test_views_are_a_function_of_seed_and_index(photos):
-    files = list_photos([photos])
-    views = PhotoViews(files, 48, seed=1)
-    assert views[3].shape == (3, 48, 48)
-    assert views[3].dtype == torch.uint8
-    assert torch.equal(views[17], PhotoViews(files, 48, seed=1)[17])
-    assert not torch.equal(views[17], PhotoViews(files, 48, seed=2)[17])
-    assert not torch.equal(views[3], views[8])  # another pass shows another crop
+def pixels_of(photos, teacher, index=0):
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (teacher.preprocessing.mean, teacher.preprocessing.std))
+    return (PhotoViews(list_photos([photos]), SIZE, 0)[index][None].float() / 255 - mean) / std
 
 
-def test_one_pass_shows_every_photo_once(tmp_path):
-    for i in range(6):
-        Image.fromarray(np.full((20, 20, 3), 40 * i, np.uint8)).save(tmp_path / f"{i}.png")
-    views = PhotoViews(list_photos([tmp_path]), 8)
-    assert sorted(int(views[i][0, 0, 0]) for i in range(6)) == [0, 40, 80, 120, 160, 200]
+def test_what_is_frozen_is_the_teachers_own(photos, teacher, weights, tmp_path):
+    """The student's fine maps are the teacher's to the last bit, and its final map follows from the stored stem."""
+    views = stored(photos, teacher, tmp_path)
+    student = cut(weights, SHORT, teacher, views, config(photos, tmp_path)).requires_grad_(False)
+    pixels = pixels_of(photos, teacher)
+    ours, theirs = student.encode(pixels), teacher.encode(pixels)
+    assert all(torch.equal(a, b) for a, b in zip(ours.high_res, theirs.high_res, strict=True))
+    # Stored in half precision.
+    assert torch.allclose(continued(student.image_encoder, views[0].taps[STEM]), ours.final, atol=2e-2)
+    assert torch.allclose(views[0].final, theirs.final, atol=2e-2)
 
 
-def test_held_out_photos_are_left_out_and_mistakes_are_said(photos, tmp_path):
-    (tmp_path / "test.txt").write_text("1\n3\n")
-    assert [path.stem for path in list_photos([photos], [tmp_path / "test.txt"])] == ["0", "2", "4"]
-    with pytest.raises(DataError, match="which is no folder"):
-        list_photos([photos / "missing"])
-    (tmp_path / "none").mkdir()
-    with pytest.raises(DataError, match="found none"):
-        list_photos([tmp_path / "none"])
+def test_the_cut_alone_comes_near_the_teacher_and_narrower_is_farther(photos, teacher, weights, tmp_path):
+    views = stored(photos, teacher, tmp_path)
+
+    def distance(width: int) -> float:
+        student = cut(weights, SHORT, teacher, views, config(photos, tmp_path, width=width)).requires_grad_(False)
+        return sum((continued(student.image_encoder, views[i].taps[STEM]) - views[i].final).square().mean().item() for i in range(8))
+
+    none = sum((views[i].final - views[i].final.mean((2, 3), keepdim=True)).square().mean().item() for i in range(8))
+    assert distance(128) < distance(16) < none
 
 
-def test_a_short_run_brings_the_student_closer_and_leaves_the_teacher_alone(photos, tmp_path, teacher):
-    config = Config(photos=str(photos), out=str(tmp_path / "run"), size=64, batch=2, steps=40, warmup=5, prompts=2, workers=0, rate=3e-3)
+def test_names_of_the_three_stages_are_those_of_a_shorter_network(weights):
+    short = without_fourth_stage(weights, [0, 1, 3, 4])
+    model = sam2.build_model(SHORT, SIZE)
+    assert set(short) == set(model.state_dict())
+    assert all(short[name].shape == value.shape for name, value in model.state_dict().items())
+    assert torch.equal(short["vision_encoder.neck.convs.0.weight"], weights["vision_encoder.neck.convs.1.weight"])
+
+
+def test_another_selection_of_photos_has_views_of_its_own(photos, teacher, tmp_path):
+    views = stored(photos, teacher, tmp_path)
+    before = views[0].final
+    (photos / "0.png").unlink()
+    assert not torch.equal(stored(photos, teacher, tmp_path)[0].final, before)
+
+
+def test_a_run_learns_leaves_the_teacher_alone_and_goes_on(photos, teacher, weights, tmp_path):
     before = [parameter.clone() for parameter in teacher.parameters()]
-    assert train(config, Student(), teacher) == 40
-    log = read_log(tmp_path / "run")
+    done, _ = train(config(photos, tmp_path), weights, SHORT, teacher, list_photos([photos]))
+    assert done == 40
+    log = [line for line in read_log(tmp_path / "run") if "loss" in line]
     assert log[-1]["final"] < log[0]["final"]
-    assert log[-1]["loss"] < log[0]["loss"]
     assert all(torch.equal(a, b) for a, b in zip(before, teacher.parameters(), strict=True))
-    assert all(parameter.grad is None for parameter in teacher.parameters())
+    held_out = read_log(tmp_path / "run")[-1]
+    assert 0 <= held_out["val/mask IoU"] <= 1
+    again, _ = train(config(photos, tmp_path), weights, SHORT, teacher, list_photos([photos]))
+    assert again == 40, "nothing is left to do"
+
+
+def test_the_file_is_a_sam_2_that_opens_by_its_path_and_says_its_side(photos, teacher, weights, tmp_path, monkeypatch):
+    monkeypatch.setattr(sam2, "HIERA_SHORT", SHORT)
+    monkeypatch.setattr(fretsaw_tiny, "load_state_dict", lambda path: weights)
+    monkeypatch.setattr(catalog, "weights_path", lambda name: tmp_path / "absent")
+    monkeypatch.setattr(catalog, "build", lambda name, **given: catalog.Parts(teacher))
+    assert fretsaw_tiny.run(config(photos, tmp_path, steps=2, warmup=0)) == 2
+    monkeypatch.undo()
+    monkeypatch.setattr(sam2, "HIERA_SHORT", SHORT)
+    segmenter = fretsaw.load(tmp_path / "run" / "student.safetensors", device="cpu")
+    clicks = segmenter.parts.clicks
+    assert clicks.preprocessing.size == SIZE
+    assert clicks.image_encoder.trunk.blocks[2].mlp.proj_in.out_features == 48
+    assert segmenter.open(np.zeros((50, 70, 3), np.uint8)).click(10, 10).mask.shape == (50, 70)

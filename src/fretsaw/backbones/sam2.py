@@ -51,6 +51,17 @@ HIERA_LARGE: dict[str, Any] = {
 }
 """SAM 2 and SAM 2.1 Hiera-L."""
 
+HIERA_SHORT: dict[str, Any] = {
+    "trunk": {
+        "blocks_per_stage": [1, 2, 7],
+        "embed_dim_per_stage": [96, 192, 384],
+        "num_attention_heads_per_stage": [1, 2, 4],
+        "window_size_per_stage": [8, 4, 14],
+        "num_query_pool_stages": 2,
+    }
+}
+"""Hiera-T without its fourth stage, the trunk of `fretsaw-tiny`; the file says how wide the feed-forward layers are. Not a published network."""
+
 WINDOW_TABLE = 32
 """Model pixels that the trunk's repeated position table covers, along one axis."""
 
@@ -135,13 +146,13 @@ class Sam2ImageEncoder(nn.Module):
             `final` (B, C, S/16, S/16) and `high_res` (B, C/8, S/4, S/4), (B, C/4, S/8, S/8). Their memory runs channels last, as the decoder reads them.
         """
         stages = self.trunk(pixels).intermediate_hidden_states
-        fine, middle, final, coarse = stages
+        fine, middle, final = stages[:3]
         taps = {f"stage{i}": stage.permute(0, 3, 1, 2) for i, stage in enumerate(stages, start=1)} if self.keeps_stages else {}
-        # The neck lists its convolutions from the coarsest stage to the finest; only the two coarsest stages are merged.
-        to_coarse, to_final, to_middle, to_fine = self.neck.convs
+        # The neck lists its convolutions from the coarsest stage to the finest; only a fourth stage is merged, into the third.
+        *to_coarse, to_final, to_middle, to_fine = self.neck.convs
         final = _project(final, to_final.weight, to_final.bias) + self.no_memory
-        coarse = _project(coarse, to_coarse.weight, to_coarse.bias)
-        final = final + coarse.repeat_interleave(2, dim=1).repeat_interleave(2, dim=2)
+        for project, coarse in zip(to_coarse, stages[3:], strict=True):
+            final = final + _project(coarse, project.weight, project.bias).repeat_interleave(2, dim=1).repeat_interleave(2, dim=2)
         levels = final, _project(fine, *_chain(to_fine, self.fine)), _project(middle, *_chain(to_middle, self.middle))
         final, fine, middle = (level.permute(0, 3, 1, 2) for level in levels)
         return ImageEmbedding(final, (fine, middle), taps)
@@ -209,6 +220,15 @@ def build_model(config: Mapping[str, Any], size: int) -> Any:
     return model
 
 
+def _narrow(trunk: Any, state_dict: Mapping[str, Tensor]) -> None:
+    """Give the trunk's feed-forward layers as many hidden units as the weights have: `fretsaw-tiny` has fewer than Hiera's four times the channels."""
+    for number, block in enumerate(trunk.blocks):
+        weight = state_dict.get(f"vision_encoder.backbone.blocks.{number}.mlp.proj_in.weight")
+        if weight is not None and weight.shape[0] < block.mlp.proj_in.out_features:
+            with torch.device("meta"):
+                block.mlp.proj_in, block.mlp.proj_out = nn.Linear(block.dim_out, weight.shape[0]), nn.Linear(weight.shape[0], block.dim_out)
+
+
 def build_parts(state_dict: Mapping[str, Tensor], config: Mapping[str, Any], size: int) -> tuple[Sam2ImageEncoder, PromptEncoder, Sam2MaskDecoder]:
     """Return image encoder, prompt encoder and mask decoder with the given weights.
 
@@ -219,6 +239,7 @@ def build_parts(state_dict: Mapping[str, Tensor], config: Mapping[str, Any], siz
     if size % WINDOW_TABLE:
         raise ShapeError(f"expected a side that is a multiple of {WINDOW_TABLE}, got {size}")
     model = build_model(config, size)
+    _narrow(model.vision_encoder.backbone, state_dict)
     weights = {name: value for name, value in state_dict.items() if not any(re.match(pattern, name) for pattern in IGNORED)}
     load_strict(model, weights)
     decoder, prompt = model.mask_decoder, model.prompt_encoder

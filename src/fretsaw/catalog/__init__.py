@@ -35,14 +35,14 @@ from fretsaw.weights import (
 )
 from fretsaw.weights.hrsam_networks import hrsam_weights
 from fretsaw.weights.text_networks import NETWORKS
-from fretsaw.weights.trained import GRC, PMG_TINY
+from fretsaw.weights.trained import FRETSAW_TINY, GRC, PMG_TINY
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from fretsaw.methods.sam_clicks import SamClicks
 
-DEFAULT = "sam2-hiera-tiny"
+DEFAULT = "fretsaw-tiny"
 """The model that `fretsaw.load()` loads."""
 
 
@@ -176,7 +176,8 @@ def build_file(path: Path, size: int | None) -> Parts:
     from fretsaw.methods import hrsam, sam_clicks
     from fretsaw.weights.files import sha256_of
 
-    trained = {"pmg_sam": _pmg, "grc_sam": _grc, "fretsaw_tiny": _student}.get(read_metadata(path).get("recipe", "")) if path.suffix == ".safetensors" else None
+    builders = {"pmg_sam": _pmg, "grc_sam": _grc, "hrsam_lite": _student, "fretsaw_tiny": _short_sam2}
+    trained = builders.get(read_metadata(path).get("recipe", "")) if path.suffix == ".safetensors" else None
     if trained is not None:
         return trained(path, size, "")
     state = load_state_dict(path)
@@ -219,10 +220,17 @@ def _grc(path: Path, size: int | None, checksum: str) -> Parts:
 
 
 def _student(path: Path, size: int | None, checksum: str) -> Parts:
-    """Build fretsaw-tiny's trained encoder before what its file names."""
+    """Build a trained HrsamLiteEncoder before what its file names."""
     from fretsaw.catalog.student import build_student
 
     return build_student(path, size, checksum)
+
+
+def _short_sam2(path: Path, size: int | None, checksum: str) -> Parts:
+    """Build what `fretsaw train fretsaw_tiny` made: SAM 2 without a fourth stage, whose file says the side of its input."""
+    from fretsaw.weights.files import sha256_of
+
+    return _sam2("HIERA_SHORT", path, size or int(read_metadata(path)["size"]), checksum or sha256_of(path))
 
 
 def _sam2(table: str, path: Path, size: int | None, checksum: str) -> Parts:
@@ -393,7 +401,8 @@ def _text_entry(name: str, kind: str, origin: str, **networks: str) -> tuple[str
 
 
 CATALOGUE: dict[str, Entry] = {
-    DEFAULT: Entry("click, auto", _SAM2_HIERA_TINY, partial(_sam2, "HIERA_TINY")),
+    DEFAULT: Entry("click, auto", FRETSAW_TINY, _short_sam2),
+    "sam2-hiera-tiny": Entry("click, auto", _SAM2_HIERA_TINY, partial(_sam2, "HIERA_TINY")),
     "u2netp": Entry("backbone", _U2NETP),
     "efficientnet-lite0": Entry("backbone", _EFFICIENTNET_LITE0),
     "sam-vit-b": _sam_vit("b", "base", "70c1a07f894ebb5b307fd9eaaee97b9dfc16068f", 93735728),

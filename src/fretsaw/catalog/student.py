@@ -1,4 +1,4 @@
-"""fretsaw-tiny's trained files: a small image encoder before the prompt encoder and the mask decoder of its teacher, which the metadata names."""
+"""Trained files of the recipe hrsam_lite: a small image encoder before the prompt encoder and the mask decoder of its teacher, which the metadata names."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fretsaw.errors import ModelError
 from fretsaw.frames import Preprocessing
 from fretsaw.weights import load_state_dict, load_strictly, read_metadata
 
-RECIPE = "fretsaw_tiny"
+RECIPE = "hrsam_lite"
 """What such a file's metadata says under "recipe"."""
 
 
@@ -18,7 +18,7 @@ def build_student(path: Path, size: int | None = None, checksum: str = "") -> Pa
     """Build the student whose encoder lies in a file; everything behind the encoder is its teacher's.
 
     Args:
-        path: `student.safetensors`, as `fretsaw train fretsaw_tiny` writes it.
+        path: `student.safetensors`, as `fretsaw train hrsam_lite` writes it.
         size: Side of the input in pixels, a multiple of 32; None for the side of training.
         checksum: Names the student; "" takes the file's own.
 
@@ -26,13 +26,13 @@ def build_student(path: Path, size: int | None = None, checksum: str = "") -> Pa
         ModelError: If the file does not say how it was trained, or its teacher is neither in the catalogue nor a file here, or takes no clicks.
         WeightsError: If the file is damaged or holds another network, or the teacher's weights are missing and cannot be fetched.
     """
-    from fretsaw.methods.fretsaw_tiny import FretsawTinyEncoder
+    from fretsaw.methods.hrsam_lite import HrsamLiteEncoder
     from fretsaw.weights.files import sha256_of
 
     metadata = read_metadata(path)
     teacher, side = metadata.get("base"), size or int(metadata.get("size", 0))
     if not teacher or not side:
-        raise ModelError(f"expected a student of fretsaw train fretsaw_tiny, whose metadata names its teacher and its size; got {path} without them")
+        raise ModelError(f"expected a student of fretsaw train hrsam_lite, whose metadata names its teacher and its size; got {path} without them")
     if teacher not in catalog.CATALOGUE and not Path(teacher).is_file():
         raise ModelError(
             f"expected the teacher of {path} in the catalogue or as a file here, got {teacher!r}; "
@@ -41,7 +41,7 @@ def build_student(path: Path, size: int | None = None, checksum: str = "") -> Pa
     base = catalog.build(teacher, size=side).clicks
     if base is None:
         raise ModelError(f"expected a teacher that takes clicks in the metadata of {path}, got {teacher!r}")
-    encoder = FretsawTinyEncoder()
+    encoder = HrsamLiteEncoder()
     load_strictly(encoder, {name: tensor.float() for name, tensor in load_state_dict(path).items()})
     plain = base.preprocessing
     return catalog.with_first_cut(

@@ -115,7 +115,7 @@ def assemble(kind: str, networks: Mapping[str, Network], size: int | None) -> Pa
 
 
 def clicks_of(network: Network, size: int | None) -> Parts:
-    """Build a model that takes clicks, from the catalogue or from a file: SAM, SAM 2, HRSAM, or what a recipe wrote, fretsaw-tiny's student among them."""
+    """Build a model that takes clicks, from the catalogue or from a file: SAM, SAM 2, HRSAM, or what a recipe wrote."""
     if network.name not in CATALOGUE:
         return build_file(network.path, size)
     entry = find(network.name)

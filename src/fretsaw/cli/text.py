@@ -26,7 +26,7 @@ With = Annotated[
         "--with",
         metavar="ROLE=NAME",
         help="Exchange a network, by name or weight file; repeat for more. clip: what names mean; dino: which patches belong together; "
-        "sam: what refines, anything that takes clicks (SAM, SAM 2, HRSAM, a student that fretsaw train fretsaw_tiny wrote).",
+        "sam: what refines, anything that takes clicks (SAM, SAM 2, HRSAM, a student that fretsaw train hrsam_lite wrote).",
     ),
 ]
 

@@ -17,8 +17,9 @@ from fretsaw.cli.progress import Steps
 from fretsaw.errors import ConfigError
 
 RECIPES = {
-    "fretsaw_tiny": "distil SAM 2 Hiera-T into the small encoder that ships",
+    "fretsaw_tiny": "cut SAM 2 Hiera-T down to the model that ships, and teach it by the whole one",
     "grc_sam": "train the prompt-free model for foreground or classes over a frozen encoder",
+    "hrsam_lite": "distil SAM 2 Hiera-T into HRSAM's recipe at a small size, over EfficientNet-Lite0",
     "hrsam": "train HRSAM or HRSAM++ by one of the paper's three settings",
     "pmg_sam": "train the automatic cut: fusion, pre-mask and guided decoder over frozen encoders",
     "pseudo_masks": "make masks for unlabelled photos where saliency map and decoder agree, for pmg_sam",
@@ -37,7 +38,7 @@ def train(
 
       fretsaw train fretsaw_tiny --show
 
-      fretsaw train fretsaw_tiny --set photos=photos/ --set out=runs/tiny --set steps=20000
+      fretsaw train fretsaw_tiny --set photos=photos/ --set out=runs/tiny --set steps=5000
     """
     if recipe not in RECIPES:
         near = difflib.get_close_matches(recipe, RECIPES, n=1)

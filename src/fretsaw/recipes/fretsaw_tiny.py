@@ -1,31 +1,48 @@
-"""fretsaw-tiny: a small encoder learns to stand in for SAM 2 Hiera-T's, whose prompt encoder and mask decoder stay as they are.
+"""fretsaw-tiny: SAM 2 Hiera-T cut down to a size that ships, then taught by the network that it was cut from.
 
-paper    HRSAM (Huang et al. 2024), section 4 and appendix D, setting 2 (distillation without labels), at a size that ships
+paper    HRSAM (Huang et al. 2024), section 4 and appendix D, setting 2: distillation without labels
 command  fretsaw train fretsaw_tiny --set photos=FOLDER --set out=runs/tiny
-teacher  sam2-hiera-tiny
+teacher  sam2-hiera-tiny, whose first two stages, prompt encoder and mask decoder the student keeps as they are
 data     any folder of photos; no mask is read
 
-Two losses, added: the student's three maps against the teacher's (equation 20), and, through the frozen decoder, the student's masks against the
-teacher's on random prompts. The second says which errors of the maps matter.
+    photo -> view (3, S, S) -> [stem: two stages, frozen] -> (192, S/8, S/8) -> third stage, narrower -> final (256, S/16, S/16)
+                                     |                                                                        |
+                                     +-> the two fine maps, the teacher's own                                 +-> against the teacher's
+
+What is frozen is computed once a view and kept on disk together with the teacher's embedding, so that a step costs the third stage and the decoder alone.
+
+Deviation: the student is the teacher without its fourth stage and with a narrower third one, in place of HRSAM's network: what it starts from is fitted, so
+that a CPU's hour is enough to teach it.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors.torch import save
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.nn import functional as F
 
-from fretsaw.data.views import PhotoViews, list_photos
-from fretsaw.methods.sam_clicks import SamClicks
+from fretsaw.backbones import sam2
+from fretsaw.data.views import PhotoViews, fingerprint, list_photos
+from fretsaw.images import write_bytes
+from fretsaw.methods.sam_clicks import SamClicks, build_sam2
+from fretsaw.recipes.grc_data import moved, normalised, stack
+from fretsaw.recipes.hrsam_lite import decoder_losses, random_prompts
+from fretsaw.recipes.pruning import fit_linear, narrow
+from fretsaw.training.embedding_cache import SHARD_VIEWS, EmbeddingCache
 from fretsaw.training.loop import Schedule, Watcher, cosine, fit
-from fretsaw.training.losses import bce, dice, standardised_mse
+from fretsaw.training.losses import standardised_mse
 from fretsaw.training.provenance import settings_text
-from fretsaw.types import PADDING, ImageEmbedding
+from fretsaw.types import ImageEmbedding
+from fretsaw.weights import load_state_dict
+
+STEM = "stage2"
+"""The tap that holds what the stem computes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,210 +51,320 @@ class Config:
 
     Attributes:
         photos: Folders of photos, separated by commas.
-        out: Folder of the run: checkpoint, log, the student's weights.
+        out: Folder of the run: checkpoint, log, the student's weights, and the stored views unless `cache` says where.
         exclude: Files that list stems of photos to leave out, separated by commas.
-        size: Side of the views in pixels.
+        width: Hidden units of the third stage's feed-forward layers, of 1536.
+        calibration: Views that the cut is fitted on.
+        size: Side of the views in pixels, a multiple of 32.
+        side: Side of the student's input where nobody asks for another.
+        views: Fixed views to learn from; each is encoded when it is first needed.
+        held_out: Views to decide by, of photos that are not learned from where there are enough.
+        cache: Folder of the encoded views.
         batch: Views per step.
         steps: Steps in all.
-        rate: Peak learning rate of the new layers.
-        trunk_rate: Factor on it for the pretrained trunk.
-        frozen: Blocks of the pretrained trunk, from the pixels on, that stay as they are; 3 of them end at stride 4 and cost a third of a step.
+        rate: Peak learning rate.
         weight_decay: Of AdamW.
         warmup: Steps.
         prompts: Prompt sets per view for the loss through the decoder; 0 leaves that loss out.
         mask_weight: Weight of the loss through the decoder.
+        validate_every: Steps; 0 validates at the end only.
         seed: Of everything drawn.
-        workers: Processes that read photos.
         minutes: Stop after so long, to be continued; 0 trains to the end.
         device: "cpu", "cuda", "mps".
-        dtype: Of the teacher, and of autocast in the student: "float32" or "bfloat16".
-        start: Weights to start from, an earlier stage's student.safetensors; without, the trunk starts from ImageNet.
-        trunk: File of the trunk's ImageNet weights; "" takes the catalogue's.
-        teacher: Name or file of the teacher.
-        stated: The catalogue's name of the teacher where `teacher` is a file: what the student's file says it stands on.
+        teacher: Name or file of SAM 2 Hiera-T.
     """
 
     photos: str
     out: str
     exclude: str = ""
+    width: int = 592
+    calibration: int = 192
     size: int = 512
-    batch: int = 2
-    steps: int = 20000
-    rate: float = 1e-3
-    trunk_rate: float = 0.3
-    frozen: int = 3
+    side: int = 672
+    views: int = 640
+    held_out: int = 32
+    cache: str = ""
+    batch: int = 4
+    steps: int = 700
+    rate: float = 2e-5
     weight_decay: float = 0.01
-    warmup: int = 300
-    prompts: int = 6
+    warmup: int = 30
+    prompts: int = 0
     mask_weight: float = 1.0
+    validate_every: int = 100
     seed: int = 0
-    workers: int = 1
     minutes: float = 0.0
     device: str = "cpu"
-    dtype: str = "float32"
-    start: str = ""
-    trunk: str = ""
     teacher: str = "sam2-hiera-tiny"
-    stated: str = ""
-    map_weights: tuple[float, float, float] = field(default=(1.0, 0.25, 0.25))
 
 
-def random_prompts(views: int, prompts: int, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Draw prompt sets of one to three clicks each, the first positive.
-
-    Returns:
-        point_coords (views, prompts, 4, 2) in the model frame and point_labels (views, prompts, 4); what is not used, and the last place, is padding.
-    """
-    coords = torch.rand(views, prompts, 4, 2, generator=generator) * size
-    labels = (torch.rand(views, prompts, 4, generator=generator) < 0.5).long()
-    labels[..., 0] = 1
-    count = torch.randint(1, 4, (views, prompts, 1), generator=generator)
-    labels[torch.arange(4).expand_as(labels) >= count] = PADDING
-    coords[labels == PADDING] = 0
-    return coords, labels
-
-
-def map_losses(student: ImageEmbedding, teacher: ImageEmbedding) -> list[Tensor]:
-    """Return the distance of each of the student's maps from the teacher's: final, then high resolution, finest first (HRSAM, equation 20)."""
-    pairs = zip((student.final, *student.high_res), (teacher.final, *teacher.high_res), strict=True)
-    return [standardised_mse(ours, theirs) for ours, theirs in pairs]
-
-
-def decoder_losses(model: SamClicks, student: ImageEmbedding, teacher: ImageEmbedding, coords: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    """Compare the frozen decoder's answers on the student's and the teacher's embedding of one view each.
+class StoredViews:
+    """Fixed views of photos as the teacher and the frozen stem see them; stored a shard at a time, when the first of it is asked for.
 
     Args:
-        model: The teacher, whose prompt encoder and decoder are used.
-        student: B = 1.
-        teacher: B = 1.
-        coords: (P, N, 2) in the model frame.
-        labels: (P, N).
+        photos: Files; their names and sizes are part of a view's key, so that another selection does not take these views for its own.
+        teacher: Whose image encoder is SAM 2's.
+        size: Side of a view.
+        seed: Of the views.
+        cache: Where they lie.
+        device: Where the teacher computes.
+    """
+
+    def __init__(self, photos: list[Path], teacher: SamClicks, size: int, seed: int, cache: EmbeddingCache, device: str) -> None:
+        self._views = PhotoViews(photos, size, seed)
+        self._prefix = f"{fingerprint(photos)[:12]}-{size}-{seed}-"
+        self._teacher, self._cache, self._device = teacher, cache, device
+
+    def __getitem__(self, index: int) -> ImageEmbedding:
+        """Return the teacher's embedding of a view, B = 1, with the stem's map as the tap `STEM`."""
+        if self._key(index) not in self._cache:
+            first = index - index % SHARD_VIEWS
+            self._cache.fill((self._key(i) for i in range(first, first + SHARD_VIEWS)), self._compute)
+        return self._cache.get(self._key(index))
+
+    def _key(self, index: int) -> str:
+        return f"{self._prefix}{index}"
+
+    def _compute(self, key: str) -> ImageEmbedding:
+        pixels = normalised(self._views[int(key.removeprefix(self._prefix))][None], self._teacher, self._device)
+        encoder: Any = self._teacher.image_encoder
+        encoder.keeps_stages = True
+        with torch.no_grad():
+            embedding = encoder(pixels)
+        return ImageEmbedding(embedding.final, embedding.high_res, {STEM: embedding.taps[STEM]})
+
+
+def cut(weights: Mapping[str, Tensor], table: Mapping[str, Any], teacher: SamClicks, views: StoredViews, config: Config) -> SamClicks:
+    """Return the student before training: the teacher without its fourth stage, third stage narrowed, refitted on the first views.
+
+    Args:
+        weights: The teacher's, under transformers' names.
+        table: The student's configuration, the teacher's with three stages.
+        teacher: Whose answers are fitted.
+        views: Of which the first `config.calibration` are fitted on.
+        config: The recipe's.
+    """
+    theirs: Any = teacher.image_encoder
+    student = build_sam2(without_fourth_stage(weights, theirs.trunk.stage_ends), table, config.size).to(config.device)
+    encoder: Any = student.image_encoder
+    known = [views[i] for i in range(config.calibration)]
+    with torch.no_grad():
+        ours = [view.taps[STEM].permute(0, 2, 3, 1).to(config.device) for view in known]
+        goals = list(ours)
+        for block, original in zip(third_stage(encoder), third_stage(theirs), strict=False):
+            ours, goals = refit(block, original, ours, goals, config.width)
+        project = encoder.neck.convs[0]
+        weight, bias = fit_linear(rows(ours), rows([view.final.permute(0, 2, 3, 1).to(config.device) for view in known]) - encoder.no_memory)
+        project.weight.copy_(weight[:, :, None, None])
+        project.bias.copy_(bias)
+    return student
+
+
+def refit(block: Any, original: Any, ours: list[Tensor], goals: list[Tensor], width: int) -> tuple[list[Tensor], list[Tensor]]:
+    """Narrow one block and fit what it adds so that it makes up for the errors of the blocks before it; in place.
+
+    Args:
+        block: The student's, a copy of the teacher's.
+        original: The teacher's.
+        ours: What the student brings to the block, (1, h, w, C) each.
+        goals: What the teacher brings to it.
+        width: Hidden units that stay.
 
     Returns:
-        "mask": cross-entropy and dice against the teacher's masks, all four tokens; "iou": squared difference of the predicted IoU.
+        What student and teacher have behind the block.
     """
-    prompt = model.embed_prompt(coords, labels)
-    with torch.no_grad():
-        target, target_iou = model.decode(teacher, prompt)
-    logits, iou = model.decode(student, prompt)
-    # The teacher's own probabilities are the target of the cross-entropy: it knows where it is unsure. Dice wants a decision.
-    mask = bce(logits, target.sigmoid()) + dice(logits, (target > 0).float())
-    return {"mask": mask.mean(), "iou": (iou - target_iou).square().mean()}
+    attended: list[Tensor] = []
+    with original.layer_norm2.register_forward_hook(lambda _module, inputs, _output: attended.append(inputs[0])):
+        goals = [original(tokens) for tokens in goals]
+    mixed: list[Tensor] = []
+    projection, block.attn.proj = block.attn.proj, nn.Identity()
+    with block.layer_norm2.register_forward_hook(lambda _module, inputs, _output: mixed.append(inputs[0])):
+        for tokens in ours:
+            block(tokens)
+    block.attn.proj = projection
+    ours = [_residual(block, tokens) for tokens in ours]
+    mixed = [both - tokens for both, tokens in zip(mixed, ours, strict=True)]
+    weight, bias = fit_linear(rows(mixed), rows([goal - tokens for goal, tokens in zip(attended, ours, strict=True)]))
+    projection.weight.copy_(weight)
+    projection.bias.copy_(bias)
+    ours = [tokens + projection(mix) for tokens, mix in zip(ours, mixed, strict=True)]
+    normed = [block.layer_norm2(tokens) for tokens in ours]
+    narrow(block.mlp, rows(normed), rows([goal - tokens for goal, tokens in zip(goals, ours, strict=True)]), width)
+    return [tokens + block.mlp(norm) for tokens, norm in zip(ours, normed, strict=True)], goals
+
+
+def without_fourth_stage(weights: Mapping[str, Tensor], stage_ends: Sequence[int]) -> dict[str, Tensor]:
+    """Return SAM 2's weights without the fourth stage, under the names of the network that has three.
+
+    Args:
+        weights: Under transformers' names.
+        stage_ends: Number of the last block of each of the four stages.
+    """
+    blocks, convs = "vision_encoder.backbone.blocks.", "vision_encoder.neck.convs."
+    gone = tuple(f"{blocks}{number}." for number in range(stage_ends[2] + 1, stage_ends[3] + 1))
+    kept: dict[str, Tensor] = {}
+    for name, value in weights.items():
+        if name.startswith((*gone, f"{convs}0.")):
+            continue
+        # The neck counts its convolutions from the coarsest stage on.
+        number, _, rest = name.removeprefix(convs).partition(".") if name.startswith(convs) else ("", "", "")
+        kept[f"{convs}{int(number) - 1}.{rest}" if number else name] = value.clone()  # not the teacher's own tensor: the student changes it
+    return kept
+
+
+def stem_blocks(encoder: Any) -> int:
+    """Return how many blocks the first two stages have."""
+    return encoder.trunk.stage_ends[1] + 1
+
+
+def third_stage(encoder: Any) -> Any:
+    """Return the blocks that a student learns."""
+    return encoder.trunk.blocks[stem_blocks(encoder) :]
+
+
+def continued(encoder: Any, stem: Tensor) -> Tensor:
+    """Return the student's final map from what the stem computes, (B, C, S/8, S/8)."""
+    tokens = stem.permute(0, 2, 3, 1)
+    for block in third_stage(encoder):
+        tokens = block(tokens)
+    project = encoder.neck.convs[0]
+    return (F.linear(tokens, project.weight.flatten(1), project.bias) + encoder.no_memory).permute(0, 3, 1, 2)
 
 
 class Distillation(nn.Module):
-    """The student and the frozen teacher; `step` is what the loop calls."""
+    """The part of the student that learns, and the frozen teacher; `step` is what the loop calls."""
 
-    def __init__(self, student: nn.Module, teacher: SamClicks, config: Config) -> None:
+    def __init__(self, student: SamClicks, teacher: SamClicks, config: Config) -> None:
         super().__init__()
-        self.student = student
-        self._teacher = [teacher.requires_grad_(False)]  # in a list: not a submodule, so it is not part of the checkpoint
+        encoder: Any = student.image_encoder
+        self.learns = nn.ModuleList([*third_stage(encoder), encoder.neck.convs[0]]).requires_grad_(True)
+        self._encoder, self._teacher = [encoder], [teacher.requires_grad_(False)]  # in lists: not submodules, so not part of the checkpoint
         self._config = config
-        self._mean = torch.tensor(teacher.preprocessing.mean).view(1, 3, 1, 1)
-        self._std = torch.tensor(teacher.preprocessing.std).view(1, 3, 1, 1)
 
-    def step(self, views: Tensor, done: int) -> Mapping[str, Tensor]:
-        """Return the losses for views (B, 3, S, S) uint8."""
+    def step(self, views: ImageEmbedding, done: int) -> Mapping[str, Tensor]:
+        """Return the losses for stored views."""
         config, teacher = self._config, self._teacher[0]
-        pixels = (views.to(config.device).float() / 255 - self._mean.to(config.device)) / self._std.to(config.device)
-        with torch.no_grad():
-            theirs = teacher.encode(pixels)
-        with torch.autocast(config.device.split(":")[0], torch.bfloat16, enabled=config.dtype == "bfloat16"):
-            ours = self.student(pixels)
-        ours = ImageEmbedding(ours.final.float(), tuple(level.float() for level in ours.high_res))
-        final, fine, middle = map_losses(ours, theirs)
-        weights = config.map_weights
-        losses = {"final": final, "fine": fine, "middle": middle}
-        total = weights[0] * final + weights[1] * fine + weights[2] * middle
+        ours = ImageEmbedding(continued(self._encoder[0], views.taps[STEM]), views.high_res)
+        losses = {"final": standardised_mse(ours.final, views.final)}
+        total = losses["final"]
         if config.prompts:
             generator = torch.Generator().manual_seed(config.seed * 1_000_003 + done)
-            coords, labels = random_prompts(len(views), config.prompts, views.shape[-1], generator)
-            parts = [decoder_losses(teacher, _row(ours, i), _row(theirs, i), coords[i], labels[i]) for i in range(len(views))]
+            coords, labels = random_prompts(len(views.final), config.prompts, config.size, generator)
+            coords, labels = coords.to(config.device), labels.to(config.device)
+            parts = [decoder_losses(teacher, _row(ours, i), _row(views, i), coords[i], labels[i]) for i in range(len(coords))]
             losses |= {name: torch.stack([part[name] for part in parts]).mean() for name in ("mask", "iou")}
             total = total + config.mask_weight * (losses["mask"] + losses["iou"])
         return {"loss": total, **losses}
 
 
-def parameter_groups(student: nn.Module, config: Config) -> list[dict[str, object]]:
-    """Group the parameters: the pretrained trunk at a lower rate, and no weight decay on vectors (norms, biases)."""
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, parameter in student.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        rate = config.rate * (config.trunk_rate if name.startswith("trunk.") else 1)
-        groups.setdefault((rate, config.weight_decay if parameter.ndim > 1 else 0.0), []).append(parameter)
-    return [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()]
+def agreement(student: SamClicks, teacher: SamClicks, views: StoredViews, config: Config) -> dict[str, float]:
+    """Return how near the student comes on held-out views: "final", as in training, and "mask IoU", of its masks with the teacher's."""
+    distances: list[float] = []
+    overlaps: list[Tensor] = []
+    for index in range(config.views, config.views + config.held_out):
+        view = moved(views[index], config.device)
+        with torch.no_grad():
+            ours = ImageEmbedding(continued(student.image_encoder, view.taps[STEM]), view.high_res)
+            coords, labels = random_prompts(1, 6, config.size, torch.Generator().manual_seed(index))
+            prompt = teacher.embed_prompt(coords[0].to(config.device), labels[0].to(config.device))
+            mine, theirs = (teacher.decode(embedding, prompt)[0] > 0 for embedding in (ours, view))
+        distances.append(standardised_mse(ours.final, view.final).item())
+        union = (mine | theirs).sum((-2, -1))
+        overlaps.append(((mine & theirs).sum((-2, -1)) / union.clamp(min=1))[union > 0])
+    return {"final": sum(distances) / len(distances), "mask IoU": torch.cat(overlaps).mean().item()}
 
 
-def freeze(student: nn.Module, blocks: int) -> None:
-    """Keep the trunk's stem and its first blocks as they are; 0 keeps nothing."""
-    for name, parameter in student.named_parameters():
-        if name.startswith("trunk."):
-            part, _, rest = name.removeprefix("trunk.").partition(".")
-            index = int(rest.partition(".")[0]) if part == "_blocks" else -1
-            parameter.requires_grad_(index >= blocks or not blocks)
+def run(config: Config, watcher: Watcher | None = None) -> int:
+    """Cut, train, and write `out`/student.safetensors: a whole SAM 2 with three stages in half precision, which `fretsaw.load` opens.
 
+    Returns:
+        The number of steps made.
 
-def train(config: Config, student: nn.Module, teacher: SamClicks, watcher: Watcher | None = None) -> int:
-    """Run the recipe, or continue it; returns the number of steps made. The student's weights lie in `out`/checkpoint.pt under `student.`"""
+    Raises:
+        DataError: If there are no photos.
+        WeightsError: If the teacher's weights are missing and cannot be fetched.
+    """
+    from fretsaw import catalog
+
     photos = list_photos([Path(folder) for folder in config.photos.split(",")], [Path(file) for file in config.exclude.split(",") if file])
-    student.to(config.device).train()
-    freeze(student, config.frozen)
-    distillation = Distillation(student, teacher, config)
-    optimizer = torch.optim.AdamW(parameter_groups(student, config), betas=(0.9, 0.999))
-    schedule = Schedule(config.steps, config.warmup, decay=cosine)
-    views = PhotoViews(photos, config.size, config.seed)
+    file = Path(config.teacher) if config.teacher not in catalog.CATALOGUE else catalog.weights_path(config.teacher)
+    weights = load_state_dict(file)
+    teacher = catalog.build(config.teacher, size=config.size).clicks
+    assert teacher is not None
+    done, student = train(config, weights, sam2.HIERA_SHORT, teacher, photos, watcher)
+    facts = {"steps": str(done), "base": config.teacher, "base_checksum": teacher.checksum, "size": str(config.side), "settings": settings_text(config)}
+    export(state_of(student, weights, teacher), Path(config.out) / "student.safetensors", facts)
+    return done
 
-    def batches(first: int) -> Iterator[Tensor]:
-        order: Sequence[int] = range(first * config.batch, config.steps * config.batch)
-        return itertools.chain(DataLoader(views, config.batch, sampler=order, num_workers=config.workers, persistent_workers=config.workers > 0))
 
-    return fit(
-        distillation,
-        distillation.step,
+def train(
+    config: Config, weights: Mapping[str, Tensor], table: Mapping[str, Any], teacher: SamClicks, photos: list[Path], watcher: Watcher | None = None
+) -> tuple[int, SamClicks]:
+    """Cut the student out of the teacher and let it learn, or go on with both; returns the number of steps made and the student."""
+    teacher.requires_grad_(False).to(config.device)
+    cache = EmbeddingCache(Path(config.cache or f"{config.out}/views"), teacher.checksum, teacher.preprocessing.key)
+    views = StoredViews(photos, teacher, config.size, config.seed, cache, config.device)
+    started = Path(config.out) / "start.safetensors"
+    if started.exists():  # the cut is fitted once a run
+        student = build_sam2(load_state_dict(started), table, config.size)
+    else:
+        student = cut(weights, table, teacher, views, config)
+        started.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(started, save(state_of(student, weights, teacher)))
+    student.to(config.device)
+    model = Distillation(student, teacher, config)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=config.rate, weight_decay=config.weight_decay)
+
+    def batches(first: int) -> Iterator[ImageEmbedding]:
+        for step in range(first, config.steps):
+            places = [(step * config.batch + i) % config.views for i in range(config.batch)]
+            yield moved(stack([views[place] for place in places]), config.device)
+
+    done = fit(
+        model,
+        model.step,
         batches,
         optimizer,
-        schedule,
+        Schedule(config.steps, config.warmup, decay=cosine),
         Path(config.out),
         seed=config.seed,
         minutes=config.minutes or None,
         watcher=watcher,
+        validate=lambda _: agreement(student, teacher, views, config),
+        validate_every=config.validate_every,
     )
+    return done, student
 
 
-def run(config: Config, watcher: Watcher | None = None) -> int:
-    """Build student and teacher, train, and write `out`/student.safetensors, half precision, which `start` of a later run takes.
+def state_of(student: SamClicks, weights: Mapping[str, Tensor], teacher: SamClicks) -> dict[str, Tensor]:
+    """Return the student's weights under transformers' names: its encoder's own, all others the teacher's."""
+    encoder: Any = student.image_encoder
+    theirs: Any = teacher.image_encoder
+    own = {f"vision_encoder.backbone.{name}": value for name, value in encoder.trunk.state_dict().items()}
+    own |= {f"vision_encoder.neck.{name}": value for name, value in encoder.neck.state_dict().items()}
+    state = without_fourth_stage(weights, theirs.trunk.stage_ends) | own
+    return {name: value.detach().cpu().clone().contiguous() for name, value in state.items()}
 
-    Raises:
-        DataError: If there are no photos.
-        WeightsError: If the teacher's or the trunk's weights are missing and cannot be fetched.
+
+def export(state: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
+    """Write a student in half precision with what it was made from."""
+    write_bytes(path, save({name: value.half() for name, value in state.items()}, {"recipe": "fretsaw_tiny", **metadata}))
+
+
+def _residual(block: Any, tokens: Tensor) -> Tensor:
+    """Return what a block adds its attention to: its input, pooled and widened where a stage begins."""
+    if block.dim == block.dim_out:
+        return tokens
+    wide = block.proj(block.layer_norm1(tokens)).permute(0, 3, 1, 2)
+    return F.max_pool2d(wide, block.query_stride, block.query_stride).permute(0, 2, 3, 1)
+
+
+def rows(maps: list[Tensor]) -> Tensor:
+    """Return every third token of maps (1, h, w, C) as rows: neighbours say nearly the same, but not every second one.
+
+    Hiera's position table repeats every two tokens of the third stage, so that even columns alone would be fitted and odd ones guessed.
     """
-    from fretsaw import catalog
-    from fretsaw.methods.fretsaw_tiny import FretsawTinyEncoder
-    from fretsaw.weights import load_state_dict, load_strictly
-
-    student = FretsawTinyEncoder()
-    if config.start:
-        load_strictly(student, {name: tensor.float() for name, tensor in load_state_dict(Path(config.start)).items()})
-    else:
-        student.load_trunk(load_state_dict(Path(config.trunk) if config.trunk else catalog.weights_path("efficientnet-lite0")))
-    teacher = catalog.build(config.teacher, size=config.size).clicks
-    assert teacher is not None
-    teacher = teacher.to(config.device).to_precision(torch.bfloat16 if config.dtype == "bfloat16" else torch.float32)
-    done = train(config, student, teacher, watcher)
-    facts = {"steps": str(done), "teacher": teacher.checksum, "base": config.stated or config.teacher, "size": str(config.size)}
-    export(student, Path(config.out) / "student.safetensors", {**facts, "config": settings_text(config)})
-    return done
-
-
-def export(student: nn.Module, path: Path, metadata: Mapping[str, str]) -> None:
-    """Write a student's parameters in half precision with what they were made from."""
-    from safetensors.torch import save
-
-    from fretsaw.images import write_bytes
-
-    tensors = {name: tensor.detach().cpu().half().contiguous() for name, tensor in student.state_dict().items()}
-    write_bytes(path, save(tensors, {"recipe": "fretsaw_tiny", **metadata}))
+    return torch.cat([one.flatten(0, 2)[::3] for one in maps])
 
 
 def _row(embedding: ImageEmbedding, index: int) -> ImageEmbedding:

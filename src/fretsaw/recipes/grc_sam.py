@@ -61,6 +61,7 @@ class Config:
         layers: Layers whose attention is read: "A" to "D", numbers with commas, or "" for the encoder's own choice.
         strategy: "class_token" or "received".
         width: Of the generator.
+        rank: The file holds what the decoder learned as matrices of this rank, a fifth of its size; 0 stores the decoder whole.
         above: Coarse response from which a window is refined.
         size: Side of the views.
         stride: The labels are compared at a side of size / stride.
@@ -95,6 +96,7 @@ class Config:
     layers: str = ""
     strategy: str = "class_token"
     width: int = 64
+    rank: int = 32
     above: float = 0.5
     size: int = 512
     stride: int = 2
@@ -201,7 +203,9 @@ class Choice:
                 "base_checksum": self._model.checksum,
                 "settings": settings_text(self._config),
             }
-            export(self._training.network, self._about, Path(self._config.out) / "model.safetensors", facts, getattr(self._training, "encoder", None))
+            encoder = getattr(self._training, "encoder", None)
+            start = self._model.mask_decoder.state_dict() if self._config.rank else None
+            export(self._training.network, self._about, Path(self._config.out) / "model.safetensors", facts, encoder, start, self._config.rank)
             ious = dict(zip(self._about.shown_names, tally.ious().tolist(), strict=True))
             self._best.write_text(json.dumps({"step": done, **figures, "IoU by class": ious}, indent=1))
         return figures

@@ -124,7 +124,7 @@ class Frozen:
             embedding = self.model.encode(torch.zeros(1, 3, side, side))
         found = tuple(int(embedding.taps[f"stage{i}"].shape[1]) for i in (1, 2, 3, 4) if f"stage{i}" in embedding.taps)
         if len(found) != len(FRETSAW_TINY):
-            raise ConfigError("expected an image encoder with four stages (SAM 2's or fretsaw-tiny's), got one without")
+            raise ConfigError("expected an image encoder with four stages (SAM 2's), got one without")
         return found
 
     @torch.no_grad()

@@ -1,4 +1,7 @@
-"""What Fretsaw's own recipes made: small parts that stand on a published model and travel in the package. docs/models.md says how, on what and how well."""
+"""What Fretsaw's own recipes made, all of which travels in the package: a whole small model, and parts that stand on a published one.
+
+docs/models.md says how they were made, on what, and how good they are.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,8 @@ def _shipped(name: str, origin: str, size: int, sha256: str) -> Weights:
     file = WeightFile(f"package:{name.replace('-', '_')}.safetensors", "", size, sha256)
     return Weights(name, (Route({"network": file}),), "Apache-2.0", f"Fretsaw, {origin}", size)
 
+
+FRETSAW_TINY = _shipped("fretsaw-tiny", "SAM 2 Hiera-T cut down and distilled", 24923680, "a8b20bb868b346b6166566c4f8728c12245e75463d7b64245fd88f09dda1de9e")
 
 PMG_TINY = _shipped(
     "pmg-tiny",
@@ -21,13 +26,13 @@ GRC = (
     _shipped(
         "grc-clothes",
         "GrC-SAM over SAM 2 Hiera-T, for eight classes of Clothing Co-Parsing",
-        8459148,
-        "e097f84f98e8935ef68434a069efd0a84d329f68000832fdbe43ac48e447c44c",
+        1755972,
+        "01db85f481bf94c8cadc2faec9603160d780b3c3cb9c548806b73a8932db3f51",
     ),
     _shipped(
         "grc-people",
         "GrC-SAM over SAM 2 Hiera-T, for people as the foreground",
-        8458576,
-        "014790f00eaf77b30aa8fa9e4a712a7c715a5111c90122e84108f34c702096d2",
+        1755400,
+        "7ae3dab12a573413c2e5d633293ab7032617399ddb0df0354d395d9f881d7d4b",
     ),
 )

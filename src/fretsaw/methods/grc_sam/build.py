@@ -17,12 +17,15 @@ from fretsaw.methods.grc_sam.cut import FOREGROUND, GrcForeground, GrcLabels
 from fretsaw.methods.grc_sam.model import GrcSam, LinearHead, with_taps
 from fretsaw.methods.sam_clicks import SamClicks
 from fretsaw.segmentation import BACKGROUND
-from fretsaw.weights import load_strictly
+from fretsaw.weights import load_strictly, low_rank
 
 METADATA = "grc_sam"
 """Key of the description in a file's metadata."""
 
 HEADS = ("grc", "linear")
+
+DECODER = "decoder."
+"""Prefix of the mask decoder's parameters in a network."""
 
 ENCODER = "encoder."
 """Prefix of the image encoder's parameters in the file of a model that was trained together with it."""
@@ -117,7 +120,8 @@ def assemble(
     own = {name.removeprefix(ENCODER): tensor.float() for name, tensor in state.items() if name.startswith(ENCODER)}
     if own:
         load_strictly(base.image_encoder, own)
-    load_strictly(network, {name: tensor.float() for name, tensor in state.items() if not name.startswith(ENCODER)})
+    trained = {name: tensor.float() for name, tensor in state.items() if not name.startswith(ENCODER)}
+    load_strictly(network, low_rank.restore(trained, network.state_dict()) if low_rank.is_compressed(trained) else trained)
     network.requires_grad_(False)
     layers = network.numbers if isinstance(network, GrcSam) else ()
     clicks = with_taps(base, layers, f"{base.checksum}+{checksum}", size or about.size)
@@ -125,7 +129,15 @@ def assemble(
     return clicks, GrcForeground(network, names) if BACKGROUND in names else None, GrcLabels(clicks, network, names)
 
 
-def export(network: nn.Module, about: Description, path: Path, facts: Mapping[str, str], encoder: nn.Module | None = None) -> Path:
+def export(
+    network: nn.Module,
+    about: Description,
+    path: Path,
+    facts: Mapping[str, str],
+    encoder: nn.Module | None = None,
+    start: Mapping[str, Tensor] | None = None,
+    rank: int = 32,
+) -> Path:
     """Write a trained network, matrices in half precision, vectors as they are, with its description and further facts.
 
     Args:
@@ -134,10 +146,14 @@ def export(network: nn.Module, about: Description, path: Path, facts: Mapping[st
         path: The file.
         facts: Further metadata.
         encoder: The image encoder, where it was trained too (with or without its taps).
+        start: The base model's mask decoder: of the network's own, what differs from it is stored. None stores it whole.
+        rank: Of that difference; see `fretsaw.weights.low_rank`.
     """
     from safetensors.torch import save
 
     state = dict(network.state_dict())
+    if start is not None:
+        state = low_rank.compress(state, {DECODER + name: value for name, value in start.items()}, rank)
     if encoder is not None:
         state |= {ENCODER + name: value for name, value in getattr(encoder, "encoder", encoder).state_dict().items()}
     tensors = {name: value.detach().cpu().to(torch.float16 if value.ndim > 1 else torch.float32).contiguous() for name, value in state.items()}

@@ -1,4 +1,4 @@
-"""fretsaw-tiny's image encoder: HRSAM's recipe at a size that ships, in place of SAM 2 Hiera-T's in front of its prompt encoder and mask decoder.
+"""HRSAM's recipe at a size that ships, over EfficientNet-Lite0: an image encoder in place of SAM 2 Hiera-T's in front of its prompt encoder and mask decoder.
 
 Legend: B images, S side of the input, C channels of the tokens, O = 256 channels of the embedding.
 
@@ -37,7 +37,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """The normalisation of the pixels that arrive, SAM 2's."""
 
 
-class FretsawTinyEncoder(nn.Module):
+class HrsamLiteEncoder(nn.Module):
     """A small image encoder with the outputs of SAM 2's.
 
     Args:

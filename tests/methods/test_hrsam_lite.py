@@ -1,4 +1,4 @@
-"""fretsaw-tiny's encoder: it stands in for SAM 2's, is small, and every part of it learns."""
+"""hrsam-lite's encoder: it stands in for SAM 2's, is small, and every part of it learns."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import torch
 from fretsaw.backbones import sam2
 from fretsaw.backbones.efficientnet_lite import MEAN, STD, EfficientNetLite0Classifier
 from fretsaw.errors import ConfigError, ShapeError, StateDictError
-from fretsaw.methods.fretsaw_tiny import IMAGENET_MEAN, IMAGENET_STD, FretsawTinyEncoder, for_trunk
+from fretsaw.methods.hrsam_lite import IMAGENET_MEAN, IMAGENET_STD, HrsamLiteEncoder, for_trunk
 from tiny import CHANNELS, tiny_sam2
 
 
 def small(**changes):
     torch.manual_seed(0)
-    return FretsawTinyEncoder(**{"dim": 16, "depth": 2, "heads": 2, "scans": (1,), "window": 4, "state_size": 4, "out_channels": 32, **changes})
+    return HrsamLiteEncoder(**{"dim": 16, "depth": 2, "heads": 2, "scans": (1,), "window": 4, "state_size": 4, "out_channels": 32, **changes})
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (96, 160)])
@@ -40,7 +40,7 @@ def test_sam2s_decoder_takes_its_embedding():
 
 def test_it_ships_in_25_megabytes_with_sam2s_decoder():
     with torch.device("meta"):
-        encoder = FretsawTinyEncoder()
+        encoder = HrsamLiteEncoder()
     own = sum(value.numel() for value in encoder.state_dict().values())
     rest = sum(value.numel() for name, value in sam2.build_model(sam2.HIERA_TINY, 1024).state_dict().items() if not name.startswith("vision_encoder."))
     assert own <= 10e6
