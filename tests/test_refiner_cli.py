@@ -49,7 +49,7 @@ def test_click_takes_a_refiners_file(refiner, photo, tmp_path):
 def test_a_name_without_weights_is_said_in_one_line(refiner, photo, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("fretsaw.catalog.refiners.shipped_path", lambda file: tmp_path / "absent")
     with pytest.raises(SystemExit) as stop:
-        cli.main(["click", str(photo), "-p", "20,20", "-o", str(tmp_path / "x.png"), "--device", "cpu", "--refiner", "sam-ref"])
+        cli.main(["click", str(photo), "-p", "20,20", "-o", str(tmp_path / "x.png"), "--model", "sam2-hiera-tiny", "--device", "cpu", "--refiner", "sam-ref"])
     assert stop.value.code == 1
     [line] = capsys.readouterr().err.strip().splitlines()
     assert "no trained refiner comes with this version" in line

@@ -55,8 +55,3 @@ def restore(stored: Mapping[str, Tensor], start: Mapping[str, Tensor]) -> dict[s
         change = stored[name + LEFT].float() @ stored[name + RIGHT].float()
         whole[name] = start[name] + change if name in start else change
     return whole
-
-
-def is_compressed(stored: Mapping[str, Tensor]) -> bool:
-    """Whether parameters hold changes, so that a network's own must be beneath them."""
-    return any(name.endswith(LEFT) for name in stored)

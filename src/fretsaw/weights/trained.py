@@ -27,12 +27,12 @@ GRC = (
         "grc-clothes",
         "GrC-SAM over SAM 2 Hiera-T, for eight classes of Clothing Co-Parsing",
         1755972,
-        "01db85f481bf94c8cadc2faec9603160d780b3c3cb9c548806b73a8932db3f51",
+        "8df0c22f904ed97213d883bc27a5a6dd37c608662bb48a88115c9e56ba596341",
     ),
     _shipped(
         "grc-people",
         "GrC-SAM over SAM 2 Hiera-T, for people as the foreground",
         1755400,
-        "7ae3dab12a573413c2e5d633293ab7032617399ddb0df0354d395d9f881d7d4b",
+        "d47b5ddd5d9aba4ed8620322e82584257789d0ee7e2a621d1e9268837b1b75db",
     ),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ class Description:
         width: Of the generator.
         above: Coarse response from which a window is refined.
         head: "grc", or "linear" for the 1 x 1 baseline.
+        rank: Of the change that the file holds in place of a whole decoder; 0 where it holds it whole.
     """
 
     base: str
@@ -54,6 +55,7 @@ class Description:
     width: int = 64
     above: float = 0.5
     head: str = "grc"
+    rank: int = 0
 
     @property
     def outputs(self) -> int:
@@ -121,7 +123,7 @@ def assemble(
     if own:
         load_strictly(base.image_encoder, own)
     trained = {name: tensor.float() for name, tensor in state.items() if not name.startswith(ENCODER)}
-    load_strictly(network, low_rank.restore(trained, network.state_dict()) if low_rank.is_compressed(trained) else trained)
+    load_strictly(network, low_rank.restore(trained, network.state_dict()) if about.rank else trained)
     network.requires_grad_(False)
     layers = network.numbers if isinstance(network, GrcSam) else ()
     clicks = with_taps(base, layers, f"{base.checksum}+{checksum}", size or about.size)
@@ -154,6 +156,7 @@ def export(
     state = dict(network.state_dict())
     if start is not None:
         state = low_rank.compress(state, {DECODER + name: value for name, value in start.items()}, rank)
+        about = replace(about, rank=rank)
     if encoder is not None:
         state |= {ENCODER + name: value for name, value in getattr(encoder, "encoder", encoder).state_dict().items()}
     tensors = {name: value.detach().cpu().to(torch.float16 if value.ndim > 1 else torch.float32).contiguous() for name, value in state.items()}
