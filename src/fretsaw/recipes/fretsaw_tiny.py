@@ -32,7 +32,7 @@ from fretsaw.data.views import PhotoViews, fingerprint, list_photos
 from fretsaw.images import write_bytes
 from fretsaw.methods.sam_clicks import SamClicks, build_sam2
 from fretsaw.recipes.grc_data import moved, normalised, stack
-from fretsaw.recipes.hrsam_lite import decoder_losses, random_prompts
+from fretsaw.recipes.hrsam_lite import prompted_losses, random_prompts
 from fretsaw.recipes.pruning import fit_linear, narrow
 from fretsaw.training.embedding_cache import SHARD_VIEWS, EmbeddingCache
 from fretsaw.training.loop import Schedule, Watcher, cosine, fit
@@ -248,11 +248,7 @@ class Distillation(nn.Module):
         losses = {"final": standardised_mse(ours.final, views.final)}
         total = losses["final"]
         if config.prompts:
-            generator = torch.Generator().manual_seed(config.seed * 1_000_003 + done)
-            coords, labels = random_prompts(len(views.final), config.prompts, config.size, generator)
-            coords, labels = coords.to(config.device), labels.to(config.device)
-            parts = [decoder_losses(teacher, _row(ours, i), _row(views, i), coords[i], labels[i]) for i in range(len(coords))]
-            losses |= {name: torch.stack([part[name] for part in parts]).mean() for name in ("mask", "iou")}
+            losses |= prompted_losses(teacher, ours, views, config.prompts, config.size, config.seed * 1_000_003 + done)
             total = total + config.mask_weight * (losses["mask"] + losses["iou"])
         return {"loss": total, **losses}
 
@@ -365,7 +361,3 @@ def rows(maps: list[Tensor]) -> Tensor:
     Hiera's position table repeats every two tokens of the third stage, so that even columns alone would be fitted and odd ones guessed.
     """
     return torch.cat([one.flatten(0, 2)[::3] for one in maps])
-
-
-def _row(embedding: ImageEmbedding, index: int) -> ImageEmbedding:
-    return ImageEmbedding(embedding.final[index : index + 1], tuple(level[index : index + 1] for level in embedding.high_res))

@@ -125,6 +125,23 @@ def decoder_losses(model: SamClicks, student: ImageEmbedding, teacher: ImageEmbe
     return {"mask": mask.mean(), "iou": (iou - target_iou).square().mean()}
 
 
+def prompted_losses(model: SamClicks, student: ImageEmbedding, teacher: ImageEmbedding, prompts: int, size: int, seed: int) -> dict[str, Tensor]:
+    """Return `decoder_losses` on random prompts, the mean over all views.
+
+    Args:
+        model: The teacher.
+        student: Of B views.
+        teacher: Of the same views.
+        prompts: Prompt sets a view.
+        size: Side of the views.
+        seed: Of the prompts.
+    """
+    coords, labels = random_prompts(len(teacher.final), prompts, size, torch.Generator().manual_seed(seed))
+    coords, labels = coords.to(teacher.final.device), labels.to(teacher.final.device)
+    parts = [decoder_losses(model, _row(student, i), _row(teacher, i), coords[i], labels[i]) for i in range(len(coords))]
+    return {name: torch.stack([part[name] for part in parts]).mean() for name in ("mask", "iou")}
+
+
 class Distillation(nn.Module):
     """The student and the frozen teacher; `step` is what the loop calls."""
 
@@ -150,10 +167,7 @@ class Distillation(nn.Module):
         losses = {"final": final, "fine": fine, "middle": middle}
         total = weights[0] * final + weights[1] * fine + weights[2] * middle
         if config.prompts:
-            generator = torch.Generator().manual_seed(config.seed * 1_000_003 + done)
-            coords, labels = random_prompts(len(views), config.prompts, views.shape[-1], generator)
-            parts = [decoder_losses(teacher, _row(ours, i), _row(theirs, i), coords[i], labels[i]) for i in range(len(views))]
-            losses |= {name: torch.stack([part[name] for part in parts]).mean() for name in ("mask", "iou")}
+            losses |= prompted_losses(teacher, ours, theirs, config.prompts, views.shape[-1], config.seed * 1_000_003 + done)
             total = total + config.mask_weight * (losses["mask"] + losses["iou"])
         return {"loss": total, **losses}
 
