@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save
 
 import fretsaw
 from fretsaw import catalog
 from fretsaw.backbones import sam2
 from fretsaw.data.views import PhotoViews, list_photos
+from fretsaw.errors import StateDictError
 from fretsaw.methods.sam_clicks import build_sam2
 from fretsaw.recipes import fretsaw_tiny
 from fretsaw.recipes.fretsaw_tiny import STEM, Config, StoredViews, continued, cut, train, without_fourth_stage
 from fretsaw.training.embedding_cache import EmbeddingCache
 from fretsaw.training.loop import read_log
+from fretsaw.weights import load_state_dict
 from tiny import TINY_SAM2, random_weights
 
 SIZE = 64
@@ -133,3 +138,24 @@ def test_the_file_is_a_sam_2_that_opens_by_its_path_and_says_its_side(photos, te
     assert clicks.preprocessing.size == SIZE
     assert clicks.image_encoder.trunk.blocks[2].mlp.proj_in.out_features == 48
     assert segmenter.open(np.zeros((50, 70, 3), np.uint8)).click(10, 10).mask.shape == (50, 70)
+
+
+def test_a_run_goes_on_from_a_file_and_takes_a_decoder_along(photos, teacher, weights, tmp_path, monkeypatch):
+    monkeypatch.setattr(sam2, "HIERA_SHORT", SHORT)
+    monkeypatch.setattr(fretsaw_tiny, "load_state_dict", lambda path: weights if path.name == "absent" else load_state_dict(path))
+    monkeypatch.setattr(catalog, "weights_path", lambda name: tmp_path / "absent")
+    monkeypatch.setattr(catalog, "build", lambda name, **given: catalog.Parts(teacher))
+    first = config(photos, tmp_path, steps=2, warmup=0)
+    fretsaw_tiny.run(first)
+    student = tmp_path / "run" / "student.safetensors"
+    decoder = {name: value + 1.0 for name, value in teacher.mask_decoder.state_dict().items()}
+    (tmp_path / "decoder.safetensors").write_bytes(save(decoder))
+    monkeypatch.setattr(fretsaw_tiny, "cut", lambda *_: pytest.fail("the student is there already"))
+    fretsaw_tiny.run(replace(first, out=str(tmp_path / "second"), start=str(student), decoder=str(tmp_path / "decoder.safetensors")))
+    before, after = load_state_dict(student), load_state_dict(tmp_path / "second" / "student.safetensors")
+    learned = {name for name in before if name.startswith("mask_decoder.") and "conv_s" not in name}
+    assert learned == {f"mask_{name}" for name in decoder if name != "gaussian"}
+    assert all(torch.equal(after[name], (weights[name] + 1.0).half()) for name in learned)
+    assert all(torch.equal(before[name], after[name]) for name in before if name.startswith(("mask_decoder.conv_s", "prompt_encoder.")))
+    with pytest.raises(StateDictError, match="expected the decoder of this student"):
+        fretsaw_tiny.with_decoder(before, student)

@@ -17,7 +17,7 @@ from fretsaw import api, catalog
 from fretsaw.catalog import build_refiner
 from fretsaw.errors import ConfigError
 from fretsaw.methods.sam_ref import SamRef
-from fretsaw.recipes.sam_ref import Config, refine_batch, refinement_losses, run
+from fretsaw.recipes.sam_ref import Config, decoder_losses, refine_batch, refinement_losses, run
 from fretsaw.recipes.sam_ref_crops import MARGIN, cut_crops, draw_crop
 from fretsaw.training.click_batches import ClickBatch
 from fretsaw.training.clicking import Interaction
@@ -72,6 +72,24 @@ def test_equation_3_by_hand():
     scale = 3.5 / (1 / 16 + 1.5 * 9 / 16 + 1 / 4)
     entropies = -(math.log(0.75) / 16 + 1.5 * 9 / 16 * math.log(0.25) + math.log(0.5) / 4)
     assert losses["bnfl"].item() == pytest.approx(scale * 0.5 * entropies / 3.5, rel=1e-5)
+
+
+def test_stage_1s_losses_by_hand():
+    """Mask 1 misses the object, mask 2 is it, mask 3 is the whole frame; the last column is not learned from."""
+    coverage, valid = torch.tensor([[[[1.0, 0.0, 1.0]]]]), torch.tensor([[[[1.0, 1.0, 0.0]]]])
+    logits = torch.tensor([[[[9.0, 9.0, 9.0]], [[-9.0, 9.0, -9.0]], [[9.0, -9.0, -9.0]], [[9.0, 9.0, 9.0]]]])
+    predicted = torch.tensor([[0.9, 0.75, 0.5, 0.25]])
+    first, answer = decoder_losses(logits, predicted, coverage, valid, first=True)
+    assert torch.equal(answer, logits[:, 2:3]), "the first click teaches the mask that is nearest"
+    # True IoUs of the three are 0, 1 and 1/2.
+    assert first["iou"].item() == pytest.approx((0.75**2 + 0.5**2 + 0.25**2) / 3)
+    assert first["dice"].item() == pytest.approx(0.0, abs=1e-3)
+    assert first["nfl"].item() == pytest.approx(0.0, abs=1e-4)
+    later, answer = decoder_losses(logits, predicted, coverage, valid, first=False)
+    assert torch.equal(answer, logits[:, 1:2]), "later it is the one that the decoder would answer with"
+    # Nothing right: overlap 0, sizes 1 and 1, and the smoothing 1.
+    assert later["dice"].item() == pytest.approx(1 - 1 / 3, rel=1e-3)
+    assert later["nfl"].item() == pytest.approx(0.5 * 9, rel=1e-3)
 
 
 def test_what_is_not_valid_has_no_gradient():

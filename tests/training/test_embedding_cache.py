@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fretsaw.errors import ChecksumError, ConfigError
-from fretsaw.training.embedding_cache import SHARD_VIEWS, EmbeddingCache
+from fretsaw.training.embedding_cache import SHARD_VIEWS, EmbeddingCache, counted
 from fretsaw.types import ImageEmbedding
 
 
@@ -89,3 +89,13 @@ def test_a_torn_index_line_and_a_lost_shard_are_made_anew(cache, tmp_path):
     again.fill(KEYS, embedding_of)
     again.verify()
     assert torch.equal(again.get(KEYS[-1]).final, embedding_of(KEYS[-1]).final.half().float())
+
+
+def test_how_far_it_is_is_said_every_so_often_and_at_the_end(tmp_path):
+    said: list[str] = []
+    cache = EmbeddingCache(tmp_path, "weights", "frame")
+    keys = [f"k{i}" for i in range(7)]
+    cache.fill(keys[:2], lambda key: ImageEmbedding(torch.zeros(1, 2, 2, 2)))
+    assert cache.missing(keys) == 5
+    cache.fill(keys, lambda key: ImageEmbedding(torch.zeros(1, 2, 2, 2)), counted(5, said.append, every=2))
+    assert said == ["2 of 5 views are encoded", "4 of 5 views are encoded", "5 of 5 views are encoded"]

@@ -17,8 +17,9 @@ that a CPU's hour is enough to teach it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +30,14 @@ from torch.nn import functional as F
 
 from fretsaw.backbones import sam2
 from fretsaw.data.views import PhotoViews, fingerprint, list_photos
+from fretsaw.errors import StateDictError
 from fretsaw.images import write_bytes
 from fretsaw.methods.sam_clicks import SamClicks, build_sam2
 from fretsaw.recipes.grc_data import moved, normalised, stack
 from fretsaw.recipes.hrsam_lite import prompted_losses, random_prompts
 from fretsaw.recipes.pruning import fit_linear, narrow
 from fretsaw.training.embedding_cache import SHARD_VIEWS, EmbeddingCache
-from fretsaw.training.loop import Schedule, Watcher, cosine, fit
+from fretsaw.training.loop import Schedule, Watcher, cosine, fit, say
 from fretsaw.training.losses import standardised_mse
 from fretsaw.training.provenance import settings_text
 from fretsaw.types import ImageEmbedding
@@ -43,6 +45,9 @@ from fretsaw.weights import load_state_dict
 
 STEM = "stage2"
 """The tap that holds what the stem computes."""
+
+FINE_MAPS = ("mask_decoder.conv_s0.", "mask_decoder.conv_s1.")
+"""SAM 2 counts the projections of the two fine maps to the decoder; here the image encoder computes them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +70,9 @@ class Config:
         rate: Peak learning rate.
         weight_decay: Of AdamW.
         warmup: Steps.
+        start: A student's file to go on from, in place of cutting one.
+        decoder: File of a mask decoder that learned to answer clicks on this student's embeddings (`fretsaw train sam_ref --set stage=decoder
+            --set model=STUDENT`), to be written into the student's file in place of the teacher's.
         prompts: Prompt sets per view for the loss through the decoder; 0 leaves that loss out.
         mask_weight: Weight of the loss through the decoder.
         validate_every: Steps; 0 validates at the end only.
@@ -89,6 +97,8 @@ class Config:
     rate: float = 2e-5
     weight_decay: float = 0.01
     warmup: int = 30
+    start: str = ""
+    decoder: str = ""
     prompts: int = 0
     mask_weight: float = 1.0
     validate_every: int = 100
@@ -134,7 +144,14 @@ class StoredViews:
         return ImageEmbedding(embedding.final, embedding.high_res, {STEM: embedding.taps[STEM]})
 
 
-def cut(weights: Mapping[str, Tensor], table: Mapping[str, Any], teacher: SamClicks, views: StoredViews, config: Config) -> SamClicks:
+def cut(
+    weights: Mapping[str, Tensor],
+    table: Mapping[str, Any],
+    teacher: SamClicks,
+    views: StoredViews,
+    config: Config,
+    said: Callable[[str], None] = lambda text: None,
+) -> SamClicks:
     """Return the student before training: the teacher without its fourth stage, third stage narrowed, refitted on the first views.
 
     Args:
@@ -143,16 +160,23 @@ def cut(weights: Mapping[str, Tensor], table: Mapping[str, Any], teacher: SamCli
         teacher: Whose answers are fitted.
         views: Of which the first `config.calibration` are fitted on.
         config: The recipe's.
+        said: Told how far it is, which takes minutes.
     """
     theirs: Any = teacher.image_encoder
     student = build_sam2(without_fourth_stage(weights, theirs.trunk.stage_ends), table, config.size).to(config.device)
     encoder: Any = student.image_encoder
-    known = [views[i] for i in range(config.calibration)]
+    known = []
+    for index in range(config.calibration):
+        known.append(views[index])
+        if (index + 1) % SHARD_VIEWS == 0:
+            said(f"{index + 1} of {config.calibration} views to fit on are encoded")
     with torch.no_grad():
         ours = [view.taps[STEM].permute(0, 2, 3, 1).to(config.device) for view in known]
         goals = list(ours)
-        for block, original in zip(third_stage(encoder), third_stage(theirs), strict=False):
+        blocks = third_stage(encoder)
+        for number, (block, original) in enumerate(zip(blocks, third_stage(theirs), strict=False), 1):
             ours, goals = refit(block, original, ours, goals, config.width)
+            said(f"{number} of {len(blocks)} blocks are narrowed")
         project = encoder.neck.convs[0]
         weight, bias = fit_linear(rows(ours), rows([view.final.permute(0, 2, 3, 1).to(config.device) for view in known]) - encoder.no_memory)
         project.weight.copy_(weight[:, :, None, None])
@@ -289,7 +313,10 @@ def run(config: Config, watcher: Watcher | None = None) -> int:
     assert teacher is not None
     done, student = train(config, weights, sam2.HIERA_SHORT, teacher, photos, watcher)
     facts = {"steps": str(done), "base": config.teacher, "base_checksum": teacher.checksum, "size": str(config.side), "settings": settings_text(config)}
-    export(state_of(student, weights, teacher), Path(config.out) / "student.safetensors", facts)
+    state = state_of(student, weights, teacher)
+    if config.decoder:
+        state = with_decoder(state, Path(config.decoder))
+    export(state, Path(config.out) / "student.safetensors", facts)
     return done
 
 
@@ -304,7 +331,10 @@ def train(
     if started.exists():  # the cut is fitted once a run
         student = build_sam2(load_state_dict(started), table, config.size)
     else:
-        student = cut(weights, table, teacher, views, config)
+        if config.start:
+            student = build_sam2(load_state_dict(Path(config.start)), table, config.size)
+        else:
+            student = cut(weights, table, teacher, views, config, partial(say, watcher))
         started.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(started, save(state_of(student, weights, teacher)))
     student.to(config.device)
@@ -340,6 +370,21 @@ def state_of(student: SamClicks, weights: Mapping[str, Tensor], teacher: SamClic
     own |= {f"vision_encoder.neck.{name}": value for name, value in encoder.neck.state_dict().items()}
     state = without_fourth_stage(weights, theirs.trunk.stage_ends) | own
     return {name: value.detach().cpu().clone().contiguous() for name, value in state.items()}
+
+
+def with_decoder(state: Mapping[str, Tensor], file: Path) -> dict[str, Tensor]:
+    """Return a student's weights with the mask decoder of a file.
+
+    Raises:
+        StateDictError: If a name or a shape does not fit.
+    """
+    # What stands outside `decoder.` is no parameter: the frequencies of the positions, which are the prompt encoder's.
+    learned = {f"mask_{name}": value.float() for name, value in load_state_dict(file).items() if name.startswith("decoder.")}
+    wrong = [name for name, value in learned.items() if name not in state or state[name].shape != value.shape]
+    missing = [name for name in state if name.startswith("mask_decoder.") and not name.startswith(FINE_MAPS) and name not in learned]
+    if wrong or missing:
+        raise StateDictError(f"expected the decoder of this student in {file}, got {wrong[:3]} that do not fit and {missing[:3]} that are missing")
+    return {**state, **learned}
 
 
 def export(state: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:

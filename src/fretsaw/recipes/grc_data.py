@@ -20,7 +20,7 @@ from fretsaw.data.truths import IGNORED
 from fretsaw.errors import ConfigError
 from fretsaw.methods.sam_clicks import SamClicks
 from fretsaw.segmentation import BACKGROUND
-from fretsaw.training.embedding_cache import EmbeddingCache
+from fretsaw.training.embedding_cache import EmbeddingCache, counted
 from fretsaw.types import ImageEmbedding
 
 if TYPE_CHECKING:
@@ -180,16 +180,8 @@ def normalised(pixels: Tensor, model: SamClicks, device: str) -> Tensor:
 
 def fill(views: LabelledViews, keys: Sequence[str], model: SamClicks, cache: EmbeddingCache, device: str, say: Callable[[str], None]) -> None:
     """Compute the features that are missing; a run that was interrupted goes on."""
-    missing = [key for key in keys if key not in cache]
-    done = itertools.count(1)
-
-    def tell() -> None:
-        number = next(done)
-        if number % 50 == 0 or number == len(missing):
-            say(f"{number} of {len(missing)} views are encoded")
-
     with torch.no_grad():
-        cache.fill(keys, lambda key: model.encode(normalised(views.pixels(key)[None], model, device)), tell)
+        cache.fill(keys, lambda key: model.encode(normalised(views.pixels(key)[None], model, device)), counted(cache.missing(keys), say))
 
 
 def batches(views: LabelledViews, config: Config, first: int, steps: int) -> Iterator[GrcBatch]:

@@ -33,7 +33,7 @@ from fretsaw.methods.sam_clicks import SamClicks
 from fretsaw.recipes.hrsam_steps import ClickLearning, Distillation
 from fretsaw.training.distillation import VIEWS, DistilViews, fill
 from fretsaw.training.embedding_cache import EmbeddingCache
-from fretsaw.training.loop import Schedule, Watcher, fit, linear
+from fretsaw.training.loop import Schedule, Watcher, fit, linear, say
 from fretsaw.training.processes import ONE, Processes, device_of, launch, shares
 from fretsaw.training.provenance import settings_text
 
@@ -295,11 +295,10 @@ def _distillation(
     if config.cache == ON_THE_FLY:
         return Distillation(student.image_encoder, teacher, device, config.dtype), DistilViews(photos, config.views, teacher.preprocessing, config.seed)
     folder = Path(config.cache) if config.cache else Path(config.out) / "teacher"
-    say = getattr(watcher, "say", None)
 
     def said(done: int, total: int) -> None:
-        if say is not None and (done == total or done % 50 == 0):
-            say(f"teacher's embeddings: {done} of {total} photos")
+        if done == total or done % 50 == 0:
+            say(watcher, f"teacher's embeddings: {done} of {total} photos")
 
     def store() -> tuple[EmbeddingCache, dict[str, str]]:
         cache = EmbeddingCache(folder, teacher.checksum, teacher.preprocessing.key)

@@ -6,7 +6,6 @@ Source: PMG-SAM (paper 001), section 4.3.
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -30,7 +29,7 @@ from fretsaw.methods.pmg_sam.build import FRETSAW_TINY, U2NET_FULL, U2NET_SMALL
 from fretsaw.methods.pmg_sam.cut import keep_stages
 from fretsaw.methods.pmg_sam.pairing import DualBranch, DualFeatures
 from fretsaw.methods.sam_clicks import SamClicks
-from fretsaw.training.embedding_cache import EmbeddingCache
+from fretsaw.training.embedding_cache import EmbeddingCache, counted
 from fretsaw.types import ImageEmbedding
 
 if TYPE_CHECKING:
@@ -205,13 +204,8 @@ class CachedFeatures:
 
     def _fill(self, views: MaskViews, places: range, prefix: str) -> None:
         keys = [f"{prefix}{place}" for place in places]
-        missing, done = sum(key not in self._cache for key in keys), itertools.count(1)
-
-        def tell() -> None:
-            if (number := next(done)) % 50 == 0 or number == missing:
-                print(f"{number} of {missing} views are encoded", file=sys.stderr, flush=True)
-
-        self._cache.fill(keys, lambda key: _stored(self._frozen.features(views[int(key.removeprefix(prefix))][0][None])), tell)
+        said = counted(self._cache.missing(keys), lambda text: print(text, file=sys.stderr, flush=True))
+        self._cache.fill(keys, lambda key: _stored(self._frozen.features(views[int(key.removeprefix(prefix))][0][None])), said)
 
     def _batch(self, views: MaskViews, places: Sequence[int], prefix: str) -> tuple[DualFeatures, Tensor]:
         loaded = [_loaded(self._cache.get(f"{prefix}{place}")).named() for place in places]

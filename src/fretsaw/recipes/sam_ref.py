@@ -19,6 +19,8 @@ Deviation: Targets are the share of a map's pixel that the object covers, not a 
 
 Deviation: The best of SAM's three masks is refined at every click, as sessions answer, not token 0 from the second click on.
 
+Deviation: Stage 1 learns dice and predicted IoU beside the normalised focal loss, since sessions choose among three masks by that prediction.
+
 Deviation: AdamW at 5e-4 for some thousand steps in place of 1e-4 for 80 thousand.
 """
 
@@ -33,19 +35,20 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from fretsaw.catalog.refiners import DECODER_PREFIX
 from fretsaw.errors import ConfigError
 from fretsaw.evaluation.held_out import held_out_figures
-from fretsaw.methods.sam_clicks import SamClicks
+from fretsaw.methods.sam_clicks import SamClicks, pad_points
 from fretsaw.methods.sam_ref import RefinerFeatures, SamRef, roi_align
 from fretsaw.recipes.click_data import ClickData, collect, fill
 from fretsaw.recipes.sam_ref_crops import MARGIN, cut_crops, draw_crop, patch_box
 from fretsaw.training.click_batches import ClickBatch, ClickObjects, collate
 from fretsaw.training.clicking import click_through, coarse_logits, draw_clicks
 from fretsaw.training.embedding_cache import EmbeddingCache
-from fretsaw.training.loop import Schedule, Watcher, cosine, fit
+from fretsaw.training.loop import Schedule, Watcher, cosine, fit, say
 from fretsaw.training.losses import bce, dice, normalised_focal
 from fretsaw.training.provenance import settings_text
 from fretsaw.types import ImageEmbedding
@@ -53,6 +56,9 @@ from fretsaw.weights import load_state_dict, load_strictly
 
 ERROR_WEIGHT = 1.5
 """Of pixels where the coarse mask is wrong, in the loss on refined logits (section 3.5)."""
+
+NORM_MOMENTUM = 0.01
+"""Of the running statistics of batch normalisation: a batch holds a few crops, and what is measured must not hang on the last ten of them."""
 
 STAGES = ("refiner", "decoder")
 
@@ -73,6 +79,7 @@ class Config:
         encode_minutes: Stop encoding after so long and learn from what is there; the same command goes on encoding. 0 encodes everything first.
         model: Name or file of the frozen model.
         decoder: File of stage 1's decoder, to take the place of the model's own; it travels in the refiner's file.
+        start: File of a refiner to go on from, in place of a new one.
         size: Side of the model's input; 512 lets a CPU see four times as many photos, and a refiner of that size refines at half the resolution.
         width: Channels of the refiner: 64 (paper) or 32.
         blocks: Residual blocks.
@@ -104,6 +111,7 @@ class Config:
     encode_minutes: float = 0.0
     model: str = "sam2-hiera-tiny"
     decoder: str = ""
+    start: str = ""
     size: int = 1024
     width: int = 32
     blocks: int = 3
@@ -152,6 +160,40 @@ def refinement_losses(refined: Tensor, error_map: Tensor, coarse: Tensor, covera
         "dice": dice(known, errors).mean(),
         "bce": bce(known, errors).mean(),
     }
+
+
+def decoder_losses(logits: Tensor, predicted_iou: Tensor, coverage: Tensor, valid: Tensor, first: bool) -> tuple[dict[str, Tensor], Tensor]:
+    """Return what stage 1 learns from, each term a mean over the batch, and the mask (B, 1, h, w) that it learns on.
+
+    Args:
+        logits: (B, 4, h, w) the decoder's four masks.
+        predicted_iou: (B, 4).
+        coverage: (B, 1, h, w) truth in [0, 1].
+        valid: (B, 1, h, w) 0 where nothing is learned.
+        first: Whether there was only one click. It may mean a part or the whole, so that of the three masks the one nearest to the truth learns, as in SAM's
+            own training; from the second on it is the one that the decoder would answer with.
+
+    Returns:
+        "nfl" and "dice" of that mask; "iou", the mean squared error of the three predicted IoUs, by which the answer is chosen.
+
+    Source: SAM-REF, section 3.5 (normalised focal loss); Segment Anything (Kirillov et al. 2023), appendix A (the other terms, the nearest of three).
+    """
+    three, target = logits[:, 1:], coverage.expand(-1, 3, -1, -1)
+    distance = normalised_focal(three, target, weight=valid.expand_as(target))
+    with torch.no_grad():
+        mask, truth = (three > 0) & (valid > 0), (target > 0.5) & (valid > 0)
+        true_iou = (mask & truth).sum((-2, -1)) / (mask | truth).sum((-2, -1)).clamp(min=1)
+        chosen = distance.argmin(1) if first else predicted_iou[:, 1:].argmax(1)
+    rows = torch.arange(len(chosen), device=chosen.device)
+    answer = three[rows, chosen][:, None]
+    # Where nothing is learned the mask is replaced by a sure, right answer.
+    known = torch.where(valid > 0, answer, torch.full_like(answer, -30.0))
+    losses = {
+        "nfl": distance[rows, chosen].mean(),
+        "dice": dice(known, coverage * valid).mean(),
+        "iou": F.mse_loss(predicted_iou[:, 1:], true_iou),
+    }
+    return losses, answer
 
 
 # Steps -------------------------------------------------------------------------------------------------------------------------------------------
@@ -211,13 +253,13 @@ class DecoderStage(nn.Module):
         self._config = config
 
     def step(self, batch: ClickBatch, done: int) -> Mapping[str, Tensor]:
-        """Return the normalised focal loss of the answer to the last click."""
+        """Return the losses of the answer to the last click."""
         batch = batch.to(self._config.device)
         rng = np.random.default_rng((self._config.seed, 1, done))
         point = click_through(self._model[0], batch, draw_clicks(rng, self._config.clicks, self._config.gamma), rng)
-        logits = coarse_logits(self._model[0], batch, point)
-        loss = normalised_focal(logits, batch.coverage, weight=batch.valid).mean()
-        return {"loss": loss, "wrong": _wrong(logits.detach(), batch.coverage, batch.valid)}
+        prompt = self._model[0].embed_prompt(*pad_points(point.point_coords, point.point_labels), point.previous_logits)
+        losses, answer = decoder_losses(*self._model[0].decode(batch.embedding, prompt), batch.coverage, batch.valid, first=point.previous_logits is None)
+        return {"loss": torch.stack([*losses.values()]).sum(), **losses, "wrong": _wrong(answer.detach(), batch.coverage, batch.valid)}
 
 
 def refine_batch(
@@ -246,7 +288,7 @@ def _wrong(logits: Tensor, coverage: Tensor, valid: Tensor) -> Tensor:
 def train(config: Config, model: SamClicks, learner: RefinerStage | DecoderStage, data: ClickData, cache: EmbeddingCache, watcher: Watcher | None) -> int:
     """Run a stage, or continue it; returns the number of steps made."""
     objects = ClickObjects(data.training, cache, model.preprocessing, config.seed)
-    _say(watcher, f"learning from {objects.photos} photos, deciding by {len(data.held_out)} objects")
+    say(watcher, f"learning from {objects.photos} photos, deciding by {len(data.held_out)} objects")
     learned = [(name, parameter) for name, parameter in learner.named_parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for _, p in learned if p.ndim > 1], "lr": config.rate, "weight_decay": config.weight_decay},
@@ -353,16 +395,14 @@ def run(config: Config, watcher: Watcher | None = None) -> int:
     model = model.to(config.device).to_precision(torch.bfloat16 if config.dtype == "bfloat16" else torch.float32)
     folder = Path(config.cache) if config.cache else Path(config.out) / "cache"
     cache = EmbeddingCache(folder / f"{model.checksum[:12]}-{config.size}", model.checksum, model.preprocessing.key)
-    photos = fill(data, model, cache, folder / "teacher", config.encode_minutes or None, lambda text: _say(watcher, text))
+    photos = fill(data, model, cache, folder / "teacher", config.encode_minutes or None, lambda text: say(watcher, text))
     data = ClickData(photos, data.held_out, data.held_out_photos)
     if config.stage == "decoder":
         return train(config, model, DecoderStage(model, config), data, cache, watcher)
     torch.manual_seed(config.seed)
-    refiner = SamRef(config.width, config.blocks, cache.get(data.held_out_photos[0].key).final.shape[1]).to(config.device)
+    channels = cache.get(data.held_out_photos[0].key).final.shape[1]
+    refiner = (catalog.build_refiner(config.start) if config.start else SamRef(config.width, config.blocks, channels)).to(config.device)
+    for module in refiner.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = NORM_MOMENTUM
     return train(config, model, RefinerStage(refiner, model, config), data, cache, watcher)
-
-
-def _say(watcher: Watcher | None, text: str) -> None:
-    """Let a watcher that can print lines do so."""
-    if (say := getattr(watcher, "say", None)) is not None:
-        say(text)

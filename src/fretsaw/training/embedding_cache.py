@@ -11,6 +11,7 @@ An embedding's key names the image's pixels and the view of them, so that a chan
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -104,6 +105,10 @@ class EmbeddingCache:
             self._write(pending)
         return computed
 
+    def missing(self, keys: Iterable[str]) -> int:
+        """Return how many of some keys are not there yet."""
+        return sum(key not in self for key in keys)
+
     def verify(self) -> None:
         """Read every shard from end to end.
 
@@ -151,3 +156,21 @@ def _read_index(folder: Path) -> Iterator[dict[str, Any]]:
         yield shard
     if path.exists():
         path.write_text("".join(line + "\n" for line in kept))
+
+
+def counted(total: int, say: Callable[[str], None], every: int = 50) -> Callable[[], None]:
+    """Return what `EmbeddingCache.fill` calls after each key: it says how far it is, every so many keys and at the last.
+
+    Args:
+        total: How many will be computed.
+        say: Told in words.
+        every: Keys between two words.
+    """
+    numbers = itertools.count(1)
+
+    def done() -> None:
+        number = next(numbers)
+        if number % every == 0 or number == total:
+            say(f"{number} of {total} views are encoded")
+
+    return done

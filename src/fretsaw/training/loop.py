@@ -31,6 +31,12 @@ class Watcher(Protocol):
     def advance(self, note: str = "") -> None: ...
 
 
+def say(watcher: Watcher | None, text: str) -> None:
+    """Let a watcher that can print lines do so."""
+    if (speak := getattr(watcher, "say", None)) is not None:
+        speak(text)
+
+
 @dataclass(frozen=True, slots=True)
 class Schedule:
     """A learning rate factor over steps: linear warm-up, then one of the decays below.
