@@ -128,14 +128,21 @@ def test_click_takes_points_boxes_and_masks(loads, photos, tmp_path, capsys):
     Image.fromarray(own).save(tmp_path / "own.png")
     assert run("click", photos / "a.png", "--mask", tmp_path / "own.png", "-o", tmp_path / "same.png") == 0
     assert np.array_equal(np.array(Image.open(tmp_path / "same.png")), own)
+    lines = ("--scribble", "5,5 20,5 20,20", "--scribble-out", "1,25 35,25")
+    assert run("click", photos / "a.png", *lines, "-o", tmp_path / "lines.png") == 0
+    drawn = fretsaw.load().open(photos / "a.png")
+    drawn.scribble([(5, 5), (20, 5), (20, 20)])
+    assert np.array_equal(np.array(Image.open(tmp_path / "lines.png")) > 0, drawn.scribble([(1, 25), (35, 25)], positive=False).mask)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["-o", "x.png"], "expected at least one of -p, -n, --box and --mask"),
+        (["-o", "x.png"], "expected at least one of -p, -n, --scribble, --scribble-out, --box and --mask"),
         (["-p", "1", "-o", "x.png"], "expected 2 numbers"),
         (["-p", "a,b", "-o", "x.png"], "expected 2 numbers"),
+        (["--scribble", "5,5 7", "-o", "x.png"], "expected 2 numbers"),
+        (["--scribble", "5,5 700,5", "-o", "x.png"], "expected a click inside the image"),
         (["--box", "1,2,3", "-o", "x.png"], "expected 4 numbers"),
         (["-p", "500,10", "-o", "x.png"], "expected a click inside the image"),
         (["-p", "1,1", "-o", "x.png", "--format", "svg"], "expected a format out of mask"),

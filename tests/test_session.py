@@ -199,6 +199,35 @@ def test_a_refiner_sees_the_points_and_its_state_goes_back_with_undo(model, imag
     assert session.step.refiner_state["calls"] == 2
 
 
+def test_a_line_is_one_entry_five_clicks_for_the_decoder_and_the_whole_line_for_a_refiner(model, image, tmp_path):
+    class Watch:
+        def prepare(self, pixels, embedding):
+            return None
+
+        def refine(self, features, point_coords, point_labels, logits, previous_logits, state):
+            self.points = point_coords[0]
+            return logits, {}
+
+    watch = Watch()
+    plain, session = Session(image, model), Session(image, model, refiner=watch)
+    line = [(20, 15), (50, 15), (50, 40)]
+    result = session.scribble(line)
+    clicks = session.step.prompt.clicks
+    assert np.array_equal(result.logits, plain.clicks(clicks).logits)
+    assert (clicks[0].x, clicks[0].y, clicks[-1].x, clicks[-1].y) == (20, 15, 50, 40)
+    assert len(clicks) == 5 < len(watch.points) - len(clicks), "points in between for the refiner"
+    session.scribble([(5, 5)], positive=False)
+    assert [stroke.positive for stroke in session.step.prompt.strokes] == [True, False]
+    _, history = read(session.save(tmp_path / "lines.safetensors"), image, model)
+    assert history[-1].prompt.strokes == session.step.prompt.strokes
+    session.undo()
+    assert np.array_equal(session.result.logits, result.logits)
+    with pytest.raises(PromptError, match="inside the image"):
+        session.scribble([(5, 5), (500, 5)])
+    with pytest.raises(PromptError, match="at least one point"):
+        session.scribble([])
+
+
 def test_a_saved_session_goes_on_where_it_was(session, model, tmp_path):
     session.click(40, 30)
     session.mask(disk(60, 90, 45, 30, 15))

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from fretsaw import frames
+from fretsaw.clicks.strokes import evenly
 from fretsaw.errors import ModelError, PromptError, ShapeError
 from fretsaw.masks import MaskRuns
 from fretsaw.segmentation import LabelMap, Segmentation
-from fretsaw.types import Box, Click, ImageEmbedding, Prompt, Refiner
+from fretsaw.types import Box, Click, ImageEmbedding, Prompt, Refiner, Stroke
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -179,6 +180,27 @@ class Session:
         with self._lock:
             return self._predict(replace(self.step.prompt, box=box))
 
+    def scribble(self, points: Sequence[tuple[float, float]], positive: bool = True) -> Segmentation:
+        """Draw a line over the object, or over what is not the object, and return the new mask; one entry in the history.
+
+        Five clicks along the line are what SAM's prompt encoder sees of it; a refiner that draws prompts sees the whole line.
+
+        Args:
+            points: The line's corners (x, y) in pixels of the image, from where it begins to where it ends; one alone is a dot.
+            positive: Whether what lies under it belongs to the object.
+
+        Raises:
+            PromptError: If there is no point, or one lies outside the image.
+        """
+        if not len(points):
+            raise PromptError("expected a line of at least one point, got none")
+        for x, y in points:
+            self._check_inside(x, y)
+        stroke = Stroke(tuple((float(x), float(y)) for x, y in points), bool(positive))
+        with self._lock:
+            prompt = self.step.prompt
+            return self._predict(replace(prompt, clicks=(*prompt.clicks, *evenly(stroke)), strokes=(*prompt.strokes, stroke)))
+
     def mask(self, mask: np.ndarray) -> Segmentation:
         """Continue from a mask of one's own: it becomes the current mask, and the next click corrects it.
 
@@ -275,13 +297,13 @@ class Session:
         """Run the decoder, and the refiner if there is one, and push what comes out."""
         import torch
 
-        from fretsaw.methods.sam_clicks import best_of_three, prompt_points
+        from fretsaw.methods.sam_clicks import best_of_three, drawn_points
 
         state = self.step.refiner_state
         with torch.no_grad():
             logits, score = best_of_three(*self._model.decode(self.embedding, self._model.embed(prompt, self.frame)))
             if self._refiner is not None:
-                points = prompt_points(prompt, self.frame)
+                points = drawn_points(prompt, self.frame)
                 logits, state = self._refiner.refine(self._refiner_features, *points, logits, prompt.previous_logits, state)
         full = self._keep_untouched(logits) if self._refiner is not None else None
         return self._push(Step(replace(prompt, previous_logits=logits), float(score.clamp(0, 1)), full, refiner_state=state))

@@ -19,7 +19,7 @@ from fretsaw.errors import StaleSessionError
 from fretsaw.frames import MASK_PROMPT_LOGIT
 from fretsaw.masks import MaskRuns
 from fretsaw.segmentation import Segmentation
-from fretsaw.types import Box, Click, ImageEmbedding, Prompt
+from fretsaw.types import Box, Click, ImageEmbedding, Prompt, Stroke
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -126,7 +126,14 @@ def _check_identity(path: Path, found: dict[str, str], expected: dict[str, str])
 def _step_to_json(step: Step) -> dict[str, Any]:
     box = asdict(step.prompt.box) if step.prompt.box is not None else None
     parts = [{"place": _kept_box(part), "size": list(part.logits.shape), "score": part.score, "name": part.name} for part in step.instances]
-    return {"clicks": [asdict(click) for click in step.prompt.clicks], "box": box, "score": step.score, "name": step.name, "instances": parts}
+    return {
+        "clicks": [asdict(click) for click in step.prompt.clicks],
+        "strokes": [asdict(stroke) for stroke in step.prompt.strokes],
+        "box": box,
+        "score": step.score,
+        "name": step.name,
+        "instances": parts,
+    }
 
 
 def _step_tensors(step: Step) -> dict[str, Tensor]:
@@ -164,6 +171,7 @@ def _step_from(step: dict[str, Any], tensors: dict[str, Tensor], device: Any) ->
         clicks=tuple(Click(**click) for click in step["clicks"]),
         box=Box(**step["box"]) if step["box"] is not None else None,
         previous_logits=logits.to(device) if logits is not None else None,
+        strokes=tuple(Stroke(tuple((x, y) for x, y in row["points"]), row["positive"]) for row in step.get("strokes", ())),
     )
     state = {name.removeprefix("refiner."): tensor.to(device) for name, tensor in tensors.items() if name.startswith("refiner.")}
     parts = tuple(_part(row, tensors[f"instance.{number}"].numpy()) for number, row in enumerate(step.get("instances", ())))

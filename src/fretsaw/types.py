@@ -33,6 +33,19 @@ class Click:
 
 
 @dataclass(frozen=True, slots=True)
+class Stroke:
+    """A line drawn over the object, or over what is not the object.
+
+    Attributes:
+        points: Its corners (x, y) in the original frame, from where it begins to where it ends; one alone is a dot.
+        positive: Whether what lies under it belongs to the object.
+    """
+
+    points: tuple[tuple[float, float], ...]
+    positive: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Box:
     """A half-open box in pixels of the original frame: it covers columns x0 .. x1 - 1 and rows y0 .. y1 - 1."""
 
@@ -50,11 +63,13 @@ class Prompt:
         clicks: In the order they were made, original frame.
         box: The object's box, original frame, or None.
         previous_logits: (1, 1, S/4, S/4) float32 mask logits in the decoder's frame that the decoder starts from, or None.
+        strokes: Lines drawn so far. SAM's prompt encoder takes no lines: a few places along each stand among the clicks as well.
     """
 
     clicks: tuple[Click, ...] = ()
     box: Box | None = None
     previous_logits: Tensor | None = None
+    strokes: tuple[Stroke, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

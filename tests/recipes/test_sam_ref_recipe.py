@@ -178,6 +178,14 @@ def test_an_interrupted_run_comes_to_the_same_losses_and_reads_the_stored_embedd
     assert losses[0] == losses[1]
 
 
+def test_a_new_run_goes_on_from_a_refiners_file(config, tmp_path):
+    run(replace(config, steps=2, warmup=1, validate_every=0))
+    file = Path(config.out) / "refiner.safetensors"
+    run(replace(config, steps=1, warmup=0, rate=1e-9, validate_every=0, start=str(file), out=str(tmp_path / "further")))
+    before, after = load_state_dict(file), load_state_dict(tmp_path / "further" / "refiner.safetensors")
+    assert all(torch.allclose(before[name].float(), after[name].float(), atol=1e-4) for name in before if "running" not in name and "num_" not in name)
+
+
 def test_stage_1_trains_the_decoder_and_nothing_else(config, monkeypatch):
     model = tiny_sam2(SIZE)
     monkeypatch.setattr(catalog, "build", lambda name, size: catalog.Parts(clicks=model))

@@ -127,6 +127,12 @@ def click(
     out: Out,
     positive: Annotated[list[str] | None, typer.Option("-p", "--positive", metavar="X,Y", help="A point on the object; repeat for more.")] = None,
     negative: Annotated[list[str] | None, typer.Option("-n", "--negative", metavar="X,Y", help="A point on the background; repeat for more.")] = None,
+    scribble: Annotated[
+        list[str] | None, typer.Option("--scribble", metavar="'X,Y X,Y ...'", help="A line over the object, by its corners; repeat for more.")
+    ] = None,
+    scribble_out: Annotated[
+        list[str] | None, typer.Option("--scribble-out", metavar="'X,Y X,Y ...'", help="A line over the background; repeat for more.")
+    ] = None,
     box: Annotated[str | None, typer.Option("--box", metavar="X0,Y0,X1,Y1", help="A box around the object, half open.")] = None,
     mask: Annotated[Path | None, typer.Option("--mask", help="Start from this mask (white is the object).", show_default=False)] = None,
     model: Model = None,
@@ -138,7 +144,7 @@ def click(
     size: Size = None,
     as_json: Json = False,
 ) -> None:
-    """Cut one object by clicks, a box, a mask of one's own, or all of them.
+    """Cut one object by clicks, lines, a box, a mask of one's own, or all of them.
 
     Coordinates are pixels of the image; the centre of the top-left pixel is 0,0.
 
@@ -147,15 +153,19 @@ def click(
       fretsaw click photo.jpg -p 210,140 -o mask.png
 
       fretsaw click photo.jpg --box 80,40,400,300 -n 350,60 -o cut.png --format cutout
+
+      fretsaw click photo.jpg --scribble '180,120 210,140 260,150' --scribble-out '20,20 300,20' -o mask.png
     """
     from fretsaw.types import Box, Click
 
     _check_format(format, out)
     places = [(text, True) for text in positive or []] + [(text, False) for text in negative or []]
     clicks = [Click(x, y, sign) for (x, y), sign in ((_numbers(text, 2), sign) for text, sign in places)]
+    drawn = [(text, True) for text in scribble or []] + [(text, False) for text in scribble_out or []]
+    strokes = [([_numbers(corner, 2) for corner in text.split()], sign) for text, sign in drawn]
     region = Box(*_numbers(box, 4)) if box is not None else None
-    if not clicks and region is None and mask is None:
-        raise PromptError("expected at least one of -p, -n, --box and --mask, got none")
+    if not clicks and not strokes and region is None and mask is None:
+        raise PromptError("expected at least one of -p, -n, --scribble, --scribble-out, --box and --mask, got none")
     [job] = plan(find_images([image]), out, FORMATS[format])
     import fretsaw
 
@@ -168,7 +178,11 @@ def click(
             from fretsaw.images import read_mask
 
             session.mask(read_mask(mask) > 0)
-        result = session.clicks(clicks, region) if clicks or region else session.result
+        if clicks or region:
+            session.clicks(clicks, region)
+        for corners, sign in strokes:
+            session.scribble(corners, sign)
+        result = session.result
         result.save(job.target, format=format)
         return _facts(result)
 

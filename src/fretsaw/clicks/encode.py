@@ -24,7 +24,8 @@ def disk_maps(point_coords: Tensor, point_labels: Tensor, model_size: int, size:
 
     Source: RITM (Sofiiuk et al. 2022), section 3.1, "disk encoding", radius 5.
 
-    Deviation: SAM-REF (Yu et al. 2024) leaves boxes to later work (section 7); here a box's outline joins the positive map.
+    Deviation: SAM-REF (Yu et al. 2024) leaves boxes and scribbles to later work (section 7); here a box's outline joins the positive map, and a line's
+    points lie so close that their disks join.
     """
     # The centre of model pixel p lies at (p + 0.5) / 4 - 0.5 in maps of a quarter of the side.
     xy = (point_coords.float() + 0.5) * (size / model_size) - 0.5

@@ -12,6 +12,7 @@ Source: Segment Anything (Kirillov et al. 2023), section 3 and appendix A; SAM 2
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,12 +20,16 @@ import torch
 from torch import Tensor, nn
 
 from fretsaw.backbones.sam_decoder import PATCH, MakeMasks, MaskDecoder, PromptEncoder
+from fretsaw.clicks.strokes import closely
 from fretsaw.errors import ShapeError
 from fretsaw.frames import Frame, Preprocessing, box_to_model, longest_side, points_to_model, squash
 from fretsaw.types import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT, NEGATIVE, PADDING, POSITIVE, ImageEmbedding, Prompt, PromptEmbedding
 
 Choice = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """`best_of_three` or `single`: (logits (P, 4, h, w), predicted IoU (P, 4)) -> the mask that counts, (P, 1, h, w), and its IoU (P, 1)."""
+
+STROKE_SPACING = 16.0
+"""Pixels of the model frame between the points that a stroke is drawn by: four of the decoder's map, where a disk's radius is five."""
 
 
 class SamClicks(nn.Module):
@@ -147,6 +152,13 @@ def prompt_points(prompt: Prompt, frame: Frame) -> tuple[Tensor, Tensor]:
         coords = np.concatenate([coords, box_to_model(prompt.box, frame)])
         labels += [BOX_TOP_LEFT, BOX_BOTTOM_RIGHT]
     return torch.from_numpy(coords).float()[None], torch.tensor(labels, dtype=torch.int64)[None]
+
+
+def drawn_points(prompt: Prompt, frame: Frame) -> tuple[Tensor, Tensor]:
+    """Return what a refiner draws: `prompt_points`, and before them the strokes as points so close that their disks join; the last click stays last."""
+    spacing = STROKE_SPACING / max(frame.scale_x, frame.scale_y)
+    strokes = (click for stroke in prompt.strokes for click in closely(stroke, spacing))
+    return prompt_points(replace(prompt, clicks=(*strokes, *prompt.clicks)), frame)
 
 
 def pad_points(point_coords: Tensor, point_labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -401,7 +401,8 @@ def run(config: Config, watcher: Watcher | None = None) -> int:
         return train(config, model, DecoderStage(model, config), data, cache, watcher)
     torch.manual_seed(config.seed)
     channels = cache.get(data.held_out_photos[0].key).final.shape[1]
-    refiner = (catalog.build_refiner(config.start) if config.start else SamRef(config.width, config.blocks, channels)).to(config.device)
+    refiner = catalog.build_refiner(config.start) if config.start else SamRef(config.width, config.blocks, channels)
+    refiner = refiner.requires_grad_(True).to(config.device)
     for module in refiner.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = NORM_MOMENTUM
