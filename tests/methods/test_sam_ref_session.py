@@ -9,7 +9,7 @@ import torch
 from fretsaw.methods import sam_ref
 from fretsaw.methods.sam_ref import SamRef
 from fretsaw.session import Session
-from fretsaw.types import Box
+from fretsaw.types import Box, ImageEmbedding
 from tiny import CHANNELS, tiny_sam, tiny_sam2
 
 
@@ -45,6 +45,7 @@ def boxes(monkeypatch) -> list[Box]:
 @pytest.mark.parametrize("build", [tiny_sam, tiny_sam2])
 @pytest.mark.parametrize("click", [(20, 20), (60, 35), (80, 60)])
 def test_a_click_on_ones_own_mask_changes_nothing_outside_the_crop(refiner, image, rng, boxes, build, click):
+    refiner.heeds_clicks = False  # random maps may contradict the click
     # What GlobalDiff says is object everywhere: the change is all that the own mask lacks, and the piece of it that holds the click is refined.
     torch.nn.init.constant_(refiner.global_diff.heads.error.bias, 50.0)
     torch.nn.init.constant_(refiner.global_diff.heads.detail.bias, 50.0)
@@ -84,6 +85,54 @@ def test_a_click_that_agrees_with_ones_own_mask_keeps_every_bit(refiner, image):
     session = Session(image, tiny_sam2(128), refiner=refiner)
     session.mask(own)
     assert np.array_equal(session.click(45, 35).mask, own)
+
+
+def answers(refiner: SamRef, detail: float, coarse: torch.Tensor, label: int, previous: torch.Tensor | None = None, state=None) -> torch.Tensor:
+    """What the refiner makes of a coarse mask when it is sure of `detail` everywhere, with one click in the middle of the map."""
+    for heads in (refiner.global_diff.heads, refiner.patch_diff.heads):
+        torch.nn.init.constant_(heads.error.bias, 50.0)
+        torch.nn.init.zeros_(heads.detail.weight)
+        torch.nn.init.constant_(heads.detail.bias, detail)
+    features = refiner.prepare(torch.zeros(1, 3, 128, 128), ImageEmbedding(torch.zeros(1, CHANNELS, 8, 8)))
+    return refiner.refine(features, torch.tensor([[[64.0, 64.0]]]), torch.tensor([[label]]), coarse, previous, state)[0]
+
+
+@pytest.mark.parametrize(("label", "detail"), [(1, -5.0), (0, 5.0)])
+def test_an_answer_that_contradicts_the_clicks_gives_way_to_the_decoders(refiner, label, detail):
+    coarse = torch.full((1, 1, 32, 32), -0.6 * detail)
+    assert torch.equal(answers(refiner, detail, coarse, label), coarse)
+    refiner.heeds_clicks = False
+    assert torch.allclose(answers(refiner, detail, coarse, label), torch.full_like(coarse, detail), atol=1e-3)
+
+
+def test_where_the_decoder_contradicts_the_clicks_as_well_the_refiner_answers(refiner):
+    coarse = torch.full((1, 1, 32, 32), -3.0)
+    assert torch.allclose(answers(refiner, -5.0, coarse, 1), torch.full_like(coarse, -5.0), atol=1e-3)
+
+
+def test_a_mask_that_was_given_takes_the_decoders_answer_around_the_click_alone(refiner):
+    """The refiner would leave the hole; the decoder fills it, and is wrong elsewhere, where nobody clicked."""
+    given = torch.full((1, 1, 32, 32), 6.0)
+    given[..., 14:19, 14:19] = -6.0
+    coarse = torch.full((1, 1, 32, 32), 4.0)
+    coarse[..., :3, :] = -4.0
+    answer = answers(refiner, -5.0, coarse, 1, previous=given)
+    assert (answer[..., 14:19, 14:19] == 4.0).all()
+    far = torch.ones(32, 32, dtype=torch.bool)
+    far[10:23, 10:23] = False
+    assert torch.equal(answer[0, 0][far], given[0, 0][far])
+
+
+@pytest.mark.parametrize("state", [None, {"error_map": torch.full((1, 1, 32, 32), 60.0), "given": torch.ones(())}], ids=["first click", "later click"])
+def test_a_mask_that_was_given_is_mended_around_the_click_alone(refiner, state):
+    """The error region has not grown at the later click, and still GlobalDiff's answer does not take the place of the whole mask."""
+    given = torch.full((1, 1, 32, 32), 6.0)
+    given[..., 14:19, 14:19] = -6.0
+    answer = answers(refiner, 5.0, torch.full((1, 1, 32, 32), 3.0), 1, previous=given, state=state)
+    assert (answer[..., 14:19, 14:19] > 0).all()
+    far = torch.ones(32, 32, dtype=torch.bool)
+    far[10:23, 10:23] = False
+    assert torch.equal(answer[0, 0][far], given[0, 0][far])
 
 
 @pytest.mark.parametrize("build", [tiny_sam, tiny_sam2])

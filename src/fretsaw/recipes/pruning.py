@@ -53,9 +53,10 @@ def narrow(mlp: Any, inputs: Tensor, targets: Tensor, width: int) -> None:
                 inverse.addr_(share, inverse[gone].clone(), alpha=-1)
                 stays[gone] = False
             weights, inverse, kept = weights[stays], inverse[stays][:, stays], kept[stays]
-        first, second = (nn.Linear(*shape, device=kept.device) for shape in ((inputs.shape[1], width), (width, targets.shape[1])))
-        first.weight.copy_(mlp.proj_in.weight[kept])
-        first.bias.copy_(mlp.proj_in.bias[kept])
+        device = mlp.proj_in.weight.device
+        first, second = (nn.Linear(*shape, device=device) for shape in ((inputs.shape[1], width), (width, targets.shape[1])))
+        first.weight.copy_(mlp.proj_in.weight[kept.to(device)])
+        first.bias.copy_(mlp.proj_in.bias[kept.to(device)])
         second.weight.copy_(weights.T)
         second.bias.copy_(wanted - centre[kept] @ weights)
     mlp.proj_in, mlp.proj_out = first, second
@@ -79,7 +80,7 @@ def moments(inputs: Tensor, targets: Tensor, seen: Callable[[Tensor], Tensor] = 
     total: Tensor | None = None
     for rows, goals in zip(inputs.split(CHUNK), targets.split(CHUNK), strict=True):
         # A column of ones makes sums and products one product.
-        both = torch.cat([seen(rows).double(), goals.double(), rows.new_ones(len(rows), 1).double()], dim=1)
+        both = _double(torch.cat([seen(rows), goals, rows.new_ones(len(rows), 1)], dim=1))
         total = both.T @ both if total is None else total + both.T @ both
     assert total is not None, "the caller brings rows"
     size, total = total.shape[0] - 1 - targets.shape[1], total / len(inputs)
@@ -88,3 +89,8 @@ def moments(inputs: Tensor, targets: Tensor, seen: Callable[[Tensor], Tensor] = 
     covariance = centred[:size, :size]
     ridge = RIDGE * covariance.diagonal().mean() * torch.eye(size, dtype=torch.double, device=centred.device)
     return means[:size], means[size:], covariance + ridge, centred[:size, size:]
+
+
+def _double(values: Tensor) -> Tensor:
+    """Return values in double precision, on the CPU where a device has none."""
+    return (values.cpu() if values.device.type == "mps" else values).double()
