@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from fretsaw.cli.progress import Steps
 from fretsaw.errors import ConfigError, DataError
 from fretsaw.training.loop import Schedule, cosine, fit, linear, read_log
 
@@ -38,14 +39,8 @@ def run(folder, steps=60, **options):
     return model, done
 
 
-def test_training_learns(tmp_path):
-    run(tmp_path, 300)
-    log = read_log(tmp_path)
-    assert log[-1]["loss"] < 0.3 * log[0]["loss"]
-
-
-def test_an_interrupted_run_comes_to_the_same_losses_and_weights(tmp_path):
-    whole, _ = run(tmp_path / "whole")
+def cut_short(folder):
+    """A run of 60 steps that is killed after 30."""
     model, optimizer = parts()
 
     def stops(first):
@@ -54,7 +49,18 @@ def test_an_interrupted_run_comes_to_the_same_losses_and_weights(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fit(model, step_of(model), stops, optimizer, Schedule(60, 10, decay=cosine), tmp_path / "cut", log_every=10, save_every=0)
+        fit(model, step_of(model), stops, optimizer, Schedule(60, 10, decay=cosine), folder, log_every=10, save_every=0)
+
+
+def test_training_learns(tmp_path):
+    run(tmp_path, 300)
+    log = read_log(tmp_path)
+    assert log[-1]["loss"] < 0.3 * log[0]["loss"]
+
+
+def test_an_interrupted_run_comes_to_the_same_losses_and_weights(tmp_path):
+    whole, _ = run(tmp_path / "whole")
+    cut_short(tmp_path / "cut")
     resumed, done = run(tmp_path / "cut")
     assert done == 60
     losses = [[line["loss"] for line in read_log(tmp_path / name)] for name in ("whole", "cut")]
@@ -74,6 +80,15 @@ def test_a_budget_stops_with_a_checkpoint(tmp_path):
     _, done = run(tmp_path, minutes=0)
     assert done == 0
     assert (tmp_path / "checkpoint.pt").exists()
+
+
+def test_what_counts_steps_counts_those_of_the_interrupted_run_too(tmp_path, capsys):
+    cut_short(tmp_path)
+    with Steps(60, "steps") as steps:
+        run(tmp_path, watcher=steps)
+    said = capsys.readouterr().err
+    assert "going on after 30 of 60 steps" in said
+    assert "steps: 60/60" in said
 
 
 def test_validation_lands_in_the_log(tmp_path):

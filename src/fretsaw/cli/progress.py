@@ -45,6 +45,13 @@ class Steps:
             self._last = time.monotonic()
             print(f"{self._label}: {self._done}/{self._total}, {self._last - self._started:.0f} s{', ' + note if note else ''}", file=sys.stderr, flush=True)
 
+    def skip(self, steps: int) -> None:
+        """Count steps that were made before this run, by one that was interrupted."""
+        self._done += steps
+        self.say(f"going on after {self._done} of {self._total} {self._label}")
+        if self._bar is not None:
+            self._bar.reset(self._bar.task_ids[0], completed=self._done)
+
     def say(self, line: str) -> None:
         """Print a line that stays, above the bar."""
         if self._bar is not None:

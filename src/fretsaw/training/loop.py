@@ -31,6 +31,12 @@ class Watcher(Protocol):
     def advance(self, note: str = "") -> None: ...
 
 
+def resumed(watcher: Watcher | None, steps: int) -> None:
+    """Tell a watcher that counts how many steps an interrupted run has made already."""
+    if (skip := getattr(watcher, "skip", None)) is not None and steps:
+        skip(steps)
+
+
 def say(watcher: Watcher | None, text: str) -> None:
     """Let a watcher that can print lines do so."""
     if (speak := getattr(watcher, "say", None)) is not None:
@@ -123,6 +129,7 @@ def fit(
         group.setdefault("peak", group["lr"])
     processes.wait()
     if chief:
+        resumed(watcher, done)
         _cut_log(folder, done)
     started = saved = time.monotonic()
     totals: dict[str, float] = {}
