@@ -33,7 +33,7 @@ def main() -> None:
     segmenter = fretsaw.load(device="cpu")
     cuts = [segmenter.auto(ROOT / "examples" / name) for name in ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")]
     write_image(ROOT / "docs" / "pictures" / "auto.jpg", row([np.asarray(cut.overlay()) for cut in cuts]))
-    session = fretsaw.load("sam2-hiera-tiny", device="cpu").open(ROOT / "examples" / "astronaut.png")
+    session = segmenter.open(ROOT / "examples" / "astronaut.png")
     steps = [session.click(220, 110), session.click(150, 380), session.click(440, 440, positive=False)]
     write_image(ROOT / "docs" / "pictures" / "click.jpg", row([*(np.asarray(step.overlay()) for step in steps), checkered(np.asarray(steps[-1].cutout()))]))
 

@@ -72,7 +72,8 @@ class Config:
         warmup: Steps.
         start: A student's file to go on from, in place of cutting one.
         decoder: File of a mask decoder that learned to answer clicks on this student's embeddings (`fretsaw train sam_ref --set stage=decoder
-            --set model=STUDENT`), to be written into the student's file in place of the teacher's.
+            --set model=STUDENT`), to be written into the student's file.
+        share: How far its weights go from the teacher's decoder's (0) to those of the file (1).
         prompts: Prompt sets per view for the loss through the decoder; 0 leaves that loss out.
         mask_weight: Weight of the loss through the decoder.
         validate_every: Steps; 0 validates at the end only.
@@ -99,6 +100,7 @@ class Config:
     warmup: int = 30
     start: str = ""
     decoder: str = ""
+    share: float = 0.5
     prompts: int = 0
     mask_weight: float = 1.0
     validate_every: int = 100
@@ -315,7 +317,7 @@ def run(config: Config, watcher: Watcher | None = None) -> int:
     facts = {"steps": str(done), "base": config.teacher, "base_checksum": teacher.checksum, "size": str(config.side), "settings": settings_text(config)}
     state = state_of(student, weights, teacher)
     if config.decoder:
-        state = with_decoder(state, Path(config.decoder))
+        state = with_decoder(state, Path(config.decoder), config.share)
     export(state, Path(config.out) / "student.safetensors", facts)
     return done
 
@@ -372,11 +374,20 @@ def state_of(student: SamClicks, weights: Mapping[str, Tensor], teacher: SamClic
     return {name: value.detach().cpu().clone().contiguous() for name, value in state.items()}
 
 
-def with_decoder(state: Mapping[str, Tensor], file: Path) -> dict[str, Tensor]:
-    """Return a student's weights with the mask decoder of a file.
+def with_decoder(state: Mapping[str, Tensor], file: Path, share: float) -> dict[str, Tensor]:
+    """Return a student's weights with a mask decoder between its own and that of a file.
+
+    A decoder that learned from a few hundred objects forgets what they do not show, such as parts of things; half the way it keeps both.
+
+    Args:
+        state: The student's weights.
+        file: The learned decoder's.
+        share: 0 for the student's own, 1 for the learned one.
 
     Raises:
         StateDictError: If a name or a shape does not fit.
+
+    Source: Robust fine-tuning of zero-shot models (Wortsman et al. 2022), section 3, equation 1.
     """
     # What stands outside `decoder.` is no parameter: the frequencies of the positions, which are the prompt encoder's.
     learned = {f"mask_{name}": value.float() for name, value in load_state_dict(file).items() if name.startswith("decoder.")}
@@ -384,7 +395,7 @@ def with_decoder(state: Mapping[str, Tensor], file: Path) -> dict[str, Tensor]:
     missing = [name for name in state if name.startswith("mask_decoder.") and not name.startswith(FINE_MAPS) and name not in learned]
     if wrong or missing:
         raise StateDictError(f"expected the decoder of this student in {file}, got {wrong[:3]} that do not fit and {missing[:3]} that are missing")
-    return {**state, **learned}
+    return {**state, **{name: torch.lerp(state[name].float(), value, share) for name, value in learned.items()}}
 
 
 def export(state: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:

@@ -13,7 +13,7 @@ def _shipped(name: str, origin: str, size: int, sha256: str) -> Weights:
     return Weights(name, (Route({"network": file}),), "Apache-2.0", f"Fretsaw, {origin}", size)
 
 
-FRETSAW_TINY = _shipped("fretsaw-tiny", "SAM 2 Hiera-T cut down and distilled", 24923680, "a8b20bb868b346b6166566c4f8728c12245e75463d7b64245fd88f09dda1de9e")
+FRETSAW_TINY = _shipped("fretsaw-tiny", "SAM 2 Hiera-T cut down and distilled", 24923752, "9aaeabab4d1c0d893509a0b258edb541981125b3dc7f51eb3f6ed9a408da0466")
 
 PMG_TINY = _shipped(
     "pmg-tiny",
