@@ -180,7 +180,7 @@ class Session:
         with self._lock:
             return self._predict(replace(self.step.prompt, box=box))
 
-    def scribble(self, points: Sequence[tuple[float, float]], positive: bool = True) -> Segmentation:
+    def scribble(self, points: Sequence[Sequence[float]], positive: bool = True) -> Segmentation:
         """Draw a line over the object, or over what is not the object, and return the new mask; one entry in the history.
 
         Five clicks along the line are what SAM's prompt encoder sees of it; a refiner that draws prompts sees the whole line.

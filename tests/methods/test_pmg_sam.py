@@ -12,9 +12,10 @@ import torch
 from torch.nn import functional as F
 
 import fretsaw
-from fretsaw import catalog
+from fretsaw import catalog, edges
 from fretsaw.backbones.u2net import SMALL, U2Net
 from fretsaw.catalog.entries import Parts
+from fretsaw.edges import REACH, band
 from fretsaw.errors import ConfigError, ModelError
 from fretsaw.methods.pmg_sam.build import PAPER, TINY, Settings, build_pmg_sam, parameters_by_part, start_from_sam2, trainable_parameters
 from fretsaw.methods.pmg_sam.cut import PmgCut, expected_iou, keep_stages
@@ -22,7 +23,6 @@ from fretsaw.methods.pmg_sam.decoder import GuidedMaskDecoder, Interaction, OneW
 from fretsaw.methods.pmg_sam.drfm import DenseResidualFusion, NoFusion, ResidualFusion, StabilisedResidualBlock
 from fretsaw.methods.pmg_sam.feat_refiner import FeatRefiner
 from fretsaw.methods.pmg_sam.pairing import PAIRS, DualBranch, DualFeatures, Pair
-from fretsaw.methods.pmg_sam.tiles import REACH, band
 from fretsaw.recipes.pmg_sam import export
 from fretsaw.session import Session
 from fretsaw.types import ImageEmbedding
@@ -302,19 +302,26 @@ class TestCut:
         with pytest.raises(ModelError, match="keeps its stages"):
             Session(image, model, pmg_cut(model)).auto()
 
-    @pytest.mark.parametrize("injection", ["hiera", "u2net"])
-    def test_a_large_image_is_refined_in_tiles_along_the_edge_only(self, image, injection):
+    def test_a_large_image_gets_its_own_edges_and_nothing_else_changes(self, image, monkeypatch):
         model = tiny_sam2(64)
         torch.manual_seed(0)
-        network = build_pmg_sam(replace(SMALL_NET, injection=injection))
+        network = build_pmg_sam(SMALL_NET)
         torch.nn.init.normal_(network.refiner.last.weight)
         embedding, frame = model.encode(model.preprocessing.pixels_of(image)), model.preprocessing.frame_of(image)
-        whole = PmgCut(U2Net(NARROW), network, model, large=float("inf"))(image, embedding, frame)
-        tiled = PmgCut(U2Net(NARROW), network, model)(image, embedding, frame)
-        outside = band(whole.mask, REACH * 120 / 64) == 0
-        assert tiled.logits.shape == whole.logits.shape
-        assert np.array_equal(tiled.logits[outside], whole.logits[outside])
-        assert outside.all() or not np.array_equal(tiled.logits, whole.logits)
+        cut = PmgCut(U2Net(NARROW), network, model)
+        crisp = cut(image, embedding, frame)
+        monkeypatch.setattr(edges, "LARGE", float("inf"))
+        enlarged = cut(image, embedding, frame)
+        outside = band(enlarged.mask, REACH * 120 / 64) == 0
+        assert crisp.logits.shape == enlarged.logits.shape
+        assert np.array_equal(crisp.logits[outside], enlarged.logits[outside])
+        assert outside.all() or not np.array_equal(crisp.logits, enlarged.logits)
+
+    @pytest.mark.parametrize("injection", ["hiera", "u2net"])
+    def test_a_tile_is_decoded_at_its_own_size(self, image, injection):
+        model = tiny_sam2(64)
+        cut = PmgCut(U2Net(NARROW), build_pmg_sam(replace(SMALL_NET, injection=injection)), model)
+        assert cut.decode_tile(image, np.zeros(image.shape[:2], np.float32)).shape == image.shape[:2]
 
     def test_the_score_is_the_iou_of_decision_and_soft_mask(self):
         logits = np.log(np.array([[0.8 / 0.2, 0.2 / 0.8], [0.9 / 0.1, 0.1 / 0.9]]))

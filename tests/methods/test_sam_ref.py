@@ -9,8 +9,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from fretsaw.layers.roi_align import roi_align
 from fretsaw.methods import sam_ref
-from fretsaw.methods.sam_ref import SamRef, blend, changed_box, error_region_grew, paste_crop, roi_align
+from fretsaw.methods.sam_ref import SamRef, blend, changed_box, error_region_grew, paste_crop
 from fretsaw.session import Session
 from fretsaw.types import Box, ImageEmbedding
 from tiny import CHANNELS, tiny_sam, tiny_sam2

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from fretsaw import frames, masks
 from fretsaw.backbones.u2net import U2Net, load_u2netp, saliency_map
 from fretsaw.clicks.places import deepest_places, probs_iou
+from fretsaw.edges import at_own_resolution
 from fretsaw.errors import ConfigError
 from fretsaw.methods.sam_clicks import SamClicks
 from fretsaw.segmentation import Segmentation
@@ -107,12 +108,14 @@ class FirstCut(nn.Module):
         size = 4 * embedding.final.shape[-1]
         whole = self._prompt_map(small, frame, size).to(embedding.final.device)
         if not found:
-            return Segmentation(self._enlarge(whole, frame), 0.0, image=image)
+            return Segmentation(at_own_resolution(whole, image, frame), 0.0, image=image)
         mixed, scores = zip(*(self._cut(part, small, whole, embedding, frame, size) for part in found), strict=True)
         union = torch.stack(mixed).amax(0)
         areas = np.array([part.mask.sum() for part in found], float)
-        instances = tuple(Segmentation(self._enlarge(part, frame), score, image=image) for part, score in zip(mixed, scores, strict=True))
-        return Segmentation(self._enlarge(union, frame), float(np.average(scores, weights=areas)), image=image, instances=instances)
+        parts = [at_own_resolution(part, image, frame) for part in mixed]
+        instances = tuple(Segmentation(part, score, image=image) for part, score in zip(parts, scores, strict=True))
+        logits = parts[0] if len(parts) == 1 else at_own_resolution(union, image, frame)
+        return Segmentation(logits, float(np.average(scores, weights=areas)), image=image, instances=instances)
 
     def _cut(self, part: Part, probs: np.ndarray, whole: Tensor, embedding: ImageEmbedding, frame: frames.Frame, size: int) -> tuple[Tensor, float]:
         """Return a part's logits (1, 1, size, size), mixed with those of the whole map, and its score."""
@@ -138,10 +141,6 @@ class FirstCut(nn.Module):
         bounded = np.clip(probs, 1 / (1 + np.exp(LOGIT_BOUND)), 1 / (1 + np.exp(-LOGIT_BOUND)))
         logits = np.log(bounded / (1 - bounded)).astype(np.float32)
         return frames.mask_to_logits(frames.resize_map(logits, frame.height, frame.width), frame, size)
-
-    @staticmethod
-    def _enlarge(logits: Tensor, frame: frames.Frame) -> np.ndarray:
-        return frames.logits_to_image(logits, frame)[0, 0].cpu().numpy()
 
 
 def salient_parts(probs: np.ndarray, image_size: tuple[int, int], threshold: float, most_parts: int, smallest_part: float, clicks: int) -> list[Part]:

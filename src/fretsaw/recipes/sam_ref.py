@@ -41,8 +41,9 @@ from torch.utils.data import DataLoader
 from fretsaw.catalog.refiners import DECODER_PREFIX
 from fretsaw.errors import ConfigError
 from fretsaw.evaluation.held_out import held_out_figures
+from fretsaw.layers.roi_align import roi_align
 from fretsaw.methods.sam_clicks import SamClicks, pad_points
-from fretsaw.methods.sam_ref import RefinerFeatures, SamRef, roi_align
+from fretsaw.methods.sam_ref import RefinerFeatures, SamRef
 from fretsaw.recipes.click_data import ClickData, collect, fill
 from fretsaw.recipes.sam_ref_crops import MARGIN, cut_crops, draw_crop, patch_box
 from fretsaw.training.click_batches import ClickBatch, ClickObjects, collate

@@ -11,16 +11,13 @@ from torch import Tensor, nn
 
 from fretsaw import frames
 from fretsaw.backbones.u2net import U2Net
+from fretsaw.edges import at_own_resolution
 from fretsaw.methods.pmg_sam.instances import RULES, SplitRules, find_components, split_component
 from fretsaw.methods.pmg_sam.model import PmgResult, PmgSam
 from fretsaw.methods.pmg_sam.pairing import STAGES, DualBranch, DualFeatures, stages_of
-from fretsaw.methods.pmg_sam.tiles import refine_edges
 from fretsaw.methods.sam_clicks import SamClicks
 from fretsaw.segmentation import Segmentation
 from fretsaw.types import ImageEmbedding
-
-LARGE = 1.5
-"""An image whose longest side exceeds the model's by this factor has its edges decoded in tiles."""
 
 
 class PmgCut(nn.Module):
@@ -30,7 +27,6 @@ class PmgCut(nn.Module):
         saliency: U²-Net, the global branch.
         network: The trained part.
         model: Whose image encoder is the local branch, and whose decoder splits touching objects; shared, not copied.
-        large: See `LARGE`; `float("inf")` never decodes in tiles.
         rules: When touching objects are split.
 
     Source: PMG-SAM (paper 001), section 4.3.
@@ -38,12 +34,12 @@ class PmgCut(nn.Module):
     Deviation: the image fills the model frame as the shared encoder wants it, which for SAM 2 means squashed; the paper pads.
     """
 
-    def __init__(self, saliency: U2Net, network: PmgSam, model: SamClicks, large: float = LARGE, rules: SplitRules = RULES) -> None:
+    def __init__(self, saliency: U2Net, network: PmgSam, model: SamClicks, rules: SplitRules = RULES) -> None:
         super().__init__()
         self.branch = DualBranch(saliency, mean=model.preprocessing.mean, std=model.preprocessing.std)
         self.network = network.eval()
         self._model = [model]  # in a list: the session's own model, not a submodule
-        self._large, self._rules = large, rules
+        self._rules = rules
         keep_stages(model)
 
     @torch.no_grad()
@@ -58,10 +54,7 @@ class PmgCut(nn.Module):
         Returns:
             The mask at the image's own size. Its score is the share of the soft mask's mass that its decision keeps, see `expected_iou`.
         """
-        logits = frames.logits_to_image(self.predict(image, embedding, frame).mask_logits, frame)[0, 0].cpu().numpy()
-        side = self._model[0].preprocessing.size
-        if max(image.shape[:2]) > self._large * side:
-            logits = refine_edges(image, logits, side, self.decode_tile)
+        logits = at_own_resolution(self.predict(image, embedding, frame).mask_logits, image, frame)
         return Segmentation(logits, expected_iou(logits), image=image)
 
     @torch.no_grad()
@@ -94,7 +87,7 @@ class PmgCut(nn.Module):
 
     @torch.no_grad()
     def decode_tile(self, image: np.ndarray, coarse: np.ndarray) -> np.ndarray:
-        """Refine one tile, guided by the mask of the whole image in the pre-mask's place."""
+        """Decode one tile of a large image with the mask of the whole image in the pre-mask's place; `benchmarks/pmg_crisp.py` shows what it is worth."""
         frame = self._model[0].preprocessing.frame_of(image)
         if self.network.refines_with_levels:
             features = self._features(image, None, frame)

@@ -1,4 +1,4 @@
-"""The high-resolution pathway and the split into instances, with decoders whose answers are known."""
+"""The split of a cut into instances, with a decoder whose answers are known."""
 
 from __future__ import annotations
 
@@ -6,59 +6,10 @@ import numpy as np
 import torch
 
 from fretsaw import frames
-from fretsaw.data.shapes import side_by_side, thin_scene
-from fretsaw.evaluation.overlap import boundary_iou
+from fretsaw.data.shapes import side_by_side
 from fretsaw.methods.pmg_sam.instances import find_components, split_component
-from fretsaw.methods.pmg_sam.tiles import band, plan_tiles, refine_edges, tent
 from fretsaw.types import ImageEmbedding
 from tiny import tiny_sam2
-
-
-def test_tiles_cover_the_image_and_overlap():
-    seen = np.zeros((300, 450), int)
-    for box in plan_tiles(300, 450, 128):
-        assert (box.x1 - box.x0, box.y1 - box.y0) == (128, 128)
-        seen[int(box.y0) : int(box.y1), int(box.x0) : int(box.x1)] += 1
-    assert seen.min() == 1
-    starts = sorted({box.x0 for box in plan_tiles(300, 450, 128)})
-    assert np.diff(starts).max() <= 128 * 7 / 8
-    assert len(plan_tiles(100, 90, 128)) == 1
-
-
-def test_the_band_is_full_at_the_edge_and_gone_at_its_reach():
-    mask = np.zeros((60, 60), bool)
-    mask[:, 30:] = True
-    share = band(mask, 10)
-    assert share[5, 29] == share[5, 30] == 1
-    assert share[5, 15] == share[5, 45] == 0
-    assert 0 < share[5, 22] < 1
-    assert not band(np.zeros((8, 8), bool), 5).any()
-    assert tent(9, 9).argmax() == 40
-
-
-def test_tiles_bring_thin_parts_back_and_leave_the_rest_alone():
-    image, truth = thin_scene(512, seed=1, width=0.006)
-    small = frames.resize_map(truth.astype(np.float32), 32, 32)
-    coarse = frames.resize_map((2 * small - 1) * 8, 512, 512)
-    calls = []
-
-    def perfect(tile: np.ndarray, logits: np.ndarray) -> np.ndarray:
-        calls.append(tile.shape)
-        places = np.argwhere((np.lib.stride_tricks.sliding_window_view(image[:, :, 0], tile.shape[:2])[::1, ::1, 0, :8] == tile[0, :8, 0]).all(-1))
-        y, x = next((y, x) for y, x in places if np.array_equal(image[y : y + 128, x : x + 128], tile))
-        return np.where(truth[y : y + 128, x : x + 128], 9.0, -9.0).astype(np.float32)
-
-    refined = refine_edges(image, coarse, 128, perfect)
-    assert boundary_iou(refined > 0, truth, 0.002) > boundary_iou(coarse > 0, truth, 0.002) + 0.2
-    outside = band(coarse > 0, 24 * 4) == 0
-    assert np.array_equal(refined[outside], coarse[outside])
-    assert set(calls) == {(128, 128, 3)}
-
-
-def test_nothing_is_decoded_where_there_is_no_edge():
-    image = np.zeros((300, 300, 3), np.uint8)
-    logits = np.full((300, 300), -3, np.float32)
-    assert np.array_equal(refine_edges(image, logits, 128, lambda *_: 1 / 0), logits)
 
 
 class TwoDisks:
@@ -115,17 +66,6 @@ def test_components_come_the_largest_first_without_crumbs():
     found = find_components(mask, 0.01)
     assert [int(part.sum()) for part in found] == sorted((int(part.sum()) for part in found), reverse=True)
     assert len(found) == 2
-
-
-def test_a_scene_is_reproducible_and_has_thin_parts():
-    image, mask = thin_scene(256, seed=3)
-    again = thin_scene(256, seed=3)
-    assert np.array_equal(image, again[0])
-    assert np.array_equal(mask, again[1])
-    import cv2
-
-    opened = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, np.ones((5, 5), np.uint8)) > 0
-    assert 0.005 < (mask & ~opened).mean() < 0.1
 
 
 def test_pasted_objects_touch_and_do_not_overlap(rng):
