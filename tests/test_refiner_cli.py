@@ -11,7 +11,6 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from fretsaw import catalog, cli
-from fretsaw.errors import ModelError
 from fretsaw.methods.sam_ref import SamRef
 from tiny import CHANNELS, tiny_sam2
 
@@ -45,14 +44,6 @@ def test_click_takes_a_refiners_file(refiner, photo, tmp_path):
     refined = clicked(photo, tmp_path / "refined.png", "--refiner", str(refiner))
     assert refined.all()
     assert not plain.all()
-
-
-def test_the_shipped_refiner_fits_and_is_for_one_model():
-    refiner = catalog.build_refiner("sam-ref", "sam2-hiera-tiny")
-    assert refiner.config == {"width": 32, "blocks": 3, "channels": 256}
-    assert not refiner.training
-    with pytest.raises(ModelError, match=r"trained for \(sam2-hiera-tiny\), got 'fretsaw-tiny'; fretsaw train sam_ref"):
-        catalog.build_refiner("sam-ref", "fretsaw-tiny")
 
 
 def test_a_name_without_weights_is_said_in_one_line(refiner, photo, tmp_path, capsys, monkeypatch):

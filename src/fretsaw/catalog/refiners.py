@@ -7,15 +7,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fretsaw.errors import ModelError
-from fretsaw.weights import Weights, load_state_dict, load_strictly, materialise, read_metadata
+from fretsaw.weights import Route, WeightFile, Weights, load_state_dict, load_strictly, materialise, read_metadata
 from fretsaw.weights.gather import shipped_path
-from fretsaw.weights.trained import SAM_REF
 
 if TYPE_CHECKING:
     from fretsaw.methods.sam_clicks import SamClicks
     from fretsaw.methods.sam_ref import SamRef
 
-REFINERS: dict[str, dict[str, Weights]] = {"sam-ref": {"sam2-hiera-tiny": SAM_REF}}
+REFINERS: dict[str, dict[str, Weights]] = {
+    "sam-ref": {
+        "sam2-hiera-tiny": Weights(
+            "sam-ref-sam2-hiera-tiny",
+            (Route({"network": WeightFile("package:sam_ref_sam2_hiera_tiny.safetensors")}),),
+            "Apache-2.0",
+            "Fretsaw, SAM-REF trained over SAM 2 Hiera-T",
+            0,
+        ),
+    },
+}
 """{name of the refiner: {name of the model that it was trained for: weights}}. The weights travel in the package."""
 
 

@@ -15,13 +15,6 @@ def _shipped(name: str, origin: str, size: int, sha256: str) -> Weights:
 
 FRETSAW_TINY = _shipped("fretsaw-tiny", "SAM 2 Hiera-T cut down and distilled", 24923752, "9aaeabab4d1c0d893509a0b258edb541981125b3dc7f51eb3f6ed9a408da0466")
 
-SAM_REF = _shipped(
-    "sam-ref-sam2-hiera-tiny",
-    "SAM-REF over SAM 2 Hiera-T",
-    310464,
-    "6734db94d2de8429e00978cfadfe4be098602cc022af169d2b1039b2bb87c3d1",
-)
-
 PMG_TINY = _shipped(
     "pmg-tiny",
     "PMG-SAM over SAM 2 Hiera-T and U²-Netp",
