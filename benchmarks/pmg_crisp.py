@@ -17,6 +17,7 @@ import statistics
 import time
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 import fretsaw
@@ -35,6 +36,14 @@ def figures(mask: np.ndarray, truth: np.ndarray) -> list[float]:
     return [mask_iou(mask, truth), *(boundary_iou(mask, truth, band) for band in BANDS)]
 
 
+def at_the_body(truth: np.ndarray, side: int = 384) -> tuple[slice, slice]:
+    """Return rows and columns of a square at the upper end of the scene's body, where lines leave it."""
+    body = cv2.erode(truth.astype(np.uint8), np.ones((31, 31), np.uint8)) > 0
+    top = int(body.any(1).argmax())
+    row, column = max(0, top - side // 2), max(0, int(np.flatnonzero(body[top]).mean()) - side // 2)
+    return slice(row, row + side), slice(column, column + side)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="any model with an automatic mode; --tiles needs pmg-tiny, or a file that `fretsaw train pmg_sam` wrote")
@@ -42,9 +51,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, help="side of the model's input; default: its own")
     parser.add_argument("--seeds", type=int, default=1, help="scenes")
     parser.add_argument("--tiles", action="store_true", help="PMG-SAM's decoder on tiles as well")
-    parser.add_argument(
-        "--picture", type=Path, help="write truth, enlarged mask and the one with the image's edges of a corner of the last scene, side by side"
-    )
+    parser.add_argument("--picture", type=Path, help="write a part of the last scene: image, truth, enlarged mask, and the one with the image's edges")
     options = parser.parse_args()
     segmenter = fretsaw.load(options.model, size=options.size)
     cut = segmenter.parts.automatic
@@ -80,9 +87,9 @@ def main() -> None:
                 started = time.perf_counter()
                 record(name, started, edges.refine_edges(image, logits, side, cut.decode_tile, edges.REACH * zoom) > 0, truth)
         if options.picture:
-            part = slice(options.side // 8, options.side // 8 + 512)
-            tiles = [mask[part, part] for mask in (truth, enlarged, crisp)]
-            write_image(options.picture, np.concatenate([np.repeat(255 * tile[..., None].astype(np.uint8), 3, 2) for tile in tiles], 1))
+            down, across = at_the_body(truth)
+            tiles = [np.repeat(255 * mask[down, across, None].astype(np.uint8), 3, 2) for mask in (truth, enlarged, crisp)]
+            write_image(options.picture, np.concatenate([image[down, across], *tiles], 1))
     print(f"{options.seeds} scenes of {options.side} x {options.side}, model {options.model}, input {segmenter.open(image).model.preprocessing.size}")
     print(f"{machine()}, {versions()}")
     print(f"| result | IoU | {' | '.join(f'boundary IoU {100 * band:g} %' for band in BANDS)} | s |\n|---|{'---|' * (len(BANDS) + 2)}")
