@@ -340,10 +340,7 @@ def _changed_around(click: tuple[float, float], logits: Tensor, previous: Tensor
     box = changed_box(logits[0, 0] > 0, previous[0, 0] > 0, click)
     if box is None:
         return previous
-    inside = (..., slice(int(box.y0), int(box.y1)), slice(int(box.x0), int(box.x1)))
-    result = previous.clone()
-    result[inside] = logits[inside]
-    return result
+    return paste_crop(logits[..., int(box.y0) : int(box.y1), int(box.x0) : int(box.x1)], box, previous)
 
 
 def error_region_grew(error_map: Tensor, before: Tensor | None) -> bool:
