@@ -51,6 +51,9 @@ from fretsaw.segmentation import Segmentation
 from interleave import machine, versions
 
 PROTOCOL = PROTOCOLS["pysod"]
+SAM2 = "sam2-hiera-tiny"
+"""Under the rows that have no model of their own."""
+
 GRID, BOX, ISNET = "SAM 2 grid, union", "SAM 2, the truth's box", "IS-Net"
 METRICS = ("max F", "weighted F", "MAE", "S", "mean E", "HCE", "IoU", "boundary IoU")
 Cut = Callable[[np.ndarray, Sequence[Sample]], Segmentation]
@@ -94,7 +97,7 @@ def saliency_alone() -> Cut:
 
 
 def training_free(size: int | None) -> Cut:
-    clicks = fretsaw.load(size=size).parts.clicks
+    clicks = fretsaw.load(SAM2, size=size).parts.clicks
     assert clicks is not None
     cut = FirstCut.build(clicks)
 
@@ -107,7 +110,7 @@ def training_free(size: int | None) -> Cut:
 
 def grid_union(size: int | None) -> Cut:
     """SAM 2's grid of 32 x 32 clicks as one map, by the rule above."""
-    clicks, network, grid = fretsaw.load(size=size).parts.clicks, load_u2netp(), GridMasks()
+    clicks, network, grid = fretsaw.load(SAM2, size=size).parts.clicks, load_u2netp(), GridMasks()
     assert clicks is not None
 
     def auto(image: np.ndarray, truths: Sequence[Sample]) -> Segmentation:
@@ -124,7 +127,7 @@ def grid_union(size: int | None) -> Cut:
 
 def boxed(size: int | None) -> Cut:
     """SAM 2 prompted with the box around all truths of the image."""
-    segmenter = fretsaw.load(size=size)
+    segmenter = fretsaw.load(SAM2, size=size)
 
     def cut(image: np.ndarray, truths: Sequence[Sample]) -> Segmentation:
         box = mask_to_box(np.any([sample.read()[1] == 1 for sample in truths], axis=0))

@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -17,6 +18,7 @@ from fretsaw import api, catalog
 from fretsaw.catalog import build_refiner
 from fretsaw.errors import ConfigError
 from fretsaw.methods.sam_ref import SamRef
+from fretsaw.recipes.click_data import collect
 from fretsaw.recipes.sam_ref import Config, decoder_losses, refine_batch, refinement_losses, run
 from fretsaw.recipes.sam_ref_crops import MARGIN, cut_crops, draw_crop
 from fretsaw.training.click_batches import ClickBatch
@@ -184,6 +186,16 @@ def test_a_new_run_goes_on_from_a_refiners_file(config, tmp_path):
     run(replace(config, steps=1, warmup=0, rate=1e-9, validate_every=0, start=str(file), out=str(tmp_path / "further")))
     before, after = load_state_dict(file), load_state_dict(tmp_path / "further" / "refiner.safetensors")
     assert all(torch.allclose(before[name].float(), after[name].float(), atol=1e-4) for name in before if "running" not in name and "num_" not in name)
+
+
+def test_made_photos_are_learned_from_and_every_set_decides(config, tmp_path):
+    config = replace(config, stage="decoder", pasted=3, held_out=2, steps=2, warmup=1, validate_every=2)
+    told: list[str] = []
+    run(config, SimpleNamespace(advance=lambda note="": None, say=told.append))
+    assert len(list((tmp_path / "cache" / "pasted").glob("*.jpg"))) == 3
+    assert any("learning from 9 photos, deciding by 2 objects" in text for text in told), told
+    names = [sample.image.parts[-3] for sample in collect(Path(config.data), ["coco_mval"], [], 0, 2, 0, deciding=["coco_mval", "human_seg"]).held_out]
+    assert names == ["coco_mval", "human_seg"]
 
 
 def test_stage_1_trains_the_decoder_and_nothing_else(config, monkeypatch):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from fretsaw.data import teacher_masks
+from fretsaw.data import pasted, teacher_masks
 from fretsaw.data.click_samples import Photo, interleaved, labelled_objects, photos_of, unlabelled_photos, with_teacher_masks
 from fretsaw.data.samples import Sample
 from fretsaw.data.views import list_photos
@@ -17,9 +17,6 @@ from fretsaw.images import read_image
 from fretsaw.methods.sam_clicks import SamClicks
 from fretsaw.training.embedding_cache import EmbeddingCache
 from fretsaw.types import ImageEmbedding
-
-HELD_OUT = "coco_mval"
-"""The set whose val part decides."""
 
 CHUNK = 8
 """Photos between two looks at the clock."""
@@ -31,7 +28,7 @@ class ClickData:
 
     Attributes:
         training: In an order of which any beginning is a fair sample.
-        held_out: Objects of the val part of `HELD_OUT`; their embeddings are stored first.
+        held_out: Objects of val parts; their embeddings are stored first.
         held_out_photos: Their photos.
     """
 
@@ -40,7 +37,17 @@ class ClickData:
     held_out_photos: Sequence[Photo]
 
 
-def collect(data: Path, sets: Sequence[str], unlabelled: Sequence[Path], teacher_photos: int, held_out: int, seed: int, photos: int = 0) -> ClickData:
+def collect(
+    data: Path,
+    sets: Sequence[str],
+    unlabelled: Sequence[Path],
+    teacher_photos: int,
+    held_out: int,
+    seed: int,
+    photos: int = 0,
+    deciding: Sequence[str] = ("coco_mval",),
+    made: Sequence[Photo] = (),
+) -> ClickData:
     """List photos and objects.
 
     Args:
@@ -48,17 +55,38 @@ def collect(data: Path, sets: Sequence[str], unlabelled: Sequence[Path], teacher
         sets: Names of `fretsaw.data.click_samples.LABELLED`; their train parts.
         unlabelled: Folders of photos for the teacher's masks.
         teacher_photos: At most so many of them.
-        held_out: At most so many objects to decide by.
+        held_out: At most so many objects to decide by, equal shares of every set.
         seed: Of the order.
         photos: Keep the first so many training photos; 0 keeps all.
+        deciding: Sets whose val parts decide.
+        made: Photos with objects to learn from beside the sets', see `fretsaw.data.pasted`.
     """
-    deciding = labelled_objects(data, HELD_OUT, "val")
-    chosen = [deciding[i] for i in sorted(torch.randperm(len(deciding), generator=torch.Generator().manual_seed(0))[:held_out].tolist())]
+    ends = [held_out * i // len(deciding) for i in range(len(deciding) + 1)]
+    chosen = [sample for i, name in enumerate(deciding) for sample in draw(labelled_objects(data, name, "val"), ends[i + 1] - ends[i])]
     groups: list[Sequence[Photo]] = [photos_of(labelled_objects(data, name, "train")) for name in sets]
     if unlabelled and teacher_photos:
         groups.append(interleaved([unlabelled_photos(list_photos(unlabelled))], seed)[:teacher_photos])
+    if made:
+        groups.append(made)
     training = interleaved(groups, seed)
     return ClickData(training[:photos] if photos else training, chosen, photos_of(chosen))
+
+
+def draw(samples: Sequence[Sample], count: int) -> list[Sample]:
+    """Return at most `count` samples that hold an object, always the same ones, in the order of the set."""
+    chosen: list[int] = []
+    for index in torch.randperm(len(samples), generator=torch.Generator().manual_seed(0)).tolist():
+        if len(chosen) == count:
+            break
+        if (samples[index].read_truth() == 1).any():
+            chosen.append(index)
+    return [samples[index] for index in sorted(chosen)]
+
+
+def make_photos(data: Path, sets: Sequence[str], grounds: Sequence[Path], count: int, folder: Path, seed: int) -> list[Photo]:
+    """Make photos with exact masks from the train parts of some sets, see `fretsaw.data.pasted`; on those of `grounds`, or on the sets' own."""
+    objects = [sample for name in sets for sample in labelled_objects(data, name, "train")]
+    return pasted.make(folder, count, objects, list_photos(grounds) if grounds else sorted({sample.image for sample in objects}), seed)
 
 
 def fill(

@@ -5,8 +5,8 @@ command  fretsaw train sam_ref --set data=FOLDER --set photos=FOLDER --set out=r
          fretsaw train sam_ref --set stage=decoder --set data=FOLDER --set out=runs/sam_ref_decoder      (stage 1; left out where the decoder is good as it is)
          on a GPU: --set device=cuda --set dtype=bfloat16 --set batch=8 --set workers=8
 model    sam2-hiera-tiny, or any that takes clicks
-data     objects of coco_mval, ccp and human_seg (train parts), and masks that the model finds by itself on photos without labels
-decides  the val part of coco_mval: the refiner with the lowest NoC@90 + NoC@95 is kept as refiner.safetensors
+data     objects of coco_mval, ccp and human_seg (train parts), masks that the model finds by itself on photos without labels, and objects pasted on photos
+decides  the val parts of the three sets: the refiner with the lowest NoC@90 + NoC@95 is kept as refiner.safetensors
 
 Every photo is encoded once. A step clicks a batch of objects n times with the model in the loop, makes one more click, and learns from the answer to it.
 
@@ -44,7 +44,7 @@ from fretsaw.evaluation.held_out import held_out_figures
 from fretsaw.layers.roi_align import roi_align
 from fretsaw.methods.sam_clicks import SamClicks, pad_points
 from fretsaw.methods.sam_ref import RefinerFeatures, SamRef
-from fretsaw.recipes.click_data import ClickData, collect, fill
+from fretsaw.recipes.click_data import ClickData, collect, fill, make_photos
 from fretsaw.recipes.sam_ref_crops import MARGIN, cut_crops, draw_crop, patch_box
 from fretsaw.training.click_batches import ClickBatch, ClickObjects, collate
 from fretsaw.training.clicking import click_through, coarse_logits, draw_clicks
@@ -75,6 +75,7 @@ class Config:
         sets: Labelled sets, separated by commas.
         photos: Folders of photos without labels, separated by commas.
         teacher_photos: At most so many of these photos are searched for objects.
+        pasted: So many photos are made by pasting objects of the labelled sets on photos without labels (or on their own photos): exact masks.
         limit: Learn from the first so many photos only; 0 from all.
         cache: Folder of embeddings and teacher masks, shared by runs; "" is `out`/cache.
         encode_minutes: Stop encoding after so long and learn from what is there; the same command goes on encoding. 0 encodes everything first.
@@ -93,6 +94,7 @@ class Config:
         weight_decay: Of AdamW.
         warmup: Steps.
         held_out: At most so many objects to decide by.
+        deciding: Sets whose val parts they come from in equal shares, separated by commas; "" is `sets`.
         validate_every: Steps between two decisions.
         seed: Of everything drawn.
         workers: Processes that read photos.
@@ -107,6 +109,7 @@ class Config:
     sets: str = "coco_mval,ccp,human_seg"
     photos: str = ""
     teacher_photos: int = 600
+    pasted: int = 0
     limit: int = 0
     cache: str = ""
     encode_minutes: float = 0.0
@@ -125,6 +128,7 @@ class Config:
     weight_decay: float = 1e-4
     warmup: int = 200
     held_out: int = 48
+    deciding: str = ""
     validate_every: int = 1000
     seed: int = 0
     workers: int = 1
@@ -371,6 +375,13 @@ def export(learner: RefinerStage | DecoderStage, config: Config, model: SamClick
     return path
 
 
+def _collect(config: Config, folder: Path) -> ClickData:
+    names, photos, deciding = ([part for part in text.split(",") if part] for text in (config.sets, config.photos, config.deciding or config.sets))
+    root, grounds = Path(config.data), [Path(photo_folder) for photo_folder in photos]
+    made = make_photos(root, names, grounds, config.pasted, folder / "pasted", config.seed) if config.pasted else []
+    return collect(root, names, grounds, config.teacher_photos, config.held_out, config.seed, config.limit, deciding, made)
+
+
 def run(config: Config, watcher: Watcher | None = None) -> int:
     """Encode, find teacher masks, train, decide; every part goes on where it was interrupted.
 
@@ -385,23 +396,21 @@ def run(config: Config, watcher: Watcher | None = None) -> int:
         raise ConfigError(f"expected a stage out of {', '.join(STAGES)}; got {config.stage!r}")
     if 0 < config.crop <= 2 * MARGIN:
         raise ConfigError(f"expected crops of more than {2 * MARGIN} pixels of the decoder's map, or 0 for the whole map, got {config.crop}")
-    names = [name for name in config.sets.split(",") if name]
-    folders = [Path(folder) for folder in config.photos.split(",") if folder]
-    data = collect(Path(config.data), names, folders, config.teacher_photos, config.held_out, config.seed, config.limit)
+    folder = Path(config.cache) if config.cache else Path(config.out) / "cache"
+    data = _collect(config, folder)
     model = catalog.build(config.model, size=config.size).clicks
     if model is None:
         raise ConfigError(f"expected a model that takes clicks, got {config.model}")
     if config.decoder:
         load_strictly(model.mask_decoder, {name: tensor.float() for name, tensor in load_state_dict(Path(config.decoder)).items()})
     model = model.to(config.device).to_precision(torch.bfloat16 if config.dtype == "bfloat16" else torch.float32)
-    folder = Path(config.cache) if config.cache else Path(config.out) / "cache"
     cache = EmbeddingCache(folder / f"{model.checksum[:12]}-{config.size}", model.checksum, model.preprocessing.key)
     photos = fill(data, model, cache, folder / "teacher", config.encode_minutes or None, lambda text: say(watcher, text))
     data = ClickData(photos, data.held_out, data.held_out_photos)
     if config.stage == "decoder":
         return train(config, model, DecoderStage(model, config), data, cache, watcher)
     torch.manual_seed(config.seed)
-    channels = cache.get(data.held_out_photos[0].key).final.shape[1]
+    channels = cache.get((*data.held_out_photos, *data.training)[0].key).final.shape[1]
     refiner = catalog.build_refiner(config.start) if config.start else SamRef(config.width, config.blocks, channels)
     refiner = refiner.requires_grad_(True).to(config.device)
     for module in refiner.modules():
