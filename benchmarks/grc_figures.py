@@ -9,6 +9,7 @@ python benchmarks/grc_figures.py redundancy ../shared/data/ccp/masks            
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,15 +24,18 @@ from fretsaw.methods.grc_sam.model import with_taps
 from fretsaw.methods.grc_sam.scores import layer_score
 
 
-def panels(pictures: dict[str, np.ndarray], path: Path) -> None:
-    """Write pictures (H, W) or (H, W, 3) beside each other, each under its name."""
+def panels(rows: Sequence[Mapping[str, np.ndarray]], path: Path) -> None:
+    """Write rows of pictures (H, W) or (H, W, 3), each row of one photo, the names above the first."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(3 * len(pictures), 3.3), layout="constrained")
-    for axes, (name, picture) in zip(figure.subplots(1, len(pictures), squeeze=False)[0], pictures.items(), strict=True):
-        axes.imshow(picture, cmap="gray" if picture.ndim == 2 else None, vmin=0, vmax=1 if picture.ndim == 2 else None)
-        axes.set_title(name)
-        axes.axis("off")
+    height = sum(3 * row["image"].shape[0] / row["image"].shape[1] for row in rows)
+    figure = Figure(figsize=(3 * len(rows[0]), height + 0.3), layout="constrained")
+    ratios = [row["image"].shape[0] / row["image"].shape[1] for row in rows]
+    for number, (line, row) in enumerate(zip(figure.subplots(len(rows), len(rows[0]), squeeze=False, height_ratios=ratios), rows, strict=True)):
+        for axes, (name, picture) in zip(line, row.items(), strict=True):
+            axes.imshow(picture, cmap="gray" if picture.ndim == 2 else None, vmin=0, vmax=1 if picture.ndim == 2 else None)
+            axes.set_title("" if number else name)
+            axes.axis("off")
     figure.savefig(path, dpi=120)
     print(path)
 
@@ -57,7 +61,7 @@ def stages(options: argparse.Namespace) -> None:
         "coarse mask": enlarge(result.coarse_mask),
         "fine mask": enlarge(result.fine_logits.sigmoid()),
     }
-    panels({**shown, "classes": np.asarray(labels(image).overlay())}, options.out)
+    panels([{**shown, "classes": np.asarray(labels(image).overlay())}], options.out)
 
 
 def fusion(options: argparse.Namespace) -> None:
@@ -66,7 +70,7 @@ def fusion(options: argparse.Namespace) -> None:
     for name in options.model:
         labels, result, enlarge = run(name, image)
         pictures[f"layers {labels.network.numbers}"] = enlarge(result.score_map)
-    panels(pictures, options.out)
+    panels([pictures], options.out)
 
 
 def variance(options: argparse.Namespace) -> None:

@@ -1,16 +1,23 @@
-"""What PMG-SAM costs: trained and frozen parameters, FLOPs, and on a CUDA device peak memory and images a second, beside the paper's table 1.
+"""What PMG-SAM costs: trained and frozen parameters, FLOPs, peak memory and images a second, beside the paper's table 1.
 
     python benchmarks/pmg_cost.py                    (counts only, no weights, seconds)
-    python benchmarks/pmg_cost.py --device cuda      (also runs both networks with random weights)
+    python benchmarks/pmg_cost.py --device cpu       (also runs the networks with random weights, each in a process of its own)
+    python benchmarks/pmg_cost.py --device cuda
 
 A multiplication with an addition counts as two FLOPs; convolutions, matrix products and attention are counted, nothing else. The paper's convention is not
-stated, and its FLOPs are lost from the text; it prints 22.9 M trained parameters and 3420 MB.
+stated, and its FLOPs are lost from the text; it prints 22.9 M trained parameters and 3420 MB. Peak memory counts weights and everything that one image
+needs: what the device's allocator held at most, or on a CPU by how much the process grew.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
+import resource
 import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
 
 import torch
 from torch import nn
@@ -67,22 +74,27 @@ def main() -> None:
         whole = Whole(settings, trunk, levels, options.size, side).eval().requires_grad_(False)
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             whole(torch.zeros(1, 3, options.size, options.size, device="meta"))
-        memory, rate = run(whole, options.device, options.size) if options.device else ("", "")
+        memory, rate = alone(run, settings, trunk, levels, options.size, side, options.device) if options.device else ("", "")
         flops = counter.get_total_flops() / 1e9
         print(f"| {name} | {count(whole.network):.1f} | {count(whole.hiera.backbone):.1f} | {count(whole.saliency):.1f} | {flops:.0f} | {memory} | {rate} |")
     print(f"trained parameters of the paper's network by part: {parameters_by_part(build_pmg_sam(PAPER))}; the paper prints 22.9 M")
 
 
-def run(whole: Whole, device: str, size: int, rounds: int = 20) -> tuple[str, str]:
-    """Return peak memory (CUDA only) and images a second with random weights."""
-    whole = whole.to_empty(device=device)
+def alone(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function in a process of its own, whose memory is its own."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def run(settings: Settings, trunk: dict, levels: dict, size: int, side: int, device: str, rounds: int = 20) -> tuple[str, str]:
+    """Return peak memory in MB and images a second with random weights."""
+    cuda = device.startswith("cuda")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    whole = Whole(settings, trunk, levels, size, side).eval().requires_grad_(False).to_empty(device=device)
     for parameter in [*whole.parameters(), *whole.buffers()]:
         if parameter.is_floating_point():
             parameter.data.normal_(0, 0.02)
     pixels = torch.randn(1, 3, size, size, device=device)
-    cuda = device.startswith("cuda")
-    if cuda:
-        torch.cuda.reset_peak_memory_stats()
     with torch.no_grad():
         whole(pixels)
         started = time.perf_counter()
@@ -90,7 +102,8 @@ def run(whole: Whole, device: str, size: int, rounds: int = 20) -> tuple[str, st
             result = whole(pixels)
         float(result.flatten()[0])
         seconds = (time.perf_counter() - started) / (rounds if cuda else 1)
-    return f"{torch.cuda.max_memory_allocated() / 2**20:.0f}" if cuda else "", f"{1 / seconds:.2f}"
+    peak = torch.cuda.max_memory_allocated() / 2**20 if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before
+    return f"{peak:.0f}", f"{1 / seconds:.2f}"
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ def _shipped(name: str, origin: str, size: int, sha256: str) -> Weights:
     return Weights(name, (Route({"network": file}),), "Apache-2.0", f"Fretsaw, {origin}", size)
 
 
-FRETSAW_TINY = _shipped("fretsaw-tiny", "SAM 2 Hiera-T cut down and distilled", 24923752, "9aaeabab4d1c0d893509a0b258edb541981125b3dc7f51eb3f6ed9a408da0466")
+FRETSAW_TINY = _shipped("fretsaw-tiny", "SAM 2 Hiera-T cut down and distilled", 24923752, "4d3ae948f8165ae883f420970d6c82a77a2aa03849d0f2eee8b69a6c50e0412c")
 
 PMG_TINY = _shipped(
     "pmg-tiny",

@@ -37,7 +37,7 @@ class SplitRules:
         confident: Least predicted IoU of an answer.
     """
 
-    clicks: int = 5
+    clicks: int = 12
     inside: float = 0.8
     least: float = 0.1
     apart: float = 0.2
