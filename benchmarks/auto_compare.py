@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import resource
 import statistics
 import sys
 import time
@@ -48,7 +47,7 @@ from fretsaw.methods.grid import GridMasks, sam_crops
 from fretsaw.methods.pmg_sam.build import parameters_by_part
 from fretsaw.methods.pmg_sam.cut import PmgCut
 from fretsaw.segmentation import Segmentation
-from interleave import machine, versions
+from interleave import machine, peak, versions
 
 PROTOCOL = PROTOCOLS["pysod"]
 SAM2 = "sam2-hiera-tiny"
@@ -188,7 +187,7 @@ def measure(name: str, options: argparse.Namespace, answer: Any) -> None:
             pre_masks += [compare_pre_mask(soft_map(pre_mask), soft_map(result.logits), sample.read()[1] == 1) for sample in truths]
         print(f"{name}: {number + 1} {path.name}", file=sys.stderr, flush=True)
     parameters = parameters_by_part(automatic.network.requires_grad_(True)) if isinstance(automatic, PmgCut) else {}
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    memory = peak() / 2**20
     answer.put(Row(tally.metrics(), records, statistics.median(seconds), memory, pre_masks, parameters))
 
 

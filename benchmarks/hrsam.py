@@ -37,7 +37,7 @@ from fretsaw.layers.selective_scan import cycle_scan, repeated_scan, selective_s
 from fretsaw.layers.windows import WindowAttention
 from fretsaw.memory import click_memory
 from fretsaw.methods.hrsam import ANCHOR_SIZE, SIZES, HRSAMEncoder, estimate_encoder_memory
-from interleave import interleaved, machine, median_ratio, timed, versions
+from interleave import interleaved, machine, median_ratio, peak, timed, versions
 
 
 class NoScan(nn.Module):
@@ -73,13 +73,6 @@ def peak_memory(case: str, name: str, size: int, device: str) -> int:
     """Bytes that encoding one image adds at its peak, in a process of its own; parameters and pixels included."""
     command = [sys.executable, __file__, "peak", "--cases", case, "--encoder", name, "--sizes", str(size), "--device", device]
     return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-
-
-def peak(device: str) -> int:
-    """Bytes that this process has held at most, on the device."""
-    if device.startswith("cuda"):
-        return torch.cuda.max_memory_allocated()
-    return int(next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")).split()[1]) * 1024
 
 
 def itself(part: str, options: argparse.Namespace, case: str, size: int) -> Any:

@@ -12,6 +12,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 
 import torch
 
@@ -40,6 +41,13 @@ def timed(call: Callable[[], object], device: str = "cpu", clock: Clock = time.p
     if on_gpu:
         torch.cuda.synchronize()
     return clock() - started
+
+
+def peak(device: str = "cpu") -> int:
+    """Bytes that this process has held at most, on the device."""
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated()
+    return int(next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")).split()[1]) * 1024
 
 
 @torch.no_grad()

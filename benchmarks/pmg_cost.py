@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import resource
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -27,7 +26,7 @@ from fretsaw.backbones import sam2
 from fretsaw.backbones.u2net import FULL, SMALL, U2Net
 from fretsaw.methods.pmg_sam.build import PAPER, TINY, Settings, build_pmg_sam, parameters_by_part
 from fretsaw.methods.pmg_sam.pairing import PAIRS, DualFeatures
-from interleave import machine, versions
+from interleave import machine, peak, versions
 
 
 class Whole(nn.Module):
@@ -89,7 +88,7 @@ def alone(function: Callable[..., Any], *arguments: Any) -> Any:
 def run(settings: Settings, trunk: dict, levels: dict, size: int, side: int, device: str, rounds: int = 20) -> tuple[str, str]:
     """Return peak memory in MB and images a second with random weights."""
     cuda = device.startswith("cuda")
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    before = 0 if cuda else peak()
     whole = Whole(settings, trunk, levels, size, side).eval().requires_grad_(False).to_empty(device=device)
     for parameter in [*whole.parameters(), *whole.buffers()]:
         if parameter.is_floating_point():
@@ -102,8 +101,7 @@ def run(settings: Settings, trunk: dict, levels: dict, size: int, side: int, dev
             result = whole(pixels)
         float(result.flatten()[0])
         seconds = (time.perf_counter() - started) / (rounds if cuda else 1)
-    peak = torch.cuda.max_memory_allocated() / 2**20 if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before
-    return f"{peak:.0f}", f"{1 / seconds:.2f}"
+    return f"{(peak(device) - before) / 2**20:.0f}", f"{1 / seconds:.2f}"
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from fretsaw.methods.pmg_sam.instances import find_components
 from grc_figures import panels
 
 COLOURS = ((30, 144, 255), (255, 140, 0), (50, 205, 50), (220, 20, 60), (148, 0, 211))
-SIDE = 640
+SIDE, OVERLAP = 640, 0.15
 
 
 def stages(segmenter: Segmenter, paths: Sequence[Path], out: Path) -> None:
@@ -55,7 +55,7 @@ def touching(segmenter: Segmenter, paths: Sequence[Path], out: Path) -> None:
     """Objects side by side, what components alone make of them, and what the pass of clicks does."""
     photos = [images.read_image(path) for path in paths]
     ground = frames.resize_image(frames.resize_image(photos[0], 8, 8), SIDE, SIDE)
-    image, truths = side_by_side([(photo, max(find_components(segmenter.auto(photo).mask), key=np.sum)) for photo in photos], ground)
+    image, truths = side_by_side([(photo, max(find_components(segmenter.auto(photo).mask), key=np.sum)) for photo in photos], ground, overlap=OVERLAP)
     result = segmenter.auto(image, instances=True)
     split = [instance.mask for instance in result.instances or ()]
     panels([{"image": image, "components": painted(image, find_components(result.mask)), "split by clicks": painted(image, split)}], out)
