@@ -4,6 +4,7 @@
     python benchmarks/hrsam.py --click 4096                        one click on an image of that side: seconds and peak memory
     python benchmarks/hrsam.py ladder --sizes 1024 2048 --rounds 3 --report ladder.json
     python benchmarks/hrsam.py ladder --cases HRSAM HRSAM++ --sizes 1024 2048 3072 4096
+    python benchmarks/hrsam.py growth --cases HRSAM --growth-sizes 1024 2048
     python benchmarks/hrsam.py laps --sizes 1024 4096
     python benchmarks/hrsam.py swin --device cuda
     python benchmarks/hrsam.py --report hrsam.json --pictures docs/pictures
@@ -24,6 +25,7 @@ import json
 import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -92,9 +94,14 @@ def print_once(options: argparse.Namespace) -> None:
     print(json.dumps({"seconds": times["it"], "bytes": peak(options.device) - before}))
 
 
+def scanned(options: argparse.Namespace) -> Sequence[str]:
+    """The cases that are asked for, or the two whole networks where none is."""
+    return options.cases if options.cases != list(LADDER) else ("HRSAM", "HRSAM++")
+
+
 def growth(options: argparse.Namespace) -> dict[str, Any]:
     sizes = options.growth_sizes
-    rows = {case: {size: itself("once", options, case, size) for size in sizes} for case in ("HRSAM", "HRSAM++")}
+    rows = {case: {size: itself("once", options, case, size) for size in sizes} for case in scanned(options)}
     print(f"\nHRSAM-{options.encoder.upper()}, growth, fp32: seconds (times the first size's), peak memory; a process for each")
     print("| | " + " | ".join(str(size) for size in sizes) + " |\n|---|" + "---|" * len(sizes))
     for case, cells in rows.items():
@@ -128,7 +135,7 @@ def print_click(options: argparse.Namespace) -> None:
 def click(options: argparse.Namespace) -> dict[str, Any]:
     """One click on a large image, as a user makes it: the whole process's memory."""
     found = {}
-    for case in options.cases if options.cases != list(LADDER) else ("HRSAM", "HRSAM++"):
+    for case in scanned(options):
         anchor = LADDER[case].get("anchor_size")
         row = found[case] = itself("clicked", options, case, options.click)
         with torch.device("meta"):
