@@ -12,7 +12,7 @@ import torch
 from fretsaw.data import pasted, teacher_masks
 from fretsaw.data.click_samples import Photo, interleaved, labelled_objects, photos_of, unlabelled_photos, with_teacher_masks
 from fretsaw.data.samples import Sample
-from fretsaw.data.views import list_photos
+from fretsaw.data.views import fingerprint, list_photos
 from fretsaw.images import read_image
 from fretsaw.methods.sam_clicks import SamClicks
 from fretsaw.training.embedding_cache import EmbeddingCache
@@ -86,7 +86,10 @@ def draw(samples: Sequence[Sample], count: int) -> list[Sample]:
 def make_photos(data: Path, sets: Sequence[str], grounds: Sequence[Path], count: int, folder: Path, seed: int) -> list[Photo]:
     """Make photos with exact masks from the train parts of some sets, see `fretsaw.data.pasted`; on those of `grounds`, or on the sets' own."""
     objects = [sample for name in sets for sample in labelled_objects(data, name, "train")]
-    return pasted.make(folder, count, objects, list_photos(grounds) if grounds else sorted({sample.image for sample in objects}), seed)
+    photos = list_photos(grounds) if grounds else sorted({sample.image for sample in objects})
+    # Other lists or another seed make other photos, so that each has a folder of its own.
+    own = f"{seed}-{fingerprint([*photos, *(sample.mask for sample in objects)])[:12]}"
+    return pasted.make(folder / own, count, objects, photos, seed)
 
 
 def fill(
