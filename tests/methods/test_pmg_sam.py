@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,8 +21,8 @@ from fretsaw.methods.pmg_sam.cut import PmgCut, expected_iou, keep_stages
 from fretsaw.methods.pmg_sam.decoder import GuidedMaskDecoder, Interaction, OneWayInteraction
 from fretsaw.methods.pmg_sam.drfm import DenseResidualFusion, NoFusion, ResidualFusion, StabilisedResidualBlock
 from fretsaw.methods.pmg_sam.feat_refiner import FeatRefiner
-from fretsaw.methods.pmg_sam.pairing import PAIRS, DualBranch, DualFeatures, Pair
-from fretsaw.recipes.pmg_sam import export
+from fretsaw.methods.pmg_sam.pairing import PAIRS, DualBranch, DualFeatures, Pair, stages_of
+from fretsaw.methods.pmg_sam.stored import read_network, write_network
 from fretsaw.session import Session
 from fretsaw.types import ImageEmbedding
 from tiny import CHANNELS, tiny_sam, tiny_sam2
@@ -180,7 +179,7 @@ class TestDecoder:
         model = tiny_sam2(64)
         network = build_pmg_sam(replace(SMALL_NET, dense=8))
         theirs = model.mask_decoder
-        start_from_sam2(network, theirs.decoder, theirs.gaussian, model.prompt_encoder.mask_embed)
+        start_from_sam2(network, model)
         ours = network.decoder
         assert torch.equal(ours.layers[1].cross_attn_image_to_token.o_proj.weight, theirs.decoder.transformer.layers[1].cross_attn_image_to_token.o_proj.weight)
         assert torch.equal(ours.output_token, theirs.decoder.mask_tokens.weight[:1])
@@ -257,6 +256,19 @@ class TestDualBranch:
         kept = model.encode(pixels)
         assert torch.equal(kept.final, plain.final)
         assert [tuple(kept.taps[f"stage{i}"].shape[1:]) for i in (1, 2, 3, 4)] == [(8, 16, 16), (16, 8, 8), (32, 4, 4), (64, 2, 2)]
+
+    def test_an_encoder_of_three_stages_has_the_third_at_half_its_side_in_the_fourths_place(self):
+        taps = {f"stage{i}": torch.randn(2, 8 * i, 64 // 2**i, 64 // 2**i) for i in (1, 2, 3)}
+        *first, fourth = stages_of(ImageEmbedding(torch.zeros(2, 32, 4, 4), (), taps))
+        assert all(torch.equal(stage, tap) for stage, tap in zip(first, taps.values(), strict=True))
+        assert fourth.shape == (2, 24, 4, 4)
+        torch.testing.assert_close(fourth[:, :, 0, 1], taps["stage3"][:, :, :2, 2:4].mean((2, 3)))
+
+    @pytest.mark.parametrize("kept", [(), ("stage1", "stage2")])
+    def test_an_encoder_with_fewer_stages_is_refused(self, kept):
+        taps = {name: torch.zeros(1, 8, 16, 16) for name in kept}
+        with pytest.raises(ModelError, match="stage3"):
+            stages_of(ImageEmbedding(torch.zeros(1, 32, 4, 4), (), taps))
 
     def test_an_encoder_without_stages_is_refused(self):
         with pytest.raises(ModelError, match="stage1"):
@@ -338,13 +350,34 @@ class TestWeightFile:
         settings = replace(SMALL_NET, levels=(64,) * 6)
         network = build_pmg_sam(settings)
         path = tmp_path / "best.safetensors"
-        export(network, path, {"settings": json.dumps(settings.write()), "encoder": "tiny"})
+        write_network(network, settings, path, {"encoder": "tiny"})
         segmenter = fretsaw.load(path, device="cpu")
         assert segmenter.auto(image).logits.shape == image.shape[:2]
         bare = tmp_path / "bare.safetensors"
-        export(network, bare, {"encoder": "tiny"})
-        with pytest.raises(ModelError, match="PMG-SAM's settings in the metadata"):
+        write_network(network, settings, bare, {})
+        with pytest.raises(ModelError, match="PMG-SAM's encoder in the metadata"):
             fretsaw.load(bare, device="cpu")
+
+    def test_a_decoder_stored_as_its_change_comes_back(self, tmp_path):
+        model, settings = tiny_sam2(64), replace(SMALL_NET, dense=8)
+        torch.manual_seed(0)
+        network = build_pmg_sam(settings)
+        start_from_sam2(network, model)
+        with torch.no_grad():
+            # a change of rank 2 of one matrix, and one of a vector
+            weight = network.decoder.layers[0].mlp.proj_in.weight
+            weight += 0.1 * torch.randn(weight.shape[0], 2) @ torch.randn(2, weight.shape[1])
+            network.decoder.layer_norm_final_attn.bias += 0.5
+        whole, thin = tmp_path / "whole.safetensors", tmp_path / "thin.safetensors"
+        write_network(network, settings, whole, {"encoder": "tiny"})
+        write_network(network, settings, thin, {"encoder": "tiny"}, model, rank=2)
+        assert thin.stat().st_size < 0.6 * whole.stat().st_size
+        for path in (whole, thin):
+            found = read_network(path, model).state_dict()
+            for name, value in network.state_dict().items():
+                torch.testing.assert_close(found[name], value, rtol=2e-3, atol=2e-3)
+        other = read_network(thin, tiny_sam2(64, seed=1)).state_dict()
+        assert not torch.allclose(other["decoder.layers.0.mlp.proj_in.weight"], weight, atol=2e-3)
 
     def test_the_shipped_model_cuts_the_person_and_not_the_shuttle(self, published):
         published("sam2-hiera-tiny")

@@ -16,7 +16,7 @@ from PIL import Image
 from fretsaw.backbones.u2net import SMALL, U2Net
 from fretsaw.data.augment import PLAIN, USUAL, MaskViews, augment, jitter_colours
 from fretsaw.data.datasets import open_dataset
-from fretsaw.errors import ConfigError, DataError
+from fretsaw.errors import ConfigError, DataError, StateDictError
 from fretsaw.methods.pmg_sam.build import Settings, build_pmg_sam
 from fretsaw.recipes import pmg_sam, pseudo_masks
 from fretsaw.recipes.pmg_data import CachedFeatures, Frozen, LiveFeatures, _place, evenly, open_parts
@@ -62,6 +62,22 @@ def config(data, tmp_path):
 def start():
     torch.manual_seed(5)
     return build_pmg_sam(NETWORK)
+
+
+def test_a_start_over_another_encoder_keeps_everything_but_what_reads_its_channels():
+    earlier = start().state_dict()
+    torch.manual_seed(6)
+    network = build_pmg_sam(replace(NETWORK, stages=(8, 16, 32, 32)))
+    fresh = {name: value.clone() for name, value in network.state_dict().items()}
+    pmg_sam.start_network(network, earlier)
+    reads_the_fourth = {f"fusions.{i}.align_stage.conv.weight" for i in (4, 5)} | {"pyramid.to_coarse.weight"}
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, (fresh if name in reads_the_fourth else earlier)[name]), name
+
+
+def test_a_start_with_other_blocks_is_refused():
+    with pytest.raises(StateDictError, match="missing"):
+        pmg_sam.start_network(build_pmg_sam(replace(NETWORK, blocks=2)), start().state_dict())
 
 
 def test_the_loss_is_bce_dice_and_ten_times_iou():

@@ -9,9 +9,6 @@ from fretsaw.catalog.entries import Parts
 from fretsaw.errors import ModelError
 from fretsaw.weights import load_state_dict, read_metadata
 
-RECIPE = "grc_sam"
-"""What such a file's metadata says under "recipe"."""
-
 
 def build_grc(path: Path, size: int | None = None, checksum: str = "") -> Parts:
     """Build the model whose trained part lies in a file; the model that the file stands on answers the clicks.

@@ -10,9 +10,6 @@ from fretsaw.errors import ModelError
 from fretsaw.frames import Preprocessing
 from fretsaw.weights import load_state_dict, load_strictly, read_metadata
 
-RECIPE = "hrsam_lite"
-"""What such a file's metadata says under "recipe"."""
-
 
 def build_student(path: Path, size: int | None = None, checksum: str = "") -> Parts:
     """Build the student whose encoder lies in a file; everything behind the encoder is its teacher's.

@@ -23,11 +23,11 @@ from fretsaw.data.augment import PLAIN, MaskViews
 from fretsaw.data.datasets import OBJECT_SETS, open_dataset, split
 from fretsaw.data.layouts import read_list
 from fretsaw.data.samples import Sample
-from fretsaw.errors import ConfigError, DataError
+from fretsaw.errors import ConfigError, DataError, ModelError
 from fretsaw.images import write_bytes
-from fretsaw.methods.pmg_sam.build import FRETSAW_TINY, U2NET_FULL, U2NET_SMALL
+from fretsaw.methods.pmg_sam.build import U2NET_FULL, U2NET_SMALL
 from fretsaw.methods.pmg_sam.cut import keep_stages
-from fretsaw.methods.pmg_sam.pairing import DualBranch, DualFeatures
+from fretsaw.methods.pmg_sam.pairing import DualBranch, DualFeatures, stages_of
 from fretsaw.methods.sam_clicks import SamClicks
 from fretsaw.training.embedding_cache import EmbeddingCache, counted
 from fretsaw.types import ImageEmbedding
@@ -121,10 +121,10 @@ class Frozen:
         side = self.model.preprocessing.size
         with torch.no_grad():
             embedding = self.model.encode(torch.zeros(1, 3, side, side))
-        found = tuple(int(embedding.taps[f"stage{i}"].shape[1]) for i in (1, 2, 3, 4) if f"stage{i}" in embedding.taps)
-        if len(found) != len(FRETSAW_TINY):
-            raise ConfigError("expected an image encoder with four stages (SAM 2's), got one without")
-        return found
+        try:
+            return tuple(stage.shape[1] for stage in stages_of(embedding))
+        except ModelError as error:
+            raise ConfigError(str(error)) from error
 
     @torch.no_grad()
     def features(self, views: Tensor) -> DualFeatures:

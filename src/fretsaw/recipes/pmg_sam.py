@@ -18,7 +18,6 @@ Deviation: numbers that the paper's text lost: rate 1e-4 (camouflage 1e-5), weig
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
@@ -33,18 +32,24 @@ from fretsaw.errors import ConfigError
 from fretsaw.methods.pmg_sam.build import PAPER, TINY, Settings, build_pmg_sam, start_from_sam2
 from fretsaw.methods.pmg_sam.model import PmgSam
 from fretsaw.methods.pmg_sam.pairing import DualFeatures
+from fretsaw.methods.pmg_sam.stored import read_state, write_network
+from fretsaw.methods.sam_clicks import SamClicks
 from fretsaw.recipes.pmg_data import CachedFeatures, Frozen, LiveFeatures, Parts, open_parts, resolve
 from fretsaw.training.best import BestSoFar
 from fretsaw.training.curves import draw_run
 from fretsaw.training.loop import Schedule, Watcher, cosine, fit
 from fretsaw.training.losses import bce, dice, soft_iou
 from fretsaw.training.provenance import settings_text
+from fretsaw.weights import read_metadata
 
 STAGES: dict[str, dict[str, Any]] = {
     "dis": {"epochs": 300, "rate": 1e-4, "patience": 40, "decay_every": 40, "halve_after": 0},
     "cos": {"epochs": 90, "rate": 1e-5, "patience": 20, "decay_every": 0, "halve_after": 5},
 }
 """The paper's two trainings: what a setting of 0 stands for. Source: PMG-SAM (paper 001), section 4.3."""
+
+READS_FROZEN = ("fusions.", "pyramid.", "injection.")
+"""Parts of the network whose first convolutions fit the frozen networks' channels."""
 
 NETWORKS = {"tiny": TINY, "paper": PAPER}
 
@@ -61,7 +66,7 @@ class Config:
         held_out: Share of a plain folder that is kept for validation.
         salient: Objects that U²-Net's map covers less than this are left out: they are not what stands out. 0 keeps all.
         stage: "dis", or "cos" for camouflaged objects after it.
-        start: Weights to start from, an earlier run's best.safetensors; "" starts from SAM 2's decoder.
+        start: Weights to start from, an earlier run's best.safetensors, over this encoder or another; "" starts from SAM 2's decoder.
         encoder: Catalogue name or file of the model whose image encoder is the local branch.
         saliency: A safetensors file of the whole U²-Net's published weights; "" takes U²-Netp.
         network: "tiny" or "paper".
@@ -90,6 +95,7 @@ class Config:
         limit: Learn from the first so many images of each set only; 0 from all.
         validations: At most so many images are validated on, evenly out of the sets; 0 takes all.
         validate_steps: Steps between validations; 0 validates once an epoch.
+        rank: The file holds what training changed of SAM 2's decoder as matrices of this rank, two fifths of its size; 0 stores the decoder whole.
         seed: Of everything drawn.
         workers: Processes that read photos.
         minutes: Stop after so long, to be continued; 0 trains to the end.
@@ -133,6 +139,7 @@ class Config:
     limit: int = 0
     validations: int = 0
     validate_steps: int = 0
+    rank: int = 0
     seed: int = 0
     workers: int = 1
     minutes: float = 0.0
@@ -263,10 +270,10 @@ def train(config: Config, network: PmgSam, frozen: Frozen, parts: Parts, setting
     training = Training(network.to(config.device), config).train()
     optimizer = torch.optim.AdamW(groups(network, config), betas=(0.9, 0.999))
     per_epoch = math.ceil(len(parts.train) / config.batch)
-    described = {"settings": json.dumps(settings.write()), "encoder": config.encoder, "size": str(config.size), "config": settings_text(config)}
+    facts = {"encoder": config.encoder, "size": str(config.size), "config": settings_text(config)}
 
     def keep() -> None:
-        export(network, out / "best.safetensors", described)
+        write_network(network, settings, out / "best.safetensors", facts, frozen.model, config.rank)
 
     watch = BestSoFar(out, keep, patience=config.patience, halve_after=STAGES[config.stage]["halve_after"])
     features = (LiveFeatures if config.features == "live" else CachedFeatures)(frozen, parts, config)
@@ -315,8 +322,6 @@ def run(config: Config, watcher: Watcher | None = None) -> int:
         DataError: If there are no images.
         WeightsError: If weights are missing and cannot be fetched.
     """
-    from fretsaw.weights import load_state_dict, load_strictly
-
     config = settled(config)
     frozen = resolve(config)
     settings = settings_of(config, frozen.stage_channels, frozen.level_channels)
@@ -324,24 +329,36 @@ def run(config: Config, watcher: Watcher | None = None) -> int:
     torch.manual_seed(config.seed)
     network = build_pmg_sam(settings)
     if config.start:
-        load_strictly(network, {name: tensor.float() for name, tensor in load_state_dict(Path(config.start)).items()})
+        start_network(network, read_state(Path(config.start), stands_on(Path(config.start))))
     else:
         start_decoder(network, frozen)
     return train(config, network, frozen, parts, settings, watcher)
 
 
+def start_network(network: PmgSam, earlier: Mapping[str, Tensor]) -> None:
+    """Start from an earlier run's parameters; what reads the frozen networks' channels stays fresh where those have another number of them.
+
+    Raises:
+        StateDictError: If anything else differs.
+    """
+    from fretsaw.weights import load_strictly
+
+    own = network.state_dict()
+    fresh = {name for name in own.keys() & earlier.keys() if name.startswith(READS_FROZEN) and own[name].shape != earlier[name].shape}
+    load_strictly(network, {name: own[name] if name in fresh else tensor for name, tensor in earlier.items()})
+
+
+def stands_on(path: Path) -> SamClicks:
+    """Build the model whose image encoder a trained file names."""
+    from fretsaw import catalog
+
+    model = catalog.build(read_metadata(path).get("encoder", "")).clicks
+    if model is None:
+        raise ConfigError(f"start: expected a file of fretsaw train pmg_sam, whose encoder takes clicks, got {path}")
+    return model
+
+
 def start_decoder(network: PmgSam, frozen: Frozen) -> None:
     """Start from the decoder of the model that the image encoder belongs to, where it is SAM 2's."""
-    decoder, prompts = frozen.model.mask_decoder, frozen.model.prompt_encoder
-    if hasattr(decoder, "decoder") and hasattr(decoder.decoder, "upscale_layer_norm"):
-        start_from_sam2(network, decoder.decoder, decoder.gaussian, prompts.mask_embed)  # type: ignore[arg-type]
-
-
-def export(network: nn.Module, path: Path, metadata: Mapping[str, str]) -> None:
-    """Write the trained part in half precision with what it was made from."""
-    from safetensors.torch import save
-
-    from fretsaw.images import write_bytes
-
-    tensors = {name: tensor.detach().cpu().half().contiguous() for name, tensor in network.state_dict().items()}
-    write_bytes(path, save(tensors, {"recipe": "pmg_sam", **metadata}))
+    if hasattr(getattr(frozen.model.mask_decoder, "decoder", None), "upscale_layer_norm"):
+        start_from_sam2(network, frozen.model)

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fretsaw.errors import ConfigError
 from fretsaw.methods.pmg_sam import decoder as parts
@@ -20,8 +20,9 @@ from fretsaw.methods.pmg_sam.drfm import DenseResidualFusion, Fusion, NoFusion, 
 from fretsaw.methods.pmg_sam.feat_refiner import FeatRefiner
 from fretsaw.methods.pmg_sam.model import PmgSam
 from fretsaw.methods.pmg_sam.pairing import PAIRS
+from fretsaw.methods.sam_clicks import SamClicks
 
-HIERA_TINY, HIERA_BASE_PLUS, FRETSAW_TINY = (96, 192, 384, 768), (112, 224, 448, 896), (24, 40, 112, 320)
+HIERA_TINY, HIERA_BASE_PLUS = (96, 192, 384, 768), (112, 224, 448, 896)
 """Channels of the four stages."""
 
 U2NET_SMALL, U2NET_FULL = (64,) * 6, (64, 64, 128, 256, 512, 512)
@@ -157,19 +158,19 @@ def build_pmg_sam(settings: Settings) -> PmgSam:
 
 
 @torch.no_grad()
-def start_from_sam2(network: PmgSam, decoder: Any, gaussian: Tensor, mask_embed: nn.Module) -> None:
-    """Give the decoder SAM 2's parameters where it has them.
+def start_from_sam2(network: PmgSam, model: SamClicks) -> None:
+    """Give the decoder a SAM 2 model's parameters where it has them, its mask prompt's too if the network adds a dense embedding.
 
     Args:
         network: Of the same `dim`, `heads` and `hidden`.
-        decoder: transformers' `Sam2MaskDecoder`.
-        gaussian: Its positional encoding's frequencies.
-        mask_embed: Its mask prompt's network; taken if the network adds a dense embedding.
+        model: With transformers' `Sam2MaskDecoder` inside.
     """
-    network.decoder.start_from(decoder)
-    network.decoder.gaussian.copy_(gaussian)
+    decoder: Any = model.mask_decoder
+    network.decoder.start_from(decoder.decoder)
+    network.decoder.gaussian.copy_(decoder.gaussian)
     if network.decoder.dense is not None:
-        network.decoder.dense.load_state_dict(mask_embed.state_dict())
+        prompts: Any = model.prompt_encoder
+        network.decoder.dense.load_state_dict(prompts.mask_embed.state_dict())
 
 
 def trainable_parameters(network: nn.Module) -> int:

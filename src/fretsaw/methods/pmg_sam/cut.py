@@ -81,7 +81,7 @@ class PmgCut(nn.Module):
     def _features(self, image: np.ndarray, embedding: ImageEmbedding | None, frame: frames.Frame) -> DualFeatures:
         model = self._model[0]
         pixels = frames.to_pixels(image, frame, model.preprocessing.mean, model.preprocessing.std)
-        if embedding is None or any(name not in embedding.taps for name in STAGES):
+        if embedding is None or STAGES[0] not in embedding.taps:
             embedding = model.encode(pixels)
         return self.branch(pixels, embedding)
 

@@ -11,6 +11,8 @@ Legend: B images, S side of the model frame, C channels of a level or stage.
 | 5 | stage5d, u/16 | 4, S/32 | S/32 |
 | 6 | stage6, u/32 | 4, S/32 | S/32 |
 
+Deviation: an encoder without a fourth stage (`fretsaw-tiny`) has its third, pooled to S/32, in that place.
+
 Source: PMG-SAM (paper 001), section 3.2.
 """
 
@@ -20,6 +22,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from fretsaw import frames
 from fretsaw.backbones.u2net import MEAN, SIDE, STD, U2Net
@@ -117,7 +120,7 @@ class DualBranch(nn.Module):
 
         Args:
             pixels: (B, 3, S, S) in the model frame, normalised.
-            embedding: Of the same pixels, with the taps "stage1" to "stage4".
+            embedding: Of the same pixels, with the taps "stage1" to "stage4", or to "stage3".
 
         Raises:
             ModelError: If the embedding lacks a stage.
@@ -140,12 +143,13 @@ class DualBranch(nn.Module):
 
 
 def stages_of(embedding: ImageEmbedding) -> tuple[Tensor, ...]:
-    """Return an embedding's four stage taps as float32.
+    """Return an embedding's four stage taps as float32; where the encoder ends with the third, the fourth is the third at half its side.
 
     Raises:
-        ModelError: If one is missing.
+        ModelError: If one of the first three is missing.
     """
-    missing = [name for name in STAGES if name not in embedding.taps]
+    missing = [name for name in STAGES[:3] if name not in embedding.taps]
     if missing:
         raise ModelError(f"expected an image encoder that keeps its stages ({', '.join(STAGES)}) as taps, got one without {', '.join(missing)}")
-    return tuple(embedding.taps[name].float() for name in STAGES)
+    stages = tuple(embedding.taps[name].float() for name in STAGES if name in embedding.taps)
+    return stages if len(stages) == len(STAGES) else (*stages, F.avg_pool2d(stages[-1], 2))
