@@ -12,7 +12,6 @@ adds PMG-SAM's decoder run on tiles of the image, guided by either mask: minutes
 from __future__ import annotations
 
 import argparse
-import resource
 import statistics
 import time
 from pathlib import Path
@@ -27,7 +26,7 @@ from fretsaw.evaluation.overlap import boundary_iou
 from fretsaw.images import write_image
 from fretsaw.masks import mask_iou
 from fretsaw.methods.pmg_sam.cut import PmgCut
-from interleave import machine, versions
+from interleave import machine, peak, versions
 
 BANDS = (0.005, 0.001, 0.0002)
 
@@ -95,7 +94,7 @@ def main() -> None:
     print(f"| result | IoU | {' | '.join(f'boundary IoU {100 * band:g} %' for band in BANDS)} | s |\n|---|{'---|' * (len(BANDS) + 2)}")
     for name, found in rows.items():
         print(f"| {name} | {' | '.join(f'{value:.4f}' for value in np.median(found, 0))} | {statistics.median(seconds[name]):.1f} |")
-    print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB")
+    print(f"peak memory {peak() / 2**20:.0f} MB")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from fretsaw.data.shapes import side_by_side
 from fretsaw.masks import mask_iou
 from fretsaw.methods.pmg_sam.cut import PmgCut
 from fretsaw.methods.pmg_sam.instances import find_components
-from grc_figures import panels
+from panels import panels
 
 COLOURS = ((30, 144, 255), (255, 140, 0), (50, 205, 50), (220, 20, 60), (148, 0, 211))
 SIDE, OVERLAP = 640, 0.15

@@ -42,7 +42,7 @@ class PreparedAgain:
     """A refiner that keeps nothing of the image: the paper's way."""
 
     def __init__(self, refiner: SamRef) -> None:
-        self._refiner = refiner
+        self._refiner, self.map_scale = refiner, refiner.map_scale
 
     def prepare(self, pixels: torch.Tensor, embedding: ImageEmbedding) -> tuple[torch.Tensor, ImageEmbedding]:
         return pixels, embedding

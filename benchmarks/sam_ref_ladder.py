@@ -43,7 +43,7 @@ class GlobalOnly:
     """Table 3, row 1: GlobalDiff's mask at every click."""
 
     def __init__(self, refiner: SamRef) -> None:
-        self.refiner = refiner
+        self.refiner, self.map_scale = refiner, refiner.map_scale
 
     def prepare(self, pixels: Tensor, embedding: Any) -> Any:
         return self.refiner.prepare(pixels, embedding)
@@ -60,7 +60,7 @@ class PatchOnGlobal(GlobalOnly):
         if previous is None:
             return around, after
         # An error region that was empty before has grown: PatchDiff answers, on the mask before; what it changed there is taken over.
-        empty = {"error_map": torch.full_like(logits, -30.0)}
+        empty = {"error_map": torch.full_like(self.refiner.enlarged(logits), -30.0)}
         patched, _ = self.refiner.refine(features, coords, labels, logits, previous, empty)
         return torch.where(patched != previous, patched, around), after
 

@@ -347,7 +347,7 @@ class Session:
     def _low_res(self, mask: np.ndarray) -> Tensor:
         if mask.shape != self.image.shape[:2]:
             raise ShapeError(f"expected a mask of the image's size {self.image.shape[:2]}, got {mask.shape}")
-        size = 4 * self.embedding.final.shape[-1]
+        size = 4 * self.embedding.final.shape[-1] * (self._refiner.map_scale if self._refiner is not None else 1)
         return frames.mask_to_logits(mask, self.frame, size).to(self.embedding.final.device)
 
     def _check_inside(self, x: float, y: float) -> None:

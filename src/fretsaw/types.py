@@ -62,7 +62,7 @@ class Prompt:
     Attributes:
         clicks: In the order they were made, original frame.
         box: The object's box, original frame, or None.
-        previous_logits: (1, 1, S/4, S/4) float32 mask logits in the decoder's frame that the decoder starts from, or None.
+        previous_logits: (1, 1, S/4, S/4) float32 mask logits in the decoder's frame that the decoder starts from, or None; finer where a refiner made them.
         strokes: Lines drawn so far. SAM's prompt encoder takes no lines: a few places along each stand among the clicks as well.
     """
 
@@ -107,7 +107,13 @@ class ImageEncoder(Protocol):
 
 
 class Refiner(Protocol):
-    """Seam 3. Improves a coarse mask; the state it carries from click to click is a frozen value that the session keeps in its undo stack."""
+    """Seam 3. Improves a coarse mask; the state it carries from click to click is a frozen value that the session keeps in its undo stack.
+
+    Attributes:
+        map_scale: Side of the logits that it returns over that of the decoder's, k below.
+    """
+
+    map_scale: int
 
     def prepare(self, pixels: Tensor, embedding: ImageEmbedding) -> Any:
         """Return the features that depend on the image alone; called once per image."""
@@ -122,14 +128,14 @@ class Refiner(Protocol):
         previous_logits: Tensor | None,
         state: Mapping[str, Tensor] | None,
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """Return better logits and the next state, a mapping of tensors so that a session can be written to disk.
+        """Return better logits (1, 1, k S/4, k S/4) and the next state, a mapping of tensors so that a session can be written to disk.
 
         Args:
             features: What `prepare` returned.
             point_coords: (1, N, 2) xy in the model frame of all clicks so far, in the order they were made, then the box's corners.
             point_labels: (1, N) 1 positive, 0 negative, 2 and 3 a box's corners.
             logits: (1, 1, S/4, S/4) coarse mask logits of this interaction.
-            previous_logits: (1, 1, S/4, S/4) the mask before this interaction, or None; it may be a user's own.
+            previous_logits: (1, 1, k S/4, k S/4) the mask before this interaction, or None; it may be a user's own.
             state: What the previous call returned; None at the first.
         """
         ...

@@ -19,10 +19,18 @@ def image(rng) -> np.ndarray:
 
 
 @pytest.fixture
-def refiner() -> SamRef:
+def map_scale() -> int:
+    return 1
+
+
+BOTH_SCALES = pytest.mark.parametrize("map_scale", [1, 2])
+
+
+@pytest.fixture
+def refiner(map_scale) -> SamRef:
     """A refiner that trusts its own random maps, so that every click changes something."""
     torch.manual_seed(2)
-    network = SamRef(8, 2, CHANNELS).eval().requires_grad_(False)
+    network = SamRef(8, 2, CHANNELS, map_scale).eval().requires_grad_(False)
     torch.nn.init.constant_(network.global_diff.heads.error.bias, 0.0)
     torch.nn.init.constant_(network.patch_diff.heads.error.bias, 0.0)
     return network
@@ -42,6 +50,7 @@ def boxes(monkeypatch) -> list[Box]:
     return seen
 
 
+@BOTH_SCALES
 @pytest.mark.parametrize("build", [tiny_sam, tiny_sam2])
 @pytest.mark.parametrize("click", [(20, 20), (60, 35), (80, 60)])
 def test_a_click_on_ones_own_mask_changes_nothing_outside_the_crop(refiner, image, rng, boxes, build, click):
@@ -58,12 +67,12 @@ def test_a_click_on_ones_own_mask_changes_nothing_outside_the_crop(refiner, imag
     before = session.step.prompt.previous_logits
     result = session.click(*click)
     [box] = boxes
-    low = torch.ones(32, 32, dtype=torch.bool)
+    low = torch.ones(32 * refiner.map_scale, 32 * refiner.map_scale, dtype=torch.bool)
     low[int(box.y0) : int(box.y1), int(box.x0) : int(box.x1)] = False
     assert torch.equal(session.step.prompt.previous_logits[0, 0][low], before[0, 0][low])
     assert not torch.equal(session.step.prompt.previous_logits, before)
     # A pixel of the map reaches one of its neighbours' widths when it is enlarged.
-    size = 128 / 4
+    size = 128 / 4 * refiner.map_scale
     longest = 90 if build is tiny_sam else None
     scale_x, scale_y = (longest or 90) / size, (longest or 70) / size
     far = np.ones((70, 90), bool)
@@ -75,6 +84,7 @@ def test_a_click_on_ones_own_mask_changes_nothing_outside_the_crop(refiner, imag
     assert np.array_equal(result.logits[far], np.where(own, 8.0, -8.0)[far])
 
 
+@BOTH_SCALES
 def test_a_click_that_agrees_with_ones_own_mask_keeps_every_bit(refiner, image):
     """No change around the click: the user's mask stays, detail and all."""
     torch.nn.init.constant_(refiner.global_diff.heads.error.bias, 50.0)
@@ -85,6 +95,23 @@ def test_a_click_that_agrees_with_ones_own_mask_keeps_every_bit(refiner, image):
     session = Session(image, tiny_sam2(128), refiner=refiner)
     session.mask(own)
     assert np.array_equal(session.click(45, 35).mask, own)
+
+
+@pytest.mark.parametrize("map_scale", [2])
+def test_finer_maps_keep_thin_parts_that_the_decoders_map_cannot_hold(refiner, image):
+    own = np.zeros((70, 90), bool)
+    own[:, 40] = True  # a pixel wide, and one of the decoder's map is 2.8
+    session = Session(image, tiny_sam2(128), refiner=refiner)
+    session.mask(own)
+    fine = session.step.prompt.previous_logits
+    coarse = torch.nn.functional.avg_pool2d(fine, 2)
+    assert fine.shape[-1] == 64
+    assert (fine > 0).any()
+    assert not (coarse > 0).any()
+    prompt = session.model.embed(session.step.prompt, session.frame)
+    assert torch.equal(prompt.dense, session.model.embed_prompt(mask_logits=coarse).dense), "the decoder is given the mean"
+    assert session.click(40, 35).logits.shape == (70, 90)
+    assert session.step.prompt.previous_logits.shape[-1] == 64
 
 
 def answers(refiner: SamRef, detail: float, coarse: torch.Tensor, label: int, previous: torch.Tensor | None = None, state=None) -> torch.Tensor:
@@ -135,6 +162,7 @@ def test_a_mask_that_was_given_is_mended_around_the_click_alone(refiner, state):
     assert torch.equal(answer[0, 0][far], given[0, 0][far])
 
 
+@BOTH_SCALES
 @pytest.mark.parametrize("build", [tiny_sam, tiny_sam2])
 def test_undo_and_redo_restore_the_refiners_state_exactly(refiner, image, build):
     session = Session(image, build(128), refiner=refiner)

@@ -137,6 +137,29 @@ def test_windows_lie_on_the_grid_of_cells_inside_the_map():
     assert draw_crop(rng, point, 0, 128, 512, 0) == (0, 0, 128)
 
 
+def test_windows_of_finer_maps_lie_on_the_same_cells():
+    batch, coarse = batch_of(1), torch.randn(1, 1, 64, 64)
+    batch = replace(batch, coverage=torch.zeros_like(coarse), valid=torch.ones_like(coarse))
+    point = Interaction(torch.tensor([[[60.0, 50.0]]]), torch.tensor([[1]]), None, None)
+    rng = np.random.default_rng(0)
+    drawn = {draw_crop(rng, point, 0, 64, SIZE, 24, cell=8) for _ in range(50)}
+    assert all(x % 8 == y % 8 == 0 and max(x, y) <= 40 and side == 24 for x, y, side in drawn)
+    seen = cut_crops(batch, point, coarse, [(16, 8, 24)])
+    assert torch.equal(seen.coarse[0], coarse[0, :, 8:32, 16:40])
+    assert torch.equal(seen.pixels[0], batch.pixels[0, :, 16:64, 32:80])
+    assert torch.equal(seen.embedding.final[0], batch.embedding.final[0, :, 1:4, 2:5])
+
+
+def test_a_refiner_of_finer_maps_learns_from_finer_truths(config, tmp_path):
+    config = replace(config, map_scale=2, crop=48, steps=2, validate_every=2)
+    assert run(config) == 2
+    refiner = build_refiner(Path(config.out) / "refiner.safetensors")
+    assert refiner.map_scale == 2
+    features = refiner.prepare(torch.zeros(1, 3, SIZE, SIZE), ImageEmbedding(torch.zeros(1, CHANNELS, SIZE // 16, SIZE // 16)))
+    answer, _ = refiner.refine(features, torch.tensor([[[9.0, 9.0]]]), torch.tensor([[1]]), torch.zeros(1, 1, SIZE // 4, SIZE // 4), None, None)
+    assert answer.shape == (1, 1, SIZE // 2, SIZE // 2)
+
+
 def test_a_batch_is_refined_as_its_images_one_by_one():
     torch.manual_seed(3)
     refiner = SamRef(8, 1, CHANNELS).eval()
@@ -162,7 +185,7 @@ def test_a_short_run_learns_keeps_its_best_and_writes_a_refiner_that_loads(confi
     assert [line["step"] for line in log if "val/NoC@90" in line] == [20, 40]
     best = json.loads((Path(config.out) / "best.json").read_text())
     refiner = build_refiner(Path(config.out) / "refiner.safetensors")
-    assert refiner.config == {"width": 8, "blocks": 1, "channels": CHANNELS}
+    assert refiner.config == {"width": 8, "blocks": 1, "channels": CHANNELS, "map_scale": 1}
     assert best["step"] in (20, 40)
     start = json.loads((Path(config.out) / "start.json").read_text())
     assert set(start) == set(best) - {"step"}

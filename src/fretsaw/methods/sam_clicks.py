@@ -93,7 +93,7 @@ class SamClicks(nn.Module):
         Args:
             point_coords: (P, N, 2) xy in the model frame, or None.
             point_labels: (P, N): 1 on the object, 0 on background, 2 and 3 a box's top-left and bottom-right corner, -1 padding.
-            mask_logits: (P, 1, S/4, S/4) previous logits, or None; one mask is shared among all prompt sets.
+            mask_logits: (P, 1, S/4, S/4) previous logits, or None; one mask is shared among all prompt sets. A finer map, twice that side or more, is averaged.
 
         Raises:
             ShapeError: If the three do not fit together.
@@ -106,6 +106,8 @@ class SamClicks(nn.Module):
             point_coords, point_labels = point_coords.to(self.device, torch.float32), point_labels.to(self.device)
         if mask_logits is not None:
             mask_logits = mask_logits.to(self.device, torch.float32)
+            finer = mask_logits.shape[-1] // (4 * self.prompt_encoder.grid[1])
+            mask_logits = nn.functional.avg_pool2d(mask_logits, finer) if finer > 1 else mask_logits
         return self.prompt_encoder(point_coords, point_labels, mask_logits)
 
     def embed(self, prompt: Prompt, frame: Frame) -> PromptEmbedding:

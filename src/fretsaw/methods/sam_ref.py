@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fretsaw.clicks.encode import disk_maps
+from fretsaw.errors import ConfigError
 from fretsaw.frames import expand_box
 from fretsaw.layers.roi_align import roi_align
 from fretsaw.types import NEGATIVE, POSITIVE, Box, ImageEmbedding
@@ -52,7 +53,7 @@ class RefinerFeatures:
     Attributes:
         fused: (1, width, s, s) the image branch.
         embedding: (1, width, s, s) the upscaled image embedding.
-        model_size: Side S of the model frame; s = S / 4.
+        model_size: Side S of the model frame; s = S / 4, times the refiner's `map_scale`.
     """
 
     fused: Tensor
@@ -124,6 +125,7 @@ class GlobalDiff(nn.Module):
         width: Channels at a quarter of the model frame; 64 in the paper, 32 for speed.
         blocks: Residual blocks N.
         channels: C of the image embedding.
+        map_scale: Side of all maps over that of the decoder's: 1 (the paper's), or 2 for a decoder whose map is coarse.
 
     Source: SAM-REF, section 3.3.
 
@@ -132,14 +134,16 @@ class GlobalDiff(nn.Module):
     Deviation: Coarse logits are divided by 10 and clamped to [-2, 2] before they enter; the paper does not say how they are scaled.
     """
 
-    def __init__(self, width: int = 64, blocks: int = 3, channels: int = 256) -> None:
+    def __init__(self, width: int = 64, blocks: int = 3, channels: int = 256, map_scale: int = 1) -> None:
         super().__init__()
         half = width // 2
-        self.image = nn.Sequential(nn.Conv2d(3, half, 3, 2, 1), nn.BatchNorm2d(half), nn.ReLU(), nn.Conv2d(half, width, 3, 2, 1))
+        self.image = nn.Sequential(nn.Conv2d(3, half, 3, 2, 1), nn.BatchNorm2d(half), nn.ReLU(), nn.Conv2d(half, width, 3, 2 // map_scale, 1))
         self.prompt = nn.Sequential(nn.Conv2d(3, half, 3, 1, 1), nn.BatchNorm2d(half), nn.ReLU(), nn.Conv2d(half, width, 3, 1, 1))
         self.upscale = nn.Sequential(
             nn.ConvTranspose2d(channels, 2 * width, 2, 2), nn.BatchNorm2d(2 * width), nn.ReLU(), nn.ConvTranspose2d(2 * width, width, 2, 2)
         )
+        if map_scale == 2:
+            self.upscale.extend([nn.BatchNorm2d(width), nn.ReLU(), nn.ConvTranspose2d(width, width, 2, 2)])
         self.blocks = nn.ModuleList(BasicBlock(width) for _ in range(blocks))
         self.heads = Heads(width, width)
 
@@ -219,6 +223,7 @@ class SamRef(nn.Module):
         width: Channels; 64 in the paper, 32 for speed.
         blocks: Residual blocks in GlobalDiff.
         channels: C of the image embedding.
+        map_scale: See `GlobalDiff`; the decoder's logits are enlarged to it before they are refined, and what comes out has that size.
         sure_logit: See `unsure_box`; it is no part of the weights.
         heeds_clicks: Whether an answer that contradicts more clicks than the decoder's own gives way to the decoder's; it is no part of the weights.
 
@@ -229,14 +234,27 @@ class SamRef(nn.Module):
 
     Deviation: A refined mask that contradicts more of the clicks than the decoder's own is not given, the decoder's is. The paper has no such rule; without it
     single objects, thin ones above all, never come to 90 %, since every click is refined away again.
+
+    Deviation: Over an encoder of 672 pixels the decoder's map has 168, too few for thin parts: `map_scale` 2 refines at half the model frame's side.
     """
 
-    def __init__(self, width: int = 64, blocks: int = 3, channels: int = 256, sure_logit: float = SURE_LOGIT, heeds_clicks: bool = True) -> None:
+    def __init__(
+        self,
+        width: int = 64,
+        blocks: int = 3,
+        channels: int = 256,
+        map_scale: int = 1,
+        sure_logit: float = SURE_LOGIT,
+        heeds_clicks: bool = True,
+    ) -> None:
         super().__init__()
-        self.config = {"width": width, "blocks": blocks, "channels": channels}
+        if map_scale not in (1, 2):
+            raise ConfigError(f"map_scale: expected 1 or 2, got {map_scale}")
+        self.config = {"width": width, "blocks": blocks, "channels": channels, "map_scale": map_scale}
+        self.map_scale = map_scale
         self.sure_logit = sure_logit
         self.heeds_clicks = heeds_clicks
-        self.global_diff = GlobalDiff(width, blocks, channels)
+        self.global_diff = GlobalDiff(width, blocks, channels, map_scale)
         self.patch_diff = PatchDiff(width)
 
     def prepare(self, pixels: Tensor, embedding: ImageEmbedding) -> RefinerFeatures:
@@ -258,6 +276,7 @@ class SamRef(nn.Module):
         automatic cut): such a mask is mended around the clicks only, at the first click and all later ones, so that what was not clicked stays.
         """
         point_coords, point_labels = point_coords.to(logits.device), point_labels.to(logits.device)
+        logits = self.enlarged(logits)
         given = previous_logits if previous_logits is not None and (not state or "given" in state) else None
         before = state["error_map"] if state and given is None else None
         answer, error_map = self._selected(features, point_coords, point_labels, logits, previous_logits, before)
@@ -266,6 +285,10 @@ class SamRef(nn.Module):
             asked = (point_coords[0], point_labels[0], features.model_size)
             answer = plain if contradictions(answer[0, 0] > 0, *asked) > contradictions(plain[0, 0] > 0, *asked) else answer
         return answer, {"error_map": error_map} | ({"given": torch.ones(())} if given is not None else {})
+
+    def enlarged(self, logits: Tensor) -> Tensor:
+        """Return the decoder's logits (P, 1, S/4, S/4) at the size of the refiner's maps."""
+        return logits if self.map_scale == 1 else F.interpolate(logits, scale_factor=self.map_scale, mode="bilinear", align_corners=False)
 
     def _selected(
         self, features: RefinerFeatures, point_coords: Tensor, point_labels: Tensor, logits: Tensor, previous_logits: Tensor | None, before: Tensor | None

@@ -47,7 +47,7 @@ from fretsaw.layers.roi_align import roi_align
 from fretsaw.methods.sam_clicks import SamClicks, pad_points
 from fretsaw.methods.sam_ref import RefinerFeatures, SamRef
 from fretsaw.recipes.click_data import ClickData, collect, fill, make_photos
-from fretsaw.recipes.sam_ref_crops import MARGIN, cut_crops, draw_crop, patch_box
+from fretsaw.recipes.sam_ref_crops import CELL, MARGIN, cut_crops, draw_crop, patch_box
 from fretsaw.training.click_batches import ClickBatch, ClickObjects, collate
 from fretsaw.training.clicking import click_through, coarse_logits, draw_clicks
 from fretsaw.training.embedding_cache import EmbeddingCache
@@ -87,7 +87,8 @@ class Config:
         size: Side of the model's input; 512 lets a CPU see four times as many photos, and a refiner of that size refines at half the resolution.
         width: Channels of the refiner: 64 (paper) or 32.
         blocks: Residual blocks.
-        crop: Side of the crops that GlobalDiff learns on, in pixels of the decoder's map; 0 is the whole map.
+        map_scale: Side of the refiner's maps over that of the decoder's: 1, or 2 for an input so small that the decoder's map lacks thin parts.
+        crop: Side of the crops that GlobalDiff learns on, in pixels of the refiner's maps; 0 is the whole map.
         clicks: Most clicks made before the one that is learned from, plus one.
         gamma: Probability of n clicks before falls as gamma^n.
         batch: Objects a step.
@@ -121,6 +122,7 @@ class Config:
     size: int = 1024
     width: int = 32
     blocks: int = 3
+    map_scale: int = 1
     crop: int = 128
     clicks: int = 12
     gamma: float = 0.75
@@ -224,9 +226,10 @@ class RefinerStage(nn.Module):
         with torch.no_grad():
             features = refiner.global_diff.prepare(batch.pixels, batch.embedding)
             point = click_through(model, batch, draw_clicks(rng, config.clicks, config.gamma), rng, lambda *asked: refine_batch(refiner, features, *asked))
-            coarse = coarse_logits(model, batch, point)
+            coarse = refiner.enlarged(coarse_logits(model, batch, point))
         refiner.train()
-        places = [draw_crop(rng, point, row, coarse.shape[-1], batch.pixels.shape[-1], config.crop) for row in range(len(coarse))]
+        sides = coarse.shape[-1], batch.pixels.shape[-1], config.crop, CELL * refiner.map_scale
+        places = [draw_crop(rng, point, row, *sides) for row in range(len(coarse))]
         seen = cut_crops(batch, point, coarse, places)
         with torch.autocast(config.device.split(":")[0], torch.bfloat16, enabled=config.dtype == "bfloat16"):
             result = refiner.global_diff(refiner.global_diff.prepare(seen.pixels, seen.embedding), seen.disks, seen.coarse)
@@ -294,7 +297,8 @@ def _wrong(logits: Tensor, coverage: Tensor, valid: Tensor) -> Tensor:
 
 def train(config: Config, model: SamClicks, learner: RefinerStage | DecoderStage, data: ClickData, cache: EmbeddingCache, watcher: Watcher | None) -> int:
     """Run a stage, or continue it; returns the number of steps made."""
-    objects = ClickObjects(data.training, cache, model.preprocessing, config.seed)
+    map_scale = learner.refiner.map_scale if isinstance(learner, RefinerStage) else 1
+    objects = ClickObjects(data.training, cache, model.preprocessing, config.seed, map_scale)
     say(watcher, f"learning from {objects.photos} photos, deciding by {len(data.held_out)} objects")
     learned = [(name, parameter) for name, parameter in learner.named_parameters() if parameter.requires_grad]
     groups = [
@@ -397,7 +401,7 @@ def run(config: Config, watcher: Watcher | None = None) -> int:
     if config.stage not in STAGES:
         raise ConfigError(f"expected a stage out of {', '.join(STAGES)}; got {config.stage!r}")
     if 0 < config.crop <= 2 * MARGIN:
-        raise ConfigError(f"expected crops of more than {2 * MARGIN} pixels of the decoder's map, or 0 for the whole map, got {config.crop}")
+        raise ConfigError(f"expected crops of more than {2 * MARGIN} pixels, or 0 for the whole map, got {config.crop}")
     folder = Path(config.cache) if config.cache else Path(config.out) / "cache"
     data = _collect(config, folder)
     model = catalog.build(config.model, size=config.size).clicks
@@ -413,7 +417,7 @@ def run(config: Config, watcher: Watcher | None = None) -> int:
         return train(config, model, DecoderStage(model, config), data, cache, watcher)
     torch.manual_seed(config.seed)
     channels = cache.get((*data.held_out_photos, *data.training)[0].key).final.shape[1]
-    refiner = catalog.build_refiner(config.start) if config.start else SamRef(config.width, config.blocks, channels)
+    refiner = catalog.build_refiner(config.start) if config.start else SamRef(config.width, config.blocks, channels, config.map_scale)
     refiner = refiner.requires_grad_(True).to(config.device)
     for module in refiner.modules():
         if isinstance(module, nn.BatchNorm2d):

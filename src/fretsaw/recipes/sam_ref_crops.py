@@ -18,7 +18,7 @@ MARGIN = 8
 """Pixels along a crop's edge that are not learned from: their features lack what lies outside."""
 
 CELL = 4
-"""Pixels of the decoder's map in a cell of the embedding; crops lie on the cells' grid."""
+"""Pixels of the decoder's map in a cell of the embedding; of a refiner's map k times as many. Crops lie on the cells' grid."""
 
 ANYWHERE = 0.25
 """Share of crops that lie anywhere: the refiner must also learn to leave alone what is far from the click."""
@@ -39,22 +39,23 @@ class Seen:
     """Per crop, xy of the last click in its pixels; it may lie outside."""
 
 
-def draw_crop(rng: np.random.Generator, point: Interaction, row: int, map_size: int, model_size: int, side: int) -> tuple[int, int, int]:
-    """Return x, y and side of a crop of the decoder's map, on the grid of the embedding's cells: around the last click, or one in four times anywhere."""
+def draw_crop(rng: np.random.Generator, point: Interaction, row: int, map_size: int, model_size: int, side: int, cell: int = CELL) -> tuple[int, int, int]:
+    """Return x, y and side of a crop of the refiner's map, on the grid of the embedding's cells: around the last click, or one in four times anywhere."""
     if side <= 0 or side >= map_size:
         return 0, 0, map_size
-    cells, room = side // CELL, (map_size - side) // CELL
+    cells, room = side // cell, (map_size - side) // cell
     if rng.random() < ANYWHERE:
         x, y = (int(i) for i in rng.integers(0, room + 1, 2))
     else:
-        place = last_place(point.point_coords[row], point.point_labels[row]).cpu().numpy() * (map_size / model_size) / CELL
+        place = last_place(point.point_coords[row], point.point_labels[row]).cpu().numpy() * (map_size / model_size) / cell
         x, y = (int(np.clip(round(c - cells / 2 + rng.uniform(-0.3, 0.3) * cells), 0, room)) for c in place)
-    return CELL * x, CELL * y, CELL * cells
+    return cell * x, cell * y, cell * cells
 
 
 def cut_crops(batch: ClickBatch, point: Interaction, coarse: Tensor, crops: list[tuple[int, int, int]]) -> Seen:
     """Return the crops of everything that the refiner sees; their inner edges are not learned from."""
     map_size, scale = coarse.shape[-1], batch.pixels.shape[-1] // coarse.shape[-1]
+    cell = map_size // batch.embedding.final.shape[-1]
     disks = disk_maps(point.point_coords, point.point_labels, batch.pixels.shape[-1], map_size)
 
     def cut(values: Tensor, times: int = 1, parts: int = 1) -> Tensor:
@@ -73,7 +74,7 @@ def cut_crops(batch: ClickBatch, point: Interaction, coarse: Tensor, crops: list
     places = [(last_place(point.point_coords[i], point.point_labels[i]) + 0.5) / scale - 0.5 for i in range(len(crops))]
     return Seen(
         cut(batch.pixels, scale),
-        ImageEmbedding(cut(batch.embedding.final, parts=CELL)),
+        ImageEmbedding(cut(batch.embedding.final, parts=cell)),
         cut(disks),
         cut(coarse),
         None if point.previous_logits is None else cut(point.previous_logits),

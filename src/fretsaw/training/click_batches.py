@@ -27,8 +27,8 @@ class ClickBatch:
     Attributes:
         pixels: (B, 3, S, S) normalised.
         embedding: Of the frozen encoder, B images.
-        coverage: (B, 1, S/4, S/4) float32, the share of each pixel of the decoder's map that the object covers.
-        valid: (B, 1, S/4, S/4) float32, 1 where the truth is known and inside the photo, else 0.
+        coverage: (B, 1, k S/4, k S/4) float32, the share of each pixel of the decoder's map, or of one k times finer, that the object covers.
+        valid: (B, 1, k S/4, k S/4) float32, 1 where the truth is known and inside the photo, else 0.
     """
 
     pixels: Tensor
@@ -50,16 +50,17 @@ class ClickObjects(Dataset[ClickBatch]):
         cache: Embeddings by the photos' keys.
         preprocessing: Of the encoder that made them.
         seed: Of everything drawn.
+        map_scale: k, side of the truth's maps over that of the decoder's.
 
     Raises:
         DataError: If no photo is left.
     """
 
-    def __init__(self, photos: Sequence[Photo], cache: EmbeddingCache, preprocessing: Preprocessing, seed: int = 0) -> None:
+    def __init__(self, photos: Sequence[Photo], cache: EmbeddingCache, preprocessing: Preprocessing, seed: int = 0, map_scale: int = 1) -> None:
         self._photos = [photo for photo in photos if photo.objects and photo.key in cache]
         if not self._photos:
             raise DataError(f"expected photos with objects and stored embeddings, got none among {len(photos)}")
-        self._cache, self._preprocessing, self._seed = cache, preprocessing, seed
+        self._cache, self._preprocessing, self._seed, self._map_scale = cache, preprocessing, seed, map_scale
 
     def __len__(self) -> int:
         return 2**62
@@ -76,15 +77,15 @@ class ClickObjects(Dataset[ClickBatch]):
             photo = self._photos[rng.integers(len(self._photos))]
             sample = photo.objects[rng.integers(len(photo.objects))]
             image, truth = sample.read()
-            coverage, valid = truth_maps(truth, self._preprocessing)
+            coverage, valid = truth_maps(truth, self._preprocessing, self._map_scale)
             if bool((coverage > 0.5).any()):
                 return ClickBatch(self._preprocessing.pixels_of(image), self._cache.get(photo.key), coverage, valid)
         raise DataError(f"expected objects that are larger than a pixel of the decoder's map, got none in {TRIES} draws, the last of them {sample.name}")
 
 
-def truth_maps(truth: np.ndarray, preprocessing: Preprocessing) -> tuple[Tensor, Tensor]:
-    """Return a truth (H, W) int8 of 1, 0, -1 as coverage and validity at the decoder's size, (1, 1, S/4, S/4) float32 each."""
-    frame, size = preprocessing.frame_of(truth), preprocessing.size // 4
+def truth_maps(truth: np.ndarray, preprocessing: Preprocessing, map_scale: int = 1) -> tuple[Tensor, Tensor]:
+    """Return a truth (H, W) int8 of 1, 0, -1 as coverage and validity, (1, 1, k S/4, k S/4) float32 each; k = `map_scale`, 1 for the decoder's size."""
+    frame, size = preprocessing.frame_of(truth), map_scale * preprocessing.size // 4
 
     def share(mask: np.ndarray) -> Tensor:
         return (mask_to_logits(mask, frame, size) / (2 * MASK_PROMPT_LOGIT) + 0.5).clamp(0, 1)
