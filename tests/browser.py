@@ -15,6 +15,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
+PIXEL = """([x, y]) => {
+    const canvas = document.getElementById("canvas"), { left, top } = canvas.getBoundingClientRect(), ratio = devicePixelRatio;
+    return new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() =>
+        done([...canvas.getContext("2d").getImageData((x - left) * ratio, (y - top) * ratio, 1, 1).data]))));
+}"""
+"""Reads the canvas at a place of the window, after the next frame."""
+
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
@@ -99,17 +106,25 @@ class Hand:
         self.page.mouse.click(*self.at(x, y), button="left" if positive else "right")
         self.settle()
 
-    def drag(self, x0: float, y0: float, x1: float, y1: float) -> None:
-        self.sweep(x0, y0, x1, y1)
+    def drag(self, x0: float, y0: float, x1: float, y1: float, positive: bool = True) -> None:
+        self.sweep(x0, y0, x1, y1, positive)
         self.settle()
 
-    def sweep(self, x0: float, y0: float, x1: float, y1: float) -> None:
+    def sweep(self, x0: float, y0: float, x1: float, y1: float, positive: bool = True) -> None:
         """Drag, and do not wait for the server."""
+        self.hold(x0, y0, x1, y1, positive)
+        self.page.mouse.up(button="left" if positive else "right")
+
+    def hold(self, x0: float, y0: float, x1: float, y1: float, positive: bool = True) -> None:
+        """Drag, and do not let go."""
         self.page.mouse.move(*self.at(x0, y0))
-        self.page.mouse.down()
+        self.page.mouse.down(button="left" if positive else "right")
         self.page.mouse.move(*self.at((x0 + x1) / 2, (y0 + y1) / 2), steps=4)
         self.page.mouse.move(*self.at(x1, y1), steps=4)
-        self.page.mouse.up()
+
+    def color(self, x: float, y: float) -> list[int]:
+        """Return what the canvas shows at a pixel of the picture: red, green, blue, opacity."""
+        return self.page.evaluate(PIXEL, [*self.at(x, y)])
 
     def press(self, key: str) -> None:
         self.page.keyboard.press(key)

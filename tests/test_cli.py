@@ -142,7 +142,7 @@ def test_click_takes_points_boxes_and_masks(loads, photos, tmp_path, capsys):
         (["-p", "1", "-o", "x.png"], "expected 2 numbers"),
         (["-p", "a,b", "-o", "x.png"], "expected 2 numbers"),
         (["--scribble", "5,5 7", "-o", "x.png"], "expected 2 numbers"),
-        (["--scribble", "5,5 700,5", "-o", "x.png"], "expected a click inside the image"),
+        (["--scribble", "5,5 700,5", "-o", "x.png"], "expected a line inside the image"),
         (["--box", "1,2,3", "-o", "x.png"], "expected 4 numbers"),
         (["-p", "500,10", "-o", "x.png"], "expected a click inside the image"),
         (["-p", "1,1", "-o", "x.png", "--format", "svg"], "expected a format out of mask"),

@@ -195,7 +195,7 @@ class Session:
         if not len(points):
             raise PromptError("expected a line of at least one point, got none")
         for x, y in points:
-            self._check_inside(x, y)
+            self._check_inside(x, y, "a line")
         stroke = Stroke(tuple((float(x), float(y)) for x, y in points), bool(positive))
         with self._lock:
             prompt = self.step.prompt
@@ -350,10 +350,10 @@ class Session:
         size = 4 * self.embedding.final.shape[-1] * (self._refiner.map_scale if self._refiner is not None else 1)
         return frames.mask_to_logits(mask, self.frame, size).to(self.embedding.final.device)
 
-    def _check_inside(self, x: float, y: float) -> None:
+    def _check_inside(self, x: float, y: float, name: str = "a click") -> None:
         height, width = self.image.shape[:2]
         if not (math.isfinite(x) and math.isfinite(y) and -0.5 <= x <= width - 0.5 and -0.5 <= y <= height - 0.5):
-            raise PromptError(f"expected a click inside the image, x in 0 .. {width - 1} and y in 0 .. {height - 1}, got ({x}, {y})")
+            raise PromptError(f"expected {name} inside the image, x in 0 .. {width - 1} and y in 0 .. {height - 1}, got ({x}, {y})")
 
     def _check_box(self, box: Box) -> None:
         height, width = self.image.shape[:2]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fretsaw.clicks.encode import disk_maps
-from fretsaw.clicks.strokes import closely, evenly
+from fretsaw.clicks.strokes import closely, evenly, single_clicks
 from fretsaw.frames import longest_side, squash
 from fretsaw.methods.sam_clicks import drawn_points, prompt_points
 from fretsaw.types import Click, Prompt, Stroke
@@ -19,6 +19,15 @@ def test_places_are_evenly_spaced_along_the_line_from_end_to_end():
     assert [(c.x, c.y) for c in evenly(CORNER, 5)] == [(10, 10), (30, 10), (30, 30), (30, 50), (30, 70)]
     assert not any(click.positive for click in evenly(CORNER))
     assert evenly(Stroke(((4, 5), (4, 5)))) == [Click(4, 5)], "a dot is one click"
+
+
+def test_clicks_are_told_from_those_that_stand_for_a_line():
+    dot, line = Stroke(((4, 5),)), Stroke(((0.1, 0.2), (33.3, 7.7)))
+    made = [Click(4, 5), Click(1, 1, positive=False), Click(4, 5)]
+    clicks = [made[0], *evenly(CORNER), made[1], *evenly(line), *evenly(dot), made[2]]
+    assert single_clicks(clicks, [CORNER, line, dot]) == made
+    assert single_clicks(clicks, []) == clicks
+    assert single_clicks(evenly(line), [line]) == []
 
 
 @pytest.mark.parametrize("spacing", [0.7, 3.0, 1000.0])

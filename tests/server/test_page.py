@@ -121,6 +121,158 @@ def test_box_brush_several_objects_and_taking_back(chromium, address):
         assert np.array_equal(masks.decode_rle(objects_of(hand)[1]["rle"]), twice)
 
 
+GREEN, RED = (18, 161, 80), (229, 56, 79)
+
+
+def shows(hand: Hand, color: tuple[int, int, int], x: float, y: float) -> bool:
+    return np.abs(np.subtract(hand.color(x, y)[:3], color)).max() <= 2
+
+
+def test_scribbles_are_drawn_shown_and_taken_back_whole(chromium, address):
+    with open_page(chromium) as page:
+        hand = Hand(page, address)
+        hand.open()
+        hand.choose_picture("deep/2.png")
+        hand.press("n")
+        hand.press("5")
+        assert page.get_attribute("#tool-scribble", "aria-pressed") == "true"
+        hand.hold(30, 45, 90, 45)
+        assert shows(hand, GREEN, 70, 45)
+        assert objects_of(hand)[-1]["undoable"] == 0
+        page.mouse.up()
+        hand.settle()
+        hand.drag(10, 10, 110, 10, positive=False)
+        item = objects_of(hand)[-1]
+        assert (item["undoable"], item["clicks"]) == (2, [])
+        assert [line["positive"] for line in item["scribbles"]] == [True, False]
+        for line, ends in zip(item["scribbles"], ([(30, 45), (90, 45)], [(10, 10), (110, 10)]), strict=True):
+            assert np.allclose([line["points"][0], line["points"][-1]], ends, atol=0.6)
+            assert len(line["points"]) > 4
+        hand.press("z")
+        [line] = objects_of(hand)[-1]["scribbles"]
+        assert line == item["scribbles"][0]
+        assert not shows(hand, RED, 60, 10)
+        hand.press("Shift+Z")
+        assert objects_of(hand)[-1]["rle"] == item["rle"]
+        page.reload()
+        hand.settle()
+        assert objects_of(hand)[-1]["scribbles"] == item["scribbles"]
+        assert shows(hand, GREEN, 70, 45)
+        assert shows(hand, RED, 60, 10)
+        hand.press("h")
+        assert not shows(hand, RED, 60, 10)
+        hand.press("h")
+
+
+def test_a_scribble_follows_the_hand_with_few_points_and_stays_on_the_picture(chromium, address):
+    with open_page(chromium) as page:
+        hand = Hand(page, address)
+        hand.open()
+        hand.choose_picture("deep/2.png")
+        hand.press("n")
+        hand.press("5")
+        # Let go by Escape: nothing is sent, and nothing stays.
+        hand.hold(20, 70, 80, 70)
+        assert shows(hand, GREEN, 60, 70)
+        page.keyboard.press("Escape")
+        page.mouse.up()
+        hand.settle()
+        assert not shows(hand, GREEN, 60, 70)
+        assert objects_of(hand)[-1]["undoable"] == 0
+        # A slow hand makes a move for every pixel of the screen, and leaves the picture in the end.
+        page.mouse.move(*hand.at(60, 20))
+        page.mouse.down()
+        page.mouse.move(*hand.at(60, -2), steps=150)
+        page.mouse.up()
+        hand.settle()
+        [line] = objects_of(hand)[-1]["scribbles"]
+        points = np.array(line["points"])
+        apart = np.hypot(*np.diff(points, axis=0).T) * (hand.at(1, 0)[0] - hand.at(0, 0)[0])
+        assert 2 - 0.1 <= apart.min() <= apart.max() < 8
+        assert -0.5 <= points[:, 1].min() < 0.5
+        # X turns the left button round and keeps the tool; Alt does it for one line.
+        page.keyboard.press("x")
+        hand.drag(10, 80, 50, 80)
+        page.keyboard.press("x")
+        page.keyboard.down("Alt")
+        hand.drag(10, 85, 50, 85)
+        page.keyboard.up("Alt")
+        # The keyboard alone: Enter begins and ends, Backspace begins a line over the background.
+        page.mouse.move(*hand.at(60, 30))
+        for begin in ("Enter", "Backspace"):
+            for key in ("Shift+ArrowRight", begin, "Shift+ArrowDown", "Shift+ArrowDown", "Enter"):
+                page.keyboard.press(key)
+            hand.settle()
+        lines = objects_of(hand)[-1]["scribbles"]
+        assert [line["positive"] for line in lines] == [True, False, False, True, False]
+        assert [len(line["points"]) for line in lines[-2:]] == [3, 3]
+        assert objects_of(hand)[-1]["undoable"] == 5
+
+
+def test_a_finger_draws_a_scribble(chromium, address):
+    with open_page(chromium) as page:
+        hand = Hand(page, address)
+        hand.open()
+        hand.choose_picture("deep/2.png")
+        hand.press("n")
+        hand.press("5")
+        touch = page.context.new_cdp_session(page)
+        for kind, places in (("touchStart", [(30, 20)]), ("touchMove", [(50, 30)]), ("touchMove", [(70, 20)]), ("touchEnd", [])):
+            points = [dict(zip("xy", hand.at(*place), strict=True)) for place in places]
+            touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+        page.wait_for_selector("#undo:not([disabled])")
+        hand.settle()
+        [line] = objects_of(hand)[-1]["scribbles"]
+        assert np.allclose(line["points"], [(30, 20), (50, 30), (70, 20)], atol=0.6)
+
+
+def test_undo_brings_back_what_was_thrown_away(chromium, address):
+    with open_page(chromium) as page:
+        hand = Hand(page, address)
+        hand.open()
+        hand.choose_picture("deep/2.png")
+        for x in (40, 80):
+            hand.press("n")
+            hand.click(x, 45)
+        kept, gone = before = objects_of(hand)[-2:]
+        hand.press("Delete")
+        assert objects_of(hand)[-1] == kept
+        hand.press("z")
+        assert objects_of(hand)[-2:] == before
+        assert page.get_attribute("#objects li.active", "data-id") == str(gone["id"])
+        # Once it is back, undo and redo are its own again; what was done last is made again first.
+        hand.press("z")
+        assert objects_of(hand)[-1]["undoable"] == 0
+        hand.press("Shift+Z")
+        assert objects_of(hand)[-1]["rle"] == gone["rle"]
+        # Steps that are newer than the throwing away are taken back before it.
+        before = objects_of(hand)[-2:]
+        hand.press("Delete")
+        hand.click(20, 20)
+        assert objects_of(hand)[-1]["undoable"] == 2
+        hand.press("z")
+        assert (objects_of(hand)[-1]["id"], objects_of(hand)[-1]["undoable"]) == (kept["id"], 1)
+        hand.press("z")
+        assert [item["rle"] for item in objects_of(hand)[-2:]] == [item["rle"] for item in before]
+        hand.press("Shift+Z")
+        assert objects_of(hand)[-1]["id"] == kept["id"]
+        hand.press("z")
+        assert objects_of(hand)[-1] == before[1]
+        # Two come back in turn, and nobody need wait for the server in between.
+        hand.press("Delete")
+        for key in ("Delete", "z", "z"):
+            page.keyboard.press(key)
+        hand.settle()
+        assert [(item["id"], item["undoable"]) for item in objects_of(hand)[-2:]] == [(kept["id"], 1), (gone["id"], 1)]
+        # An object that is not in hand comes back to where it was, and the one in hand stays in hand.
+        page.click(f'[data-id="{kept["id"]}"] [data-part="remove"]')
+        hand.settle()
+        active = page.get_attribute("#objects li.active", "data-id")
+        hand.press("z")
+        assert objects_of(hand)[-2]["id"] == kept["id"]
+        assert page.get_attribute("#objects li.active", "data-id") == active
+
+
 def test_a_resting_pointer_shows_what_a_click_would_give(chromium, address):
     with open_page(chromium) as page:
         hand = Hand(page, address)
@@ -132,15 +284,10 @@ def test_a_resting_pointer_shows_what_a_click_would_give(chromium, address):
         preview = masks.decode_rle(answer.value.json()["rle"])
         page.wait_for_selector("#canvas[data-preview=true]")
         y, x = np.argwhere(preview)[preview.sum() // 3]
-        pixel = """([x, y]) => {
-            const canvas = document.getElementById("canvas"), { left, top } = canvas.getBoundingClientRect(), ratio = devicePixelRatio;
-            return new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() =>
-                done([...canvas.getContext("2d").getImageData((x - left) * ratio, (y - top) * ratio, 1, 1).data]))));
-        }"""
-        tinted = page.evaluate(pixel, [*hand.at(float(x), float(y))])
+        tinted = hand.color(float(x), float(y))
         page.keyboard.press("p")
         page.wait_for_selector("#canvas[data-preview=false]")
-        plain = page.evaluate(pixel, [*hand.at(float(x), float(y))])
+        plain = hand.color(float(x), float(y))
         assert np.abs(np.subtract(tinted, plain)).max() > 10
         assert hand.picture() == before
         page.keyboard.press("p")

@@ -69,6 +69,51 @@ def test_clicks_over_http_are_the_librarys_clicks(client, first, segmenter):
     assert np.array_equal(served[seen][:, :3], cut[seen][:, :3])
 
 
+def test_scribbles_over_http_are_the_librarys_scribbles(make_client, first, segmenter):
+    client = make_client()
+    session = segmenter.open(photo(0))
+    item = new_object(client, first, name="ball")
+    session.click(60, 45)
+    before = client.post(f"{item}/clicks", json={"x": 60, "y": 45}).json()
+    line, dot = [[40, 30], [60.5, 30], [80, 55.25]], [[5, 80]]
+    replies = []
+    for points, positive in ((line, True), (dot, False)):
+        expected = session.scribble(points, positive)
+        replies.append(client.post(f"{item}/scribbles", json={"points": points, "positive": positive}).json())
+        assert np.array_equal(mask_of(replies[-1]), expected.mask)
+        assert replies[-1]["score"] == pytest.approx(expected.score)
+    assert not np.array_equal(mask_of(before), expected.mask)
+    # A scribble is shown as a scribble; the clicks that stand for it in the model are nobody's.
+    assert replies[1]["clicks"] == [[60, 45, True]]
+    assert replies[1]["scribbles"] == [{"points": line, "positive": True}, {"points": dot, "positive": False}]
+    # One step each, which is taken back and made again whole.
+    undone = client.post(f"{item}/undo?since={replies[1]['revision']}").json()
+    assert np.array_equal(patched(mask_of(replies[1]), undone["change"]), mask_of(replies[0]))
+    assert (undone["undoable"], undone["redoable"], undone["scribbles"]) == (2, 1, replies[0]["scribbles"])
+    first_undone = client.post(f"{item}/undo").json()
+    assert (first_undone["rle"], first_undone["clicks"], first_undone["scribbles"]) == (before["rle"], before["clicks"], [])
+    # Another server finds them on disk, goes on from them, and exports the mask alone.
+    client = make_client()
+    redone = client.post(f"{item}/redo").json()
+    assert (redone["rle"], redone["clicks"], redone["scribbles"]) == (replies[0]["rle"], [[60, 45, True]], replies[0]["scribbles"])
+    session.undo()
+    assert np.array_equal(mask_of(client.post(f"{item}/clicks", json={"x": 100, "y": 10}).json()), session.click(100, 10).mask)
+    assert client.get(item).json()["scribbles"] == replies[0]["scribbles"]
+    [picture] = coco.read({coco.PATH: client.get(f"{first}/export?format=coco").content})
+    assert np.array_equal(picture.objects[0].mask, session.result.mask)
+
+
+def test_the_longest_scribble_is_taken_and_one_point_more_is_not(client, first):
+    most = client.get("/api/about").json()["limits"]["points"]
+    item = new_object(client, first)
+    points = [[number % 120, 45] for number in range(most + 1)]
+    assert client.post(f"{item}/scribbles", json={"points": points[:-1]}).json()["undoable"] == 1
+    refused = client.post(f"{item}/scribbles", json={"points": points})
+    assert (refused.status_code, refused.json()["kind"]) == (422, "RequestError")
+    assert refused.json()["reason"] == f"points: List should have at most {most} items after validation, not {most + 1}"
+    assert client.get(item).json()["undoable"] == 1
+
+
 def test_undo_and_redo_step_by_step(client, first):
     item = new_object(client, first)
     replies = [client.post(f"{item}/clicks", json={"x": x, "y": 45}).json() for x in (60, 20, 100)]

@@ -131,10 +131,18 @@ def test_links_out_of_the_folder_and_hidden_files_are_not_served(make_client, fo
     ("method", "path", "body", "status", "text"),
     [
         ("post", "/objects/1/clicks", {"x": 500, "y": 5}, 422, "expected a click inside the image"),
-        ("post", "/objects/1/clicks", {"x": "NaN", "y": 5}, 422, "x:"),
         ("post", "/objects/1/clicks", {"x": 1}, 422, "y: Field required"),
         ("post", "/objects/1/clicks", {"x": 1, "y": 1, "z": 1}, 422, "z: Extra inputs"),
         ("post", "/objects/7/clicks", {"x": 1, "y": 1}, 404, "expected an object of this picture (1), got 7"),
+        ("post", "/objects/1/clicks", {"x": "NaN", "y": 5}, 422, 'x: Input should be a finite number, got "NaN"'),
+        ("post", "/objects/1/scribbles", {"points": []}, 422, "points: List should have at least 1 item after validation, not 0"),
+        ("post", "/objects/1/scribbles", {}, 422, "points: Field required"),
+        ("post", "/objects/1/scribbles", {"points": [[5, 5], [500, 5]]}, 422, "a line inside the image, x in 0 .. 119 and y in 0 .. 89, got (500.0, 5.0)"),
+        ("post", "/objects/1/scribbles", {"points": [[5, 5], [5, "Infinity"]]}, 422, 'points.1.1: Input should be a finite number, got "Infinity"'),
+        ("post", "/objects/1/scribbles", {"points": [[5, 5, 5]]}, 422, "points.0: Tuple should have at most 2 items after validation, not 3"),
+        ("post", "/objects/1/scribbles", {"points": [5, 5]}, 422, "points.0: Input should be a valid tuple, got 5"),
+        ("post", "/objects/1/scribbles", {"points": [[5, 5]], "adds": True}, 422, "adds: Extra inputs are not permitted, got true"),
+        ("post", "/objects/7/scribbles", {"points": [[5, 5]]}, 404, "expected an object of this picture (1), got 7"),
         ("post", "/objects/1/box", {"x0": 9, "y0": 0, "x1": 1, "y1": 5}, 422, "expected a box x0 < x1"),
         ("put", "/objects/1/mask", {"rle": {"size": [2, 2], "counts": [4]}}, 422, "expected a mask of the image's size"),
         ("put", "/objects/1/mask", {"rle": {"size": [90, 120], "counts": [10**12]}}, 422, "run lengths"),
@@ -155,6 +163,15 @@ def test_wrong_requests_say_what_is_wrong(client, first, method, path, body, sta
     client.post(f"{first}/objects", json={})
     reply = client.request(method, f"{first}{path}", json=body)
     refused(reply, status, text)
+
+
+def test_numbers_that_only_python_takes_for_json_are_refused(client, first):
+    client.post(f"{first}/objects", json={})
+    for number in ("NaN", "-Infinity", "1e999"):
+        content = f'{{"points": [[5, 5], [{number}, 5]]}}'
+        reply = client.post(f"{first}/objects/1/scribbles", content=content, headers={"content-type": "application/json"})
+        refused(reply, 422, "points.1.0: Input should be a finite number, got ")
+    assert client.get(f"{first}/objects/1").json()["undoable"] == 0
 
 
 def test_bodies_that_are_no_json_are_refused(client, first):

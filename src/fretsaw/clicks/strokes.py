@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -24,6 +25,17 @@ def closely(stroke: Stroke, spacing: float) -> list[Click]:
     """Return clicks along a stroke, its ends included, at most `spacing` pixels of the image apart."""
     _, lengths = _measured(stroke)
     return evenly(stroke, 1 + max(1, math.ceil(lengths[-1] / spacing)))
+
+
+def single_clicks(clicks: Sequence[Click], strokes: Sequence[Stroke]) -> list[Click]:
+    """Return a prompt's clicks that a person made one by one, without those that stand for its strokes (`evenly`); both in the order they were made."""
+    single, left, lines = [], list(clicks), [evenly(stroke) for stroke in strokes]
+    while left:
+        if lines and left[: len(lines[0])] == lines[0]:
+            del left[: len(lines.pop(0))]
+        else:
+            single.append(left.pop(0))
+    return single
 
 
 def _measured(stroke: Stroke) -> tuple[np.ndarray, np.ndarray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -22,7 +23,7 @@ from fretsaw.server import label_studio, routes_images, routes_jobs, routes_obje
 from fretsaw.server.exports import FORMATS
 from fretsaw.server.guard import Guard
 from fretsaw.server.refusals import status_of
-from fretsaw.server.replies import AboutReply, Refusal
+from fretsaw.server.replies import MOST_POINTS, AboutReply, Refusal
 from fretsaw.server.settings import Settings
 from fretsaw.server.workbench import Workbench
 from fretsaw.server.workers import ClientGoneError
@@ -69,6 +70,7 @@ def _add_pages(app: FastAPI, bench: Workbench) -> None:
     modes = [name for name, there in (("click", True), ("auto", parts.automatic), ("parts", hasattr(parts.automatic, "split")), ("text", parts.text)) if there]
     folder = settings.folder.name if settings.folder else None
     limits = {name: getattr(settings, name) for name in ("upload_bytes", "pixels", "uploads", "objects", "steps", "memory_bytes", "queue", "workers")}
+    limits["points"] = MOST_POINTS
     about = AboutReply(version=__version__, model=segmenter.name, modes=modes, formats=list(FORMATS), folder=folder, limits=limits)  # type: ignore[arg-type]
 
     @app.get("/api/about", tags=["server"])
@@ -108,7 +110,8 @@ def _add_refusals(app: FastAPI) -> None:
     async def malformed(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"] if part != "body")
-        return refusal(422, f"{place + ': ' if place else ''}{first['msg']}", "RequestError")
+        came = f", got {json.dumps(first['input'])[:60]}" if isinstance(first["input"], str | int | float) else ""
+        return refusal(422, f"{place + ': ' if place else ''}{first['msg']}{came}", "RequestError")
 
     @app.exception_handler(HTTPException)
     async def known(request: Request, error: HTTPException) -> JSONResponse:

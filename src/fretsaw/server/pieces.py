@@ -14,6 +14,7 @@ import numpy as np
 from fretsaw import images, masks
 from fretsaw.api import Segmenter
 from fretsaw.clicks.simulate import depths
+from fretsaw.clicks.strokes import single_clicks
 from fretsaw.errors import OutputError, PromptError, ShapeError, StaleSessionError
 from fretsaw.frames import logits_to_image, mask_to_logits
 from fretsaw.masks import MaskRuns
@@ -383,7 +384,8 @@ class Piece:
         item.rle, item.score, item.box, item.area = result.to_rle(), result.score, result.box, result.area
         item.parts = [_part_record(part) for part in result.instances if part.area]
         item.revision += 1
-        item.clicks = [(click.x, click.y, click.positive) for click in prompt.clicks]
+        item.clicks = [(click.x, click.y, click.positive) for click in single_clicks(prompt.clicks, prompt.strokes)]
+        item.scribbles = list(prompt.strokes)
         item.prompt_box = (prompt.box.x0, prompt.box.y0, prompt.box.x1, prompt.box.y1) if prompt.box is not None else None
         self._store.write(self.record)
         for name in dropped:

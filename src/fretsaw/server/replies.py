@@ -13,6 +13,9 @@ Name = Annotated[str, StringConstraints(max_length=200, strip_whitespace=True, p
 Color = Annotated[str, StringConstraints(pattern=r"^#[0-9a-fA-F]{6}$")]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 
+MOST_POINTS = 2000
+"""Of one scribble: with one in every two pixels of the screen, as the page draws it, a line of 4000 pixels."""
+
 
 class Body(BaseModel):
     """Base of what clients send: what is not known is refused rather than ignored."""
@@ -39,6 +42,13 @@ class PreviewBody(ClickBody):
     """A click to try; without an object, a first click."""
 
     object: int | None = None
+
+
+class ScribbleBody(Body):
+    """A line over the object, or over what is not the object: its corners x, y in pixels of the picture, in the order they were drawn; one alone is a dot."""
+
+    points: Annotated[list[tuple[Number, Number]], Field(min_length=1, max_length=MOST_POINTS)]
+    positive: bool = True
 
 
 class BoxBody(Body):
@@ -139,6 +149,15 @@ class PartReply(BaseModel):
     rle: dict[str, Any]
 
 
+class ScribbleReply(BaseModel):
+    """A line that is in place."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    points: list[tuple[float, float]]
+    positive: bool
+
+
 class ObjectReply(BaseModel):
     """An object and its current mask: `rle` is of the whole picture.
 
@@ -154,6 +173,7 @@ class ObjectReply(BaseModel):
     area: int
     box: tuple[int, int, int, int]
     clicks: list[tuple[float, float, bool]]
+    scribbles: list[ScribbleReply]
     prompt_box: tuple[float, float, float, float] | None
     undoable: int
     redoable: int
@@ -167,6 +187,7 @@ class ObjectReply(BaseModel):
         """Return what a client is shown of a record; with a change, that in place of the mask."""
         plain = ("id", "name", "color", "hidden", "deleted", "score", "area", "box", "clicks", "prompt_box", "revision")
         shown: dict[str, Any] = {name: getattr(item, name) for name in plain}
+        shown["scribbles"] = [ScribbleReply.model_validate(stroke) for stroke in item.scribbles]
         shown["parts"] = [PartReply.model_validate(part) for part in item.parts]
         shown["change"] = ChangeReply(box=change.box, rle=change.rle) if change is not None else None
         rle = item.rle if change is None else None

@@ -20,6 +20,7 @@ from fretsaw.server.replies import (
     ObjectReply,
     PreviewBody,
     PreviewReply,
+    ScribbleBody,
     StrokeBody,
 )
 from fretsaw.server.store import ObjectRecord
@@ -85,6 +86,11 @@ def _add_interactions(router: APIRouter, bench: Workbench) -> None:
     async def box(identity: str, number: int, body: BoxBody, request: Request, since: int | None = None) -> ObjectReply:
         """Set the box; it joins the clicks made so far."""
         return await extend(request, identity, number, since, lambda session: session.box(body.x0, body.y0, body.x1, body.y1))
+
+    @router.post("/objects/{number}/scribbles")
+    async def scribble(identity: str, number: int, body: ScribbleBody, request: Request, since: int | None = None) -> ObjectReply:
+        """Draw a line over the object, or over what is not the object; one step."""
+        return await extend(request, identity, number, since, lambda session: session.scribble(body.points, body.positive))
 
     @router.put("/objects/{number}/mask")
     async def mask(identity: str, number: int, body: MaskBody, request: Request, since: int | None = None) -> ObjectReply:

@@ -27,6 +27,7 @@ from pydantic import TypeAdapter, ValidationError
 from fretsaw.errors import DataError
 from fretsaw.images import write_bytes
 from fretsaw.server.refusals import NotHereError
+from fretsaw.types import Stroke
 
 IDENTITY = re.compile(r"[0-9a-f]{24}")
 EMBEDDING = "embedding.safetensors"
@@ -67,6 +68,7 @@ class ObjectRecord:
         box: Half open, x0 y0 x1 y1.
         area: In pixels.
         clicks: x, y and positive of the clicks in place.
+        scribbles: The lines in place.
         prompt_box: The box prompt in place, or None.
         hidden: Whether the page shows it.
         deleted: Whether it was thrown away; it can be taken back until the picture is forgotten.
@@ -84,6 +86,7 @@ class ObjectRecord:
     box: tuple[int, int, int, int] = (0, 0, 0, 0)
     area: int = 0
     clicks: list[tuple[float, float, bool]] = field(default_factory=list)
+    scribbles: list[Stroke] = field(default_factory=list)
     prompt_box: tuple[float, float, float, float] | None = None
     hidden: bool = False
     deleted: bool = False

@@ -8,9 +8,10 @@ export const KEYS = [
     ["2", "box tool", "box"],
     ["3", "brush: paint", "paint"],
     ["4", "brush: erase", "erase"],
+    ["5", "scribble: a line over the object", "scribble"],
     ["a", "automatic mask", "auto"],
     ["Shift+a", "automatic mask, parts kept apart", "parts"],
-    ["x", "plain clicks remove, or add again", "flip"],
+    ["x", "the left button removes, or adds again", "flip"],
     ["o", "keep off the other objects", "avoid"],
     ["s", "split into its pieces", "split"],
     ["[", "smaller brush", "smaller"],
@@ -19,7 +20,7 @@ export const KEYS = [
   ["Undo", [
     ["z", "take the last step back", "undo"],
     ["Shift+z", "make it again", "redo"],
-    ["Escape", "let go of a box or stroke", "escape"],
+    ["Escape", "let go of a box or a line", "escape"],
   ]],
   ["Objects", [
     ["n", "new object", "add"],
@@ -27,7 +28,7 @@ export const KEYS = [
     ["j", "next object", "nextObject"],
     ["k", "previous object", "previousObject"],
     ["h", "hide it, or show it", "hide"],
-    ["Delete", "throw it away", "remove"],
+    ["Delete", "throw it away (Z: back again)", "remove"],
   ]],
   ["Look", [
     ["f", "whole picture", "fit"],

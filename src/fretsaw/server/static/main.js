@@ -176,17 +176,16 @@ async function split(id) {
 // What keys and buttons do
 
 const shows = ["fill", "outline", "cutout"];
+const toolNames = ["click", "box", "paint", "erase", "scribble"];
 const actions = {
   click: () => tools.choose("click"),
   box: () => tools.choose("box"),
   paint: () => tools.choose("paint"),
   erase: () => tools.choose("erase"),
+  scribble: () => tools.choose("scribble"),
   auto: () => work.about.modes.includes("auto") && work.auto(),
   parts: findParts,
-  flip: () => {
-    tools.removes = !tools.removes;
-    tools.choose("click");
-  },
+  flip: () => tools.sign(!tools.removes),
   avoid: () => work.avoid(),
   split: () => work.object?.area && split(work.active),
   smaller: () => tools.resize(1 / 1.25),
@@ -240,19 +239,19 @@ function show(name) {
 function render() {
   const { object, picture, waiting } = work;
   const enable = (id, on) => (find(id).disabled = !on);
-  enable("undo", object?.undoable);
-  enable("redo", object?.redoable);
-  for (const id of ["auto", "add", "export", "tool-click", "tool-box", "tool-paint", "tool-erase"]) enable(id, picture);
+  enable("undo", work.undoable);
+  enable("redo", work.redoable);
+  for (const id of ["auto", "add", "export", ...toolNames.map((name) => `tool-${name}`)]) enable(id, picture);
   enable("avoid", object?.area && work.objects.some((other) => other !== object && other.area));
   enable("split", object?.area);
   enable("reset", object?.undoable || object?.redoable);
-  for (const name of ["click", "box", "paint", "erase"]) find(`tool-${name}`).setAttribute("aria-pressed", String(tools.tool === name));
+  for (const name of toolNames) find(`tool-${name}`).setAttribute("aria-pressed", String(tools.tool === name));
   for (const name of shows) find(`show-${name}`).setAttribute("aria-pressed", String(view.show === name));
   find("adds").setAttribute("aria-pressed", String(!tools.removes));
   find("removes").setAttribute("aria-pressed", String(tools.removes));
   const brushing = tools.tool === "paint" || tools.tool === "erase";
   find("brush").hidden = !brushing;
-  find("signs").hidden = tools.tool !== "click";
+  find("signs").hidden = tools.tool !== "click" && tools.tool !== "scribble";
   find("brush-size").value = Math.log2(tools.radius);
   find("stage").dataset.busy = String(waiting > 0);
   find("state").textContent = !picture ? "" : work.error ? "not saved" : waiting ? (work.ready ? "working …" : "reading the picture …") : work.ready ? "saved" : "reading the picture …";
@@ -271,11 +270,14 @@ view.onzoom = showZoom;
 view.scene = () => {
   const { object } = work;
   const clicks = (object && !object.hidden ? object.clicks : []).map(([x, y, positive]) => ({ x, y, positive }));
+  const scribbles = object && !object.hidden ? object.scribbles : [];
+  const unanswered = work.marks.filter((mark) => mark.intent === work.intent).map((mark) => ({ ...mark, waiting: true }));
   return {
     objects: work.objects,
     active: work.active,
     color: object?.color ?? "#4aa3ff",
-    clicks: view.show === "cutout" ? [] : [...clicks, ...work.marks.filter((mark) => mark.intent === work.intent).map((mark) => ({ ...mark, waiting: true }))],
+    clicks: view.show === "cutout" ? [] : [...clicks, ...unanswered.filter(({ points }) => !points)],
+    scribbles: view.show === "cutout" ? [] : [...scribbles, ...unanswered.filter(({ points }) => points)],
     // A stroke on a mask that is there shows in the mask itself.
     strokes: work.strokes.filter((stroke) => stroke.intent === work.intent && !object),
     box: view.show === "cutout" ? null : object?.prompt_box,
@@ -314,11 +316,8 @@ for (const button of document.querySelectorAll("[data-action]")) {
 }
 for (const name of shows) find(`show-${name}`).addEventListener("click", () => show(name));
 for (const name of ["adds", "removes"]) {
-  find(name).title = `Left clicks ${name === "adds" ? "add" : "remove"} (X)`;
-  find(name).addEventListener("click", () => {
-    tools.removes = name === "removes";
-    tools.choose("click");
-  });
+  find(name).title = `The left button ${name} (X)`;
+  find(name).addEventListener("click", () => tools.sign(name === "removes"));
 }
 find("reset").addEventListener("click", () => work.reset());
 find("cut-all").addEventListener("click", cutAll);

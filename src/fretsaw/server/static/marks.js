@@ -1,7 +1,9 @@
-// What lies over the picture and keeps its size on the screen: clicks, boxes, the pointer; and the line of a brush.
+// What lies over the picture and keeps its size on the screen: clicks, scribbles, boxes, the pointer; and the line of a brush.
 
-// Clicks and boxes.
-export function drawMarks(view, { clicks = [], box, draft }) {
+const SIGNS = { true: "#12a150", false: "#e5384f" };
+
+// Clicks, scribbles and boxes. A scribble's sign stands where it begins.
+export function drawMarks(view, { clicks = [], scribbles = [], scribble, box, draft }) {
   const { context } = view;
   for (const [rectangle, live] of [[box, false], [draft, true]]) {
     if (!rectangle) continue;
@@ -16,11 +18,22 @@ export function drawMarks(view, { clicks = [], box, draft }) {
     }
     context.setLineDash([]);
   }
-  for (const { x, y, positive, waiting } of clicks) {
+  const lines = scribble?.points.length ? [...scribbles, scribble] : scribbles;
+  for (const { points, positive, waiting } of lines) {
+    const line = points.map(([x, y]) => view.toScreen(x + 0.5, y + 0.5));
+    context.globalAlpha = waiting ? 0.55 : 1;
+    for (const [color, radius] of [["#ffffff", 3.5], [SIGNS[positive], 2]]) {
+      context.strokeStyle = color;
+      trace(context, line, radius);
+    }
+    context.globalAlpha = 1;
+  }
+  const begun = lines.map(({ points: [[x, y]], positive, waiting }) => ({ x, y, positive, waiting }));
+  for (const { x, y, positive, waiting } of [...begun, ...clicks]) {
     const [sx, sy] = view.toScreen(x + 0.5, y + 0.5);
     context.beginPath();
     context.arc(sx, sy, 7, 0, 2 * Math.PI);
-    context.fillStyle = positive ? "#12a150" : "#e5384f";
+    context.fillStyle = SIGNS[positive];
     context.globalAlpha = waiting ? 0.55 : 1;
     context.fill();
     context.lineWidth = 2;

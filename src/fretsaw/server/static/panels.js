@@ -119,7 +119,7 @@ export class Objects {
   async remove(id) {
     const item = this.work.objects.find((other) => other.id === id);
     if (!item) return;
-    const gone = await this.work.describe(id, { deleted: true });
+    const gone = await this.work.remove(id);
     if (gone) this.tell(`${item.name || "The object"} is gone.`, "Take it back", () => this.work.describe(id, { deleted: false }));
   }
 

@@ -1,4 +1,4 @@
-// What the pointer and the arrow keys do on the canvas: click, box, brush, pan, zoom, and the preview under a resting pointer.
+// What the pointer and the arrow keys do on the canvas: click, box, brush, scribble, pan, zoom, and the preview under a resting pointer.
 
 import * as api from "./api.js";
 import { boxOf, Mask } from "./masks.js";
@@ -7,16 +7,18 @@ import { trace } from "./marks.js";
 const REST = 70; // milliseconds that the pointer must rest before a preview is asked for
 const QUICK = 0.45; // seconds; where previews take longer, they would lag behind the hand
 const PAUSE = 20000; // milliseconds without previews after they were too slow
+const APART = 2; // pixels of the screen from one point of a scribble to the next, at least
 
 export class Tools extends EventTarget {
-  tool = "click"; // click, box, paint, erase
-  removes = false; // whether a plain click removes; the right button always does
+  tool = "click"; // click, box, paint, erase, scribble
+  removes = false; // whether a plain click or scribble removes; the right button always does
   radius = 12; // of the brush, in pixels of the picture
   previews = true;
   pointer = null; // where the mouse is, or null
   cross = null; // where the arrow keys have moved to, or null
   draft = null; // a box being drawn
   stroke = null; // a brush stroke being drawn
+  scribble = null; // a scribble being drawn, its points as the server counts them
   preview = null;
 
   #drag = null;
@@ -57,6 +59,12 @@ export class Tools extends EventTarget {
     this.view.draw();
   }
 
+  // Says whether plain clicks or scribbles remove; any other tool gives way to the click tool.
+  sign(removes) {
+    this.removes = removes;
+    this.choose(this.tool === "scribble" ? "scribble" : "click");
+  }
+
   resize(factor) {
     this.radius = Math.min(400, Math.max(1, this.radius * factor));
     this.dispatchEvent(new Event("tool"));
@@ -75,6 +83,7 @@ export class Tools extends EventTarget {
     return {
       draft: this.draft,
       stroke: this.stroke,
+      scribble: this.scribble,
       preview: this.preview,
       brush: brushing && place && !this.#space ? { ...place, radius: this.radius, adds: this.tool === "paint" } : null,
       cross: this.cross,
@@ -101,7 +110,7 @@ export class Tools extends EventTarget {
   }
 
   escape() {
-    const busy = this.draft || this.stroke || this.#drag;
+    const busy = this.draft || this.stroke || this.scribble || this.#drag;
     this.#cancel();
     return Boolean(busy);
   }
@@ -112,10 +121,13 @@ export class Tools extends EventTarget {
     return { x: clamp(x, 0, this.view.width - 0.01), y: clamp(y, 0, this.view.height - 0.01) };
   }
 
-  // The keyboard's press: for boxes and strokes the first one begins and the second one ends.
+  // The keyboard's press: for boxes, strokes and scribbles the first one begins and the second one ends.
   #press(place, removes) {
     if (this.tool === "click") this.#click(place, !removes);
-    else if (this.tool === "box") {
+    else if (this.tool === "scribble") {
+      if (this.scribble) this.#endScribble();
+      else this.#beginScribble(place, !removes);
+    } else if (this.tool === "box") {
       if (this.draft) this.#endBox();
       else this.draft = [place.x, place.y, place.x, place.y];
     } else if (this.stroke) this.#endStroke();
@@ -140,8 +152,11 @@ export class Tools extends EventTarget {
     if (event.button === 1 || this.#space) this.#drag = { kind: "pan", at: [event.clientX, event.clientY] };
     else if (event.button !== 0 && event.button !== 2) return;
     else if (this.tool === "click") {
-      if (this.#inside(place)) this.#click(place, !(event.button === 2 || event.altKey || this.removes));
+      if (this.#inside(place)) this.#click(place, this.#adds(event));
       return;
+    } else if (this.tool === "scribble") {
+      this.#drag = { kind: "scribble" };
+      this.#beginScribble(place, this.#adds(event));
     } else if (this.tool === "box" && event.button === 0) {
       this.#drag = { kind: "box" };
       this.draft = [place.x, place.y, place.x, place.y];
@@ -154,6 +169,10 @@ export class Tools extends EventTarget {
     this.view.draw();
   }
 
+  #adds(event) {
+    return !(event.button === 2 || event.altKey || this.removes);
+  }
+
   #move(event) {
     if (!this.work.picture) return;
     if (this.#drag?.kind === "pan") {
@@ -162,8 +181,8 @@ export class Tools extends EventTarget {
       return;
     }
     this.cross = null;
-    // A quick hand makes more moves than there are frames; a stroke follows all of them.
-    if (this.stroke) for (const step of event.getCoalescedEvents?.() ?? []) this.#extendStroke(this.#place(step));
+    // A quick hand makes more moves than there are frames; a line follows all of them.
+    if (this.stroke || this.scribble) for (const step of event.getCoalescedEvents?.() ?? []) this.#extend(this.#place(step));
     this.pointer = this.#place(event);
     this.#follow(this.pointer);
     this.view.draw();
@@ -172,14 +191,18 @@ export class Tools extends EventTarget {
   // The hand has moved: what it holds comes along.
   #follow(place) {
     if (this.draft) [this.draft[2], this.draft[3]] = [place.x, place.y];
-    if (this.stroke) this.#extendStroke(place);
+    this.#extend(place);
     this.#schedulePreview(place);
   }
 
-  // Points closer than half a pixel of the screen add nothing but time.
-  #extendStroke({ x, y }) {
-    const [lastX, lastY] = this.stroke.points.at(-1);
-    if (Math.hypot(x - lastX, y - lastY) * this.view.scale >= 0.5) this.stroke.points.push([x, y]);
+  // Points of a stroke that are closer than half a pixel of the screen add nothing but time; a scribble needs fewer, and none beside the picture.
+  #extend(place) {
+    const add = (points, [x, y], apart) => {
+      const last = points.at(-1);
+      if (!last || Math.hypot(x - last[0], y - last[1]) * this.view.scale >= apart) points.push([x, y]);
+    };
+    if (this.stroke) add(this.stroke.points, [place.x, place.y], 0.5);
+    if (this.scribble && this.#inside(place)) add(this.scribble.points, [counted(place.x), counted(place.y)], APART);
   }
 
   #up() {
@@ -187,12 +210,13 @@ export class Tools extends EventTarget {
     this.#drag = null;
     if (kind === "box") this.#endBox();
     if (kind === "stroke") this.#endStroke();
+    if (kind === "scribble") this.#endScribble();
     this.#cursor();
     this.view.draw();
   }
 
   #cancel() {
-    this.#drag = this.draft = this.stroke = null;
+    this.#drag = this.draft = this.stroke = this.scribble = null;
     this.#cursor();
     this.view.draw();
   }
@@ -217,9 +241,19 @@ export class Tools extends EventTarget {
 
   #click(place, positive) {
     this.forgetPreview();
-    // The server counts from the centre of the first pixel.
-    const round = (value) => Math.round((value - 0.5) * 100) / 100;
-    this.work.click(round(place.x), round(place.y), positive);
+    this.work.click(counted(place.x), counted(place.y), positive);
+  }
+
+  #beginScribble(place, positive) {
+    this.scribble = { points: [], positive };
+    this.#extend(place);
+  }
+
+  #endScribble() {
+    const { scribble } = this;
+    this.scribble = null;
+    if (scribble?.points.length) this.work.scribble(thinned(scribble.points, this.work.about.limits.points), scribble.positive);
+    this.view.draw();
   }
 
   #endBox() {
@@ -293,6 +327,15 @@ export class Tools extends EventTarget {
 }
 
 const clamp = (value, least, most) => Math.min(most, Math.max(least, value));
+
+// The server counts from the centre of the first pixel.
+const counted = (value) => Math.round((value - 0.5) * 100) / 100;
+
+// Leaves every other point of a line out until at most so many are left; its end stays.
+function thinned(points, most) {
+  while (points.length > most) points = points.filter((_, at) => at % 2 === 0 || at === points.length - 1);
+  return points;
+}
 
 const MOST_AT_ONCE = 4e6; // pixels of the canvas that a stroke is filled on
 

@@ -14,8 +14,10 @@ export class Work extends EventTarget {
   waiting = 0; // changes that the server has not answered yet
   ready = false; // whether the picture is encoded
   error = "";
-  marks = []; // clicks that were made but not answered, each with its intent
+  marks = []; // clicks and scribbles that were made but not answered, each with its intent
   strokes = []; // strokes of the brush likewise
+  #thrown = []; // what was thrown away, the last on top: the object's id, whether it was the one in hand, and every object's steps at that time
+  #back = []; // what undo has brought back of it, for redo: the object's id, and the state of the objects since then
   #chain = Promise.resolve();
   #opened = 0;
 
@@ -33,6 +35,14 @@ export class Work extends EventTarget {
 
   get object() {
     return this.objects.find((item) => item.id === this.active) ?? null;
+  }
+
+  get undoable() {
+    return Boolean(this.object?.undoable || this.#thrown.length);
+  }
+
+  get redoable() {
+    return Boolean(this.object?.redoable || this.#lastBack());
   }
 
   async start() {
@@ -59,6 +69,8 @@ export class Work extends EventTarget {
     this.intent = { id: this.objects.some((item) => item.id === known) ? known : (this.objects.at(-1)?.id ?? null) };
     this.marks = [];
     this.strokes = [];
+    this.#thrown = [];
+    this.#back = [];
     this.tell("picture");
     this.tell("objects");
     return true;
@@ -116,6 +128,9 @@ export class Work extends EventTarget {
     const item = withMask(reply, at >= 0 ? this.objects[at] : null);
     // The answer knows nothing of the strokes that came after its question.
     for (const stroke of this.strokes) if (stroke.intent.id === item.id && !stroke.answered) applyStroke(item, stroke);
+    if (!reply.deleted) this.#thrown = this.#thrown.filter(({ id }) => id !== item.id);
+    // Where steps are gone, the next ones are newer than what was thrown away.
+    for (const { steps } of this.#thrown) steps.set(item.id, Math.min(steps.get(item.id) ?? 0, item.undoable));
     if (reply.deleted) {
       if (at >= 0) this.objects.splice(at, 1);
       if (this.active === reply.id) this.intent = { id: this.objects.at(-1)?.id ?? null };
@@ -135,6 +150,10 @@ export class Work extends EventTarget {
 
   click(x, y, positive) {
     return this.change((path, since) => api.post(`${path}/clicks${since}`, { x, y, positive }), { mark: { x, y, positive } });
+  }
+
+  scribble(points, positive) {
+    return this.change((path, since) => api.post(`${path}/scribbles${since}`, { points, positive }), { mark: { points, positive } });
   }
 
   box(x0, y0, x1, y1) {
@@ -186,12 +205,67 @@ export class Work extends EventTarget {
     return this.object ? this.change((path, since) => api.post(`${path}/avoid${since}`)) : null;
   }
 
+  // Takes back what was done last: a step of the object in hand, or that an object was thrown away since.
   undo() {
-    return this.object?.undoable || this.waiting ? this.change((path, since) => api.post(`${path}/undo${since}`)) : null;
+    const { intent } = this;
+    if (!this.undoable && !this.waiting) return null;
+    return this.change((path, since) => {
+      const thrown = this.#lastThrown(intent.id);
+      if (thrown) return this.#bringBack(thrown);
+      return intent.id === null ? null : api.post(`${path}/undo${since}`);
+    }, { makes: false });
   }
 
   redo() {
-    return this.object?.redoable ? this.change((path, since) => api.post(`${path}/redo${since}`)) : null;
+    const { intent } = this;
+    if (!this.redoable) return null;
+    return this.change((path, since) => {
+      const back = this.#lastBack();
+      if (back) {
+        this.#back.pop();
+        return this.#throwAway(back.id);
+      }
+      return intent.id === null ? null : api.post(`${path}/redo${since}`);
+    }, { makes: false });
+  }
+
+  remove(id) {
+    return this.change(() => {
+      this.#back = [];
+      return this.#throwAway(id);
+    }, { makes: false });
+  }
+
+  async #throwAway(id) {
+    if (!this.objects.some((item) => item.id === id)) return null;
+    const thrown = { id, active: this.active === id, steps: new Map(this.objects.map((item) => [item.id, item.undoable])) };
+    const reply = await api.patch(`${this.path}/objects/${id}`, { deleted: true });
+    this.#thrown.push(thrown);
+    return reply;
+  }
+
+  async #bringBack({ id, active }) {
+    this.take(await api.patch(`${this.path}/objects/${id}`, { deleted: false }));
+    if (active) this.choose(id);
+    this.#back.push({ id, state: this.#state });
+    return null;
+  }
+
+  // What was thrown away last, if the object with this id has no step that is newer.
+  #lastThrown(id) {
+    const thrown = this.#thrown.at(-1);
+    const item = this.objects.find((other) => other.id === id);
+    return thrown && (item?.undoable ?? 0) <= (thrown.steps.get(id) ?? 0) ? thrown : null;
+  }
+
+  // What undo has brought back last, if no mask is another one since then.
+  #lastBack() {
+    const back = this.#back.at(-1);
+    return back?.state === this.#state ? back : null;
+  }
+
+  get #state() {
+    return this.objects.map(({ id, revision }) => `${id}:${revision}`).join();
   }
 
   reset() {
