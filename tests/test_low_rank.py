@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fretsaw.weights.low_rank import compress, restore
+from fretsaw.weights.low_rank import compress, part_way, restore
 
 
 @pytest.fixture
@@ -40,3 +40,11 @@ def test_more_rank_comes_nearer(start):
 
 def test_whole_parameters_stay_what_they_are(start, trained):
     assert torch.equal(restore(trained, start)["matrix"], trained["matrix"])
+
+
+def test_part_of_the_way_lies_between(start, trained):
+    half = part_way(trained, start, 0.5)
+    assert torch.allclose(half["vector"], start["vector"] + 0.5)
+    assert torch.equal(half["new"], trained["new"]), "what the start lacks is taken as it is"
+    for share, end in ((0.0, start), (1.0, trained)):
+        assert all(torch.allclose(value, end.get(name, value)) for name, value in part_way(trained, start, share).items())

@@ -19,8 +19,9 @@ from fretsaw.catalog import build_refiner
 from fretsaw.errors import ConfigError
 from fretsaw.methods.sam_ref import SamRef
 from fretsaw.recipes.click_data import collect
-from fretsaw.recipes.sam_ref import Config, decoder_losses, refine_batch, refinement_losses, run
+from fretsaw.recipes.sam_ref import Config, install_learned, refine_batch, run
 from fretsaw.recipes.sam_ref_crops import MARGIN, cut_crops, draw_crop
+from fretsaw.recipes.sam_ref_losses import decoder_losses, refinement_losses
 from fretsaw.training.click_batches import ClickBatch
 from fretsaw.training.clicking import Interaction
 from fretsaw.training.loop import read_log
@@ -234,11 +235,22 @@ def test_stage_1_trains_the_decoder_and_nothing_else(config, monkeypatch):
     assert decoder.exists()
     # Stage 2 goes on from it, and its file brings the decoder along.
     monkeypatch.setattr(catalog, "build", lambda name, size, **_: catalog.Parts(clicks=tiny_sam2(size)))
-    run(replace(config, decoder=str(decoder), steps=4, warmup=1, out=config.out + "2"))
+    run(replace(config, decoder=str(decoder), rank=0, steps=4, warmup=1, out=config.out + "2"))
     both = api.load("tiny", size=SIZE, refiner=config.out + "2/refiner.safetensors", device="cpu").parts.clicks
     assert both is not None
     trained = load_state_dict(decoder)
     assert all(torch.equal(value, trained[name].float()) for name, value in both.mask_decoder.state_dict().items())
+    # Part of the way, and as thin matrices: what is loaded is what the refiner learned over.
+    part = replace(config, decoder=str(decoder), share=0.5, rank=4, steps=2, warmup=1, out=config.out + "3")
+    over = tiny_sam2(SIZE)
+    install_learned(over, part)
+    run(part)
+    loaded = api.load("tiny", size=SIZE, refiner=part.out + "/refiner.safetensors", device="cpu").parts.clicks
+    assert loaded is not None
+    for name, value in loaded.mask_decoder.state_dict().items():
+        assert torch.equal(value, over.mask_decoder.state_dict()[name]), name
+        plain = before[f"mask_decoder.{name}"] if f"mask_decoder.{name}" in before else value
+        assert (value - plain).norm() <= 0.6 * (trained[name].float() - plain).norm() + 1e-3, name
 
 
 def test_mistakes_in_the_settings_are_said(config):

@@ -32,6 +32,10 @@ DECODER_PREFIX = "decoder."
 """Before the names of a fine-tuned decoder's parameters in a refiner's file (SAM-REF's first stage of training)."""
 
 
+RANK = "rank"
+"""The metadata's name for the rank of what the decoder learned, where the file holds that in place of the whole decoder; see `fretsaw.weights.low_rank`."""
+
+
 def build_refiner(name: str | Path, model: str = "sam2-hiera-tiny") -> SamRef:
     """Build SAM-REF.
 
@@ -65,10 +69,13 @@ def install_decoder(name: str | Path, model: str, clicks: SamClicks) -> None:
         ModelError: As `build_refiner`.
         StateDictError: If the decoder does not fit.
     """
-    state = load_state_dict(refiner_path(name, model)).items()
-    own = {key.removeprefix(DECODER_PREFIX): value.float() for key, value in state if key.startswith(DECODER_PREFIX)}
+    from fretsaw.weights import low_rank
+
+    path = refiner_path(name, model)
+    own = {key.removeprefix(DECODER_PREFIX): value.float() for key, value in load_state_dict(path).items() if key.startswith(DECODER_PREFIX)}
     if own:
-        load_strictly(clicks.mask_decoder, own)
+        changed = RANK in read_metadata(path)
+        load_strictly(clicks.mask_decoder, low_rank.restore(own, clicks.mask_decoder.state_dict()) if changed else own)
 
 
 def refiner_path(name: str | Path, model: str) -> Path:

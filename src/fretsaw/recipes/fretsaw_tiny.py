@@ -42,6 +42,7 @@ from fretsaw.training.losses import standardised_mse
 from fretsaw.training.provenance import settings_text
 from fretsaw.types import ImageEmbedding
 from fretsaw.weights import load_state_dict
+from fretsaw.weights.low_rank import part_way
 
 STEM = "stage2"
 """The tap that holds what the stem computes."""
@@ -395,7 +396,7 @@ def with_decoder(state: Mapping[str, Tensor], file: Path, share: float) -> dict[
     missing = [name for name in state if name.startswith("mask_decoder.") and not name.startswith(FINE_MAPS) and name not in learned]
     if wrong or missing:
         raise StateDictError(f"expected the decoder of this student in {file}, got {wrong[:3]} that do not fit and {missing[:3]} that are missing")
-    return {**state, **{name: torch.lerp(state[name].float(), value, share) for name, value in learned.items()}}
+    return {**state, **part_way(learned, state, share)}
 
 
 def export(state: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:

@@ -37,10 +37,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from fretsaw.catalog.refiners import DECODER_PREFIX
+from fretsaw.catalog.refiners import DECODER_PREFIX, RANK
 from fretsaw.errors import ConfigError
 from fretsaw.evaluation.held_out import held_out_figures
 from fretsaw.layers.roi_align import roi_align
@@ -48,17 +47,15 @@ from fretsaw.methods.sam_clicks import SamClicks, pad_points
 from fretsaw.methods.sam_ref import RefinerFeatures, SamRef
 from fretsaw.recipes.click_data import ClickData, collect, fill, make_photos
 from fretsaw.recipes.sam_ref_crops import CELL, MARGIN, cut_crops, draw_crop, patch_box
+from fretsaw.recipes.sam_ref_losses import decoder_losses, refinement_losses
 from fretsaw.training.click_batches import ClickBatch, ClickObjects, collate
 from fretsaw.training.clicking import click_through, coarse_logits, draw_clicks
 from fretsaw.training.embedding_cache import EmbeddingCache
 from fretsaw.training.loop import Schedule, Watcher, cosine, fit, say
-from fretsaw.training.losses import bce, dice, normalised_focal
+from fretsaw.training.losses import normalised_focal
 from fretsaw.training.provenance import settings_text
 from fretsaw.types import ImageEmbedding
-from fretsaw.weights import load_state_dict, load_strictly
-
-ERROR_WEIGHT = 1.5
-"""Of pixels where the coarse mask is wrong, in the loss on refined logits (section 3.5)."""
+from fretsaw.weights import load_state_dict, load_strictly, low_rank
 
 NORM_MOMENTUM = 0.01
 """Of the running statistics of batch normalisation: a batch holds a few crops, and what is measured must not hang on the last ten of them."""
@@ -83,6 +80,8 @@ class Config:
         encode_minutes: Stop encoding after so long and learn from what is there; the same command goes on encoding. 0 encodes everything first.
         model: Name or file of the frozen model.
         decoder: File of stage 1's decoder, to take the place of the model's own; it travels in the refiner's file.
+        share: How far the model's decoder goes to that of the file: 1 takes the file's, less keeps more of what training did not speak of.
+        rank: The refiner's file holds what the decoder learned as matrices of this rank, and the refiner learns over that; 0 stores it whole.
         start: File of a refiner to go on from, in place of a new one.
         size: Side of the model's input; 512 lets a CPU see four times as many photos, and a refiner of that size refines at half the resolution.
         width: Channels of the refiner: 64 (paper) or 32.
@@ -118,6 +117,8 @@ class Config:
     encode_minutes: float = 0.0
     model: str = "sam2-hiera-tiny"
     decoder: str = ""
+    share: float = 1.0
+    rank: int = 32
     start: str = ""
     size: int = 1024
     width: int = 32
@@ -141,79 +142,17 @@ class Config:
     dtype: str = "float32"
 
 
-# Losses ------------------------------------------------------------------------------------------------------------------------------------------
-
-
-def refinement_losses(refined: Tensor, error_map: Tensor, coarse: Tensor, coverage: Tensor, valid: Tensor) -> dict[str, Tensor]:
-    """Return what one of the two refiners adds to equation 3, each term a mean over the batch.
-
-    Args:
-        refined: (B, 1, h, w) logits after equation 1 or 2.
-        error_map: (B, 1, h, w) logits.
-        coarse: (B, 1, h, w) the decoder's logits.
-        coverage: (B, 1, h, w) truth in [0, 1].
-        valid: (B, 1, h, w) 0 where nothing is learned.
-
-    Returns:
-        "bnfl": normalised focal loss on the refined mask, pixels of the error region weighted by 1.5; "dice" and "bce" on the error map, whose target is
-        where the coarse mask, decided at probability 0.5, differs from the truth.
-
-    Source: SAM-REF, section 3.5, equation 3.
-    """
-    errors = ((coarse > 0) != (coverage > 0.5)).float() * valid
-    # Where nothing is learned the error map is replaced by a sure, right answer: it adds nothing to the losses or their gradient.
-    known = torch.where(valid > 0, error_map.float(), torch.full_like(coarse, -30.0))
-    weight = valid * (1 + (ERROR_WEIGHT - 1) * errors)
-    return {
-        "bnfl": normalised_focal(refined.float(), coverage, weight=weight).mean(),
-        "dice": dice(known, errors).mean(),
-        "bce": bce(known, errors).mean(),
-    }
-
-
-def decoder_losses(logits: Tensor, predicted_iou: Tensor, coverage: Tensor, valid: Tensor, first: bool) -> tuple[dict[str, Tensor], Tensor]:
-    """Return what stage 1 learns from, each term a mean over the batch, and the mask (B, 1, h, w) that it learns on.
-
-    Args:
-        logits: (B, 4, h, w) the decoder's four masks.
-        predicted_iou: (B, 4).
-        coverage: (B, 1, h, w) truth in [0, 1].
-        valid: (B, 1, h, w) 0 where nothing is learned.
-        first: Whether there was only one click. It may mean a part or the whole, so that of the three masks the one nearest to the truth learns, as in SAM's
-            own training; from the second on it is the one that the decoder would answer with.
-
-    Returns:
-        "nfl" and "dice" of that mask; "iou", the mean squared error of the three predicted IoUs, by which the answer is chosen.
-
-    Source: SAM-REF, section 3.5 (normalised focal loss); Segment Anything (Kirillov et al. 2023), appendix A (the other terms, the nearest of three).
-    """
-    three, target = logits[:, 1:], coverage.expand(-1, 3, -1, -1)
-    distance = normalised_focal(three, target, weight=valid.expand_as(target))
-    with torch.no_grad():
-        mask, truth = (three > 0) & (valid > 0), (target > 0.5) & (valid > 0)
-        true_iou = (mask & truth).sum((-2, -1)) / (mask | truth).sum((-2, -1)).clamp(min=1)
-        chosen = distance.argmin(1) if first else predicted_iou[:, 1:].argmax(1)
-    rows = torch.arange(len(chosen), device=chosen.device)
-    answer = three[rows, chosen][:, None]
-    # Where nothing is learned the mask is replaced by a sure, right answer.
-    known = torch.where(valid > 0, answer, torch.full_like(answer, -30.0))
-    losses = {
-        "nfl": distance[rows, chosen].mean(),
-        "dice": dice(known, coverage * valid).mean(),
-        "iou": F.mse_loss(predicted_iou[:, 1:], true_iou),
-    }
-    return losses, answer
-
-
 # Steps -------------------------------------------------------------------------------------------------------------------------------------------
 
 
 class RefinerStage(nn.Module):
     """Stage 2: the refiner learns, the model stays as it is."""
 
-    def __init__(self, refiner: SamRef, model: SamClicks, config: Config) -> None:
+    def __init__(self, refiner: SamRef, model: SamClicks, config: Config, change: Mapping[str, Tensor] | None = None) -> None:
         super().__init__()
         self.refiner = refiner
+        self.change = change or {}
+        """What the refiner's file holds of the decoder that stage 1 made."""
         self._model = [model.requires_grad_(False)]  # in a list: not a submodule, so it is not part of the checkpoint
         self._config = config
 
@@ -370,12 +309,12 @@ def export(learner: RefinerStage | DecoderStage, config: Config, model: SamClick
     from fretsaw.images import write_bytes
 
     stage = learner.refiner if isinstance(learner, RefinerStage) else learner.decoder
-    tensors = {name: (t.detach().cpu().half() if t.ndim > 1 else t.detach().cpu()).contiguous() for name, t in stage.state_dict().items()}
-    if isinstance(learner, RefinerStage) and config.decoder:
-        tensors |= {f"{DECODER_PREFIX}{name}": t.detach().cpu().contiguous() for name, t in model.mask_decoder.state_dict().items()}
+    tensors = {name: _halved(tensor) for name, tensor in stage.state_dict().items()}
     metadata = {"recipe": "sam_ref", "steps": str(done), "model": config.model, "model_checksum": model.checksum, "settings": settings_text(config)}
     if isinstance(learner, RefinerStage):
         metadata["config"] = json.dumps(learner.refiner.config)
+        tensors |= {f"{DECODER_PREFIX}{name}": tensor for name, tensor in learner.change.items()}
+        metadata |= {RANK: str(config.rank)} if learner.change and config.rank else {}
     path = Path(config.out) / f"{config.stage}.safetensors"
     write_bytes(path, save(tensors, metadata))
     return path
@@ -407,8 +346,7 @@ def run(config: Config, watcher: Watcher | None = None) -> int:
     model = catalog.build(config.model, size=config.size).clicks
     if model is None:
         raise ConfigError(f"expected a model that takes clicks, got {config.model}")
-    if config.decoder:
-        load_strictly(model.mask_decoder, {name: tensor.float() for name, tensor in load_state_dict(Path(config.decoder)).items()})
+    change = install_learned(model, config) if config.decoder else {}
     model = model.to(config.device).to_precision(torch.bfloat16 if config.dtype == "bfloat16" else torch.float32)
     cache = EmbeddingCache(folder / f"{model.checksum[:12]}-{config.size}", model.checksum, model.preprocessing.key)
     photos = fill(data, model, cache, folder / "teacher", config.encode_minutes or None, lambda text: say(watcher, text))
@@ -422,4 +360,18 @@ def run(config: Config, watcher: Watcher | None = None) -> int:
     for module in refiner.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = NORM_MOMENTUM
-    return train(config, model, RefinerStage(refiner, model, config), data, cache, watcher)
+    return train(config, model, RefinerStage(refiner, model, config, change), data, cache, watcher)
+
+
+def install_learned(model: SamClicks, config: Config) -> dict[str, Tensor]:
+    """Give a model the decoder that stage 1 made, part of the way and at the rank that the configuration says; returns what a refiner's file holds of it."""
+    own = {name: tensor.clone() for name, tensor in model.mask_decoder.state_dict().items()}
+    learned = low_rank.part_way(load_state_dict(Path(config.decoder)), own, config.share)
+    stored = {name: _halved(tensor) for name, tensor in (low_rank.compress(learned, own, config.rank) if config.rank else learned).items()}
+    load_strictly(model.mask_decoder, {name: tensor.float() for name, tensor in (low_rank.restore(stored, own) if config.rank else learned).items()})
+    return stored
+
+
+def _halved(tensor: Tensor) -> Tensor:
+    """Return matrices in half precision, vectors as they are."""
+    return (tensor.detach().cpu().half() if tensor.ndim > 1 else tensor.detach().cpu()).contiguous()

@@ -41,6 +41,19 @@ def compress(trained: Mapping[str, Tensor], start: Mapping[str, Tensor], rank: i
     return stored
 
 
+def part_way(trained: Mapping[str, Tensor], start: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
+    """Return parameters that went a share of the way from where training started to where it ended: `start` + share x (`trained` - `start`).
+
+    Args:
+        trained: Parameters by name; those that `start` lacks are taken as they are.
+        start: Those that training started from.
+        share: 0 for `start`, 1 for `trained`; between them a network keeps more of what training did not speak of.
+
+    Source: Robust fine-tuning of zero-shot models (Wortsman et al. 2022), section 3.
+    """
+    return {name: torch.lerp(start[name].float(), value.float(), share) if name in start else value for name, value in trained.items()}
+
+
 def restore(stored: Mapping[str, Tensor], start: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the parameters of a network: `start` with what `compress` stored.
 

@@ -1,0 +1,73 @@
+"""What SAM-REF's two stages learn from. Source: SAM-REF (Yu et al. 2024), section 3.5, equation 3."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fretsaw.training.losses import bce, dice, normalised_focal
+
+ERROR_WEIGHT = 1.5
+"""Of pixels where the coarse mask is wrong, in the loss on refined logits (section 3.5)."""
+
+
+def refinement_losses(refined: Tensor, error_map: Tensor, coarse: Tensor, coverage: Tensor, valid: Tensor) -> dict[str, Tensor]:
+    """Return what one of the two refiners adds to equation 3, each term a mean over the batch.
+
+    Args:
+        refined: (B, 1, h, w) logits after equation 1 or 2.
+        error_map: (B, 1, h, w) logits.
+        coarse: (B, 1, h, w) the decoder's logits.
+        coverage: (B, 1, h, w) truth in [0, 1].
+        valid: (B, 1, h, w) 0 where nothing is learned.
+
+    Returns:
+        "bnfl": normalised focal loss on the refined mask, pixels of the error region weighted by 1.5; "dice" and "bce" on the error map, whose target is
+        where the coarse mask, decided at probability 0.5, differs from the truth.
+
+    Source: SAM-REF, section 3.5, equation 3.
+    """
+    errors = ((coarse > 0) != (coverage > 0.5)).float() * valid
+    # Where nothing is learned the error map is replaced by a sure, right answer: it adds nothing to the losses or their gradient.
+    known = torch.where(valid > 0, error_map.float(), torch.full_like(coarse, -30.0))
+    weight = valid * (1 + (ERROR_WEIGHT - 1) * errors)
+    return {
+        "bnfl": normalised_focal(refined.float(), coverage, weight=weight).mean(),
+        "dice": dice(known, errors).mean(),
+        "bce": bce(known, errors).mean(),
+    }
+
+
+def decoder_losses(logits: Tensor, predicted_iou: Tensor, coverage: Tensor, valid: Tensor, first: bool) -> tuple[dict[str, Tensor], Tensor]:
+    """Return what stage 1 learns from, each term a mean over the batch, and the mask (B, 1, h, w) that it learns on.
+
+    Args:
+        logits: (B, 4, h, w) the decoder's four masks.
+        predicted_iou: (B, 4).
+        coverage: (B, 1, h, w) truth in [0, 1].
+        valid: (B, 1, h, w) 0 where nothing is learned.
+        first: Whether there was only one click. It may mean a part or the whole, so that of the three masks the one nearest to the truth learns, as in SAM's
+            own training; from the second on it is the one that the decoder would answer with.
+
+    Returns:
+        "nfl" and "dice" of that mask; "iou", the mean squared error of the three predicted IoUs, by which the answer is chosen.
+
+    Source: SAM-REF, section 3.5 (normalised focal loss); Segment Anything (Kirillov et al. 2023), appendix A (the other terms, the nearest of three).
+    """
+    three, target = logits[:, 1:], coverage.expand(-1, 3, -1, -1)
+    distance = normalised_focal(three, target, weight=valid.expand_as(target))
+    with torch.no_grad():
+        mask, truth = (three > 0) & (valid > 0), (target > 0.5) & (valid > 0)
+        true_iou = (mask & truth).sum((-2, -1)) / (mask | truth).sum((-2, -1)).clamp(min=1)
+        chosen = distance.argmin(1) if first else predicted_iou[:, 1:].argmax(1)
+    rows = torch.arange(len(chosen), device=chosen.device)
+    answer = three[rows, chosen][:, None]
+    # Where nothing is learned the mask is replaced by a sure, right answer.
+    known = torch.where(valid > 0, answer, torch.full_like(answer, -30.0))
+    losses = {
+        "nfl": distance[rows, chosen].mean(),
+        "dice": dice(known, coverage * valid).mean(),
+        "iou": F.mse_loss(predicted_iou[:, 1:], true_iou),
+    }
+    return losses, answer
