@@ -94,7 +94,7 @@ def test_every_checksum_stands_in_notice():
                 assert (file.sha256 or file.address.partition("@")[0]) in notice, f"{name}: {file.member or file.address}"
 
 
-@pytest.mark.parametrize("name", ["u2netp", "pmg-tiny", "grc-clothes", "grc-people"])
+@pytest.mark.parametrize("name", ["u2netp", "pmg-tiny", "pmg-fretsaw-tiny", "grc-clothes", "grc-people"])
 def test_shipped_networks_are_those_the_catalogue_names(cache, name):
     weights = catalog.CATALOGUE[name].weights
     assert is_present(weights, cache)

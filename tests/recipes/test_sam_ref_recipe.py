@@ -15,18 +15,18 @@ import torch
 from PIL import Image
 
 from fretsaw import api, catalog
-from fretsaw.catalog import build_refiner
+from fretsaw.catalog import build_file, build_refiner
 from fretsaw.errors import ConfigError
 from fretsaw.methods.sam_ref import SamRef
 from fretsaw.recipes.click_data import collect
-from fretsaw.recipes.sam_ref import Config, install_learned, refine_batch, run
+from fretsaw.recipes.sam_ref import Config, learned_change, refine_batch, run
 from fretsaw.recipes.sam_ref_crops import MARGIN, cut_crops, draw_crop
 from fretsaw.recipes.sam_ref_losses import decoder_losses, refinement_losses
 from fretsaw.training.click_batches import ClickBatch
 from fretsaw.training.clicking import Interaction
 from fretsaw.training.loop import read_log
 from fretsaw.types import ImageEmbedding
-from fretsaw.weights import load_state_dict
+from fretsaw.weights import load_state_dict, low_rank
 from tiny import CHANNELS, tiny_sam2
 
 SIZE = 128
@@ -233,6 +233,14 @@ def test_stage_1_trains_the_decoder_and_nothing_else(config, monkeypatch):
     assert changed == {"mask_decoder"}
     decoder = Path(config.out) / "decoder.safetensors"
     assert decoder.exists()
+    # It loads by the path of the run's model, part of the way where the run says so.
+    run(replace(config, stage="decoder", steps=10, rate=1e-3, share=0.5, rank=0))
+    monkeypatch.setattr(catalog, "build", lambda name, size, **_: catalog.Parts(clicks=tiny_sam2(64)))
+    half = build_file(Path(config.out) / "model.safetensors", None).clicks
+    assert half is not None
+    for name, value in load_state_dict(decoder).items():
+        start = before.get(f"mask_decoder.{name}", value)
+        assert torch.allclose(half.mask_decoder.state_dict()[name], (start + value.float()) / 2, atol=2e-3), name
     # Stage 2 goes on from it, and its file brings the decoder along.
     monkeypatch.setattr(catalog, "build", lambda name, size, **_: catalog.Parts(clicks=tiny_sam2(size)))
     run(replace(config, decoder=str(decoder), rank=0, steps=4, warmup=1, out=config.out + "2"))
@@ -242,14 +250,14 @@ def test_stage_1_trains_the_decoder_and_nothing_else(config, monkeypatch):
     assert all(torch.equal(value, trained[name].float()) for name, value in both.mask_decoder.state_dict().items())
     # Part of the way, and as thin matrices: what is loaded is what the refiner learned over.
     part = replace(config, decoder=str(decoder), share=0.5, rank=4, steps=2, warmup=1, out=config.out + "3")
-    over = tiny_sam2(SIZE)
-    install_learned(over, part)
+    own = tiny_sam2(SIZE).mask_decoder.state_dict()
+    over = low_rank.restore(learned_change(decoder, own, part), own)
     run(part)
     loaded = api.load("tiny", size=SIZE, refiner=part.out + "/refiner.safetensors", device="cpu").parts.clicks
     assert loaded is not None
     for name, value in loaded.mask_decoder.state_dict().items():
-        assert torch.equal(value, over.mask_decoder.state_dict()[name]), name
-        plain = before[f"mask_decoder.{name}"] if f"mask_decoder.{name}" in before else value
+        assert torch.equal(value, over[name].float()), name
+        plain = before.get(f"mask_decoder.{name}", value)
         assert (value - plain).norm() <= 0.6 * (trained[name].float() - plain).norm() + 1e-3, name
 
 

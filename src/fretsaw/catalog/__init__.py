@@ -13,10 +13,11 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fretsaw.catalog.entries import Entry, Network, Parts
+from fretsaw.catalog.entries import Builder, Entry, Network, Parts
 from fretsaw.catalog.refiners import build_refiner as build_refiner
 from fretsaw.errors import ModelError, StateDictError
 from fretsaw.weights import (
@@ -35,7 +36,7 @@ from fretsaw.weights import (
 )
 from fretsaw.weights.hrsam_networks import hrsam_weights
 from fretsaw.weights.text_networks import NETWORKS
-from fretsaw.weights.trained import FRETSAW_TINY, GRC, PMG_TINY
+from fretsaw.weights.trained import CLICKED, FRETSAW_TINY, GRC, PMG_FRETSAW_TINY, PMG_TINY
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -176,7 +177,7 @@ def build_file(path: Path, size: int | None) -> Parts:
     from fretsaw.methods import hrsam, sam_clicks
     from fretsaw.weights.files import sha256_of
 
-    builders = {"pmg_sam": _pmg, "grc_sam": _grc, "hrsam_lite": _student, "fretsaw_tiny": _short_sam2}
+    builders = {"pmg_sam": _pmg, "grc_sam": _grc, "hrsam_lite": _student, "fretsaw_tiny": _short_sam2, "sam_ref": _clicked}
     trained = builders.get(read_metadata(path).get("recipe", "")) if path.suffix == ".safetensors" else None
     if trained is not None:
         return trained(path, size, "")
@@ -205,25 +206,17 @@ def with_first_cut(clicks: SamClicks) -> Parts:
     return Parts(clicks=clicks, automatic=FirstCut.build(clicks))
 
 
-def _pmg(path: Path, size: int | None, checksum: str) -> Parts:
-    """Build PMG-SAM's trained part over the encoder that its file names."""
-    from fretsaw.catalog.auto import build_pmg
+def _built_by(module: str, function: str) -> Builder:
+    """Return a builder out of a module of this folder that is imported when it is used: every command reads the table, few build all of its models."""
 
-    return build_pmg(path, size, checksum)
+    def build(path: Path, size: int | None, checksum: str) -> Parts:
+        return getattr(import_module(f"fretsaw.catalog.{module}"), function)(path, size, checksum)
 
-
-def _grc(path: Path, size: int | None, checksum: str) -> Parts:
-    """Build GrC-SAM's trained part over the model that its file names."""
-    from fretsaw.catalog.grc import build_grc
-
-    return build_grc(path, size, checksum)
+    return build
 
 
-def _student(path: Path, size: int | None, checksum: str) -> Parts:
-    """Build a trained HrsamLiteEncoder before what its file names."""
-    from fretsaw.catalog.student import build_student
-
-    return build_student(path, size, checksum)
+_pmg, _grc = _built_by("auto", "build_pmg"), _built_by("grc", "build_grc")
+_clicked, _student = _built_by("clicked", "build_clicked"), _built_by("student", "build_student")
 
 
 def _short_sam2(path: Path, size: int | None, checksum: str) -> Parts:
@@ -231,6 +224,15 @@ def _short_sam2(path: Path, size: int | None, checksum: str) -> Parts:
     from fretsaw.weights.files import sha256_of
 
     return _sam2("HIERA_SHORT", path, size or int(read_metadata(path)["size"]), checksum or sha256_of(path))
+
+
+def _default(path: Path, size: int | None, checksum: str) -> Parts:
+    """Build the model that ships: it clicks like any `_short_sam2`, and cuts by the network that was trained over its encoder and ships beside it."""
+    from fretsaw.catalog.auto import pmg_cut
+
+    clicks = _short_sam2(path, size, checksum).clicks
+    assert clicks is not None
+    return Parts(clicks=clicks, automatic=pmg_cut(weights_path(PMG_FRETSAW_TINY.name), clicks))
 
 
 def _sam2(table: str, path: Path, size: int | None, checksum: str) -> Parts:
@@ -401,7 +403,7 @@ def _text_entry(name: str, kind: str, origin: str, **networks: str) -> tuple[str
 
 
 CATALOGUE: dict[str, Entry] = {
-    DEFAULT: Entry("click, auto", FRETSAW_TINY, _short_sam2),
+    DEFAULT: Entry("click, auto", FRETSAW_TINY, _default),
     "sam2-hiera-tiny": Entry("click, auto", _SAM2_HIERA_TINY, partial(_sam2, "HIERA_TINY")),
     "u2netp": Entry("backbone", _U2NETP),
     "efficientnet-lite0": Entry("backbone", _EFFICIENTNET_LITE0),
@@ -412,7 +414,9 @@ CATALOGUE: dict[str, Entry] = {
     "sam2.1-hiera-small": _sam21_hiera("small", "ee5bba1d82bb8749febdf90f45e84b687142ba03", 184305280),
     "sam2.1-hiera-base-plus": _sam21_hiera("base-plus", "b7320756a13354e7530a63935656d35b2f91a290", 323476296),
     "sam2.1-hiera-large": _sam21_hiera("large", "665f8e2ad61cf5f53d65644ff27c8ee525124610", 897897416),
+    CLICKED.name: Entry("click, auto", CLICKED, _clicked),
     "pmg-tiny": Entry("click, auto", PMG_TINY, _pmg),
+    PMG_FRETSAW_TINY.name: Entry("backbone", PMG_FRETSAW_TINY),
     **{weights.name: Entry("click, auto, semantic", weights, _grc) for weights in GRC},
     **{weights.name: Entry("click, auto", weights, partial(_hrsam, letter, wide)) for weights, letter, wide in hrsam_weights(_convert_hrsam)},
     **{weights.name: Entry("backbone", weights) for weights in NETWORKS},

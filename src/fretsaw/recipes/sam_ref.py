@@ -80,8 +80,9 @@ class Config:
         encode_minutes: Stop encoding after so long and learn from what is there; the same command goes on encoding. 0 encodes everything first.
         model: Name or file of the frozen model.
         decoder: File of stage 1's decoder, to take the place of the model's own; it travels in the refiner's file.
-        share: How far the model's decoder goes to that of the file: 1 takes the file's, less keeps more of what training did not speak of.
-        rank: The refiner's file holds what the decoder learned as matrices of this rank, and the refiner learns over that; 0 stores it whole.
+        share: How far the decoder goes from the model's own to the learned one: 1 takes that, less keeps more of what training did not speak of. It is what
+            a refiner learns over, and what stage 1 writes as model.safetensors beside the decoder; a finished stage 1, run again, writes another share.
+        rank: Such files hold what the decoder learned as matrices of this rank; 0 stores it whole.
         start: File of a refiner to go on from, in place of a new one.
         size: Side of the model's input; 512 lets a CPU see four times as many photos, and a refiner of that size refines at half the resolution.
         width: Channels of the refiner: 64 (paper) or 32.
@@ -346,13 +347,21 @@ def run(config: Config, watcher: Watcher | None = None) -> int:
     model = catalog.build(config.model, size=config.size).clicks
     if model is None:
         raise ConfigError(f"expected a model that takes clicks, got {config.model}")
-    change = install_learned(model, config) if config.decoder else {}
+    own = {name: tensor.clone() for name, tensor in model.mask_decoder.state_dict().items()}
+    change: dict[str, Tensor] = {}
+    if config.decoder and config.stage == "decoder":
+        load_strictly(model.mask_decoder, {name: tensor.float() for name, tensor in load_state_dict(Path(config.decoder)).items()})
+    elif config.decoder:
+        change = learned_change(Path(config.decoder), own, config)
+        load_strictly(model.mask_decoder, low_rank.restore(change, own))
     model = model.to(config.device).to_precision(torch.bfloat16 if config.dtype == "bfloat16" else torch.float32)
     cache = EmbeddingCache(folder / f"{model.checksum[:12]}-{config.size}", model.checksum, model.preprocessing.key)
     photos = fill(data, model, cache, folder / "teacher", config.encode_minutes or None, lambda text: say(watcher, text))
     data = ClickData(photos, data.held_out, data.held_out_photos)
     if config.stage == "decoder":
-        return train(config, model, DecoderStage(model, config), data, cache, watcher)
+        done = train(config, model, DecoderStage(model, config), data, cache, watcher)
+        export_model(config, own, model.checksum)
+        return done
     torch.manual_seed(config.seed)
     channels = cache.get((*data.held_out_photos, *data.training)[0].key).final.shape[1]
     refiner = catalog.build_refiner(config.start) if config.start else SamRef(config.width, config.blocks, channels, config.map_scale)
@@ -363,13 +372,28 @@ def run(config: Config, watcher: Watcher | None = None) -> int:
     return train(config, model, RefinerStage(refiner, model, config, change), data, cache, watcher)
 
 
-def install_learned(model: SamClicks, config: Config) -> dict[str, Tensor]:
-    """Give a model the decoder that stage 1 made, part of the way and at the rank that the configuration says; returns what a refiner's file holds of it."""
-    own = {name: tensor.clone() for name, tensor in model.mask_decoder.state_dict().items()}
-    learned = low_rank.part_way(load_state_dict(Path(config.decoder)), own, config.share)
-    stored = {name: _halved(tensor) for name, tensor in (low_rank.compress(learned, own, config.rank) if config.rank else learned).items()}
-    load_strictly(model.mask_decoder, {name: tensor.float() for name, tensor in (low_rank.restore(stored, own) if config.rank else learned).items()})
-    return stored
+def learned_change(file: Path, own: Mapping[str, Tensor], config: Config) -> dict[str, Tensor]:
+    """Return what stage 1 learned, part of the way and at the rank that the configuration says, as `low_rank.restore` takes it.
+
+    Args:
+        file: Stage 1's decoder.
+        own: The model's own decoder.
+        config: Its `share` and `rank`; rank 0 keeps whole parameters.
+    """
+    learned = low_rank.part_way(load_state_dict(file), own, config.share)
+    return {name: _halved(tensor) for name, tensor in (low_rank.compress(learned, own, config.rank) if config.rank else learned).items()}
+
+
+def export_model(config: Config, own: Mapping[str, Tensor], checksum: str) -> None:
+    """Write `out`/model.safetensors: the model's name and its learned decoder's change; it loads by its path, a few MB over the model's own."""
+    from safetensors.torch import save
+
+    from fretsaw.images import write_bytes
+
+    file = Path(config.out) / "decoder.safetensors"
+    if file.exists():
+        metadata = {"recipe": "sam_ref", "model": config.model, "model_checksum": checksum, "settings": settings_text(config)}
+        write_bytes(Path(config.out) / "model.safetensors", save(learned_change(file, own, config), metadata))
 
 
 def _halved(tensor: Tensor) -> Tensor:

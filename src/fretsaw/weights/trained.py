@@ -15,11 +15,25 @@ def _shipped(name: str, origin: str, size: int, sha256: str) -> Weights:
 
 FRETSAW_TINY = _shipped("fretsaw-tiny", "SAM 2 Hiera-T cut down and distilled", 24923752, "4d3ae948f8165ae883f420970d6c82a77a2aa03849d0f2eee8b69a6c50e0412c")
 
+CLICKED = _shipped(
+    "sam2-hiera-tiny-clicks",
+    "SAM 2 Hiera-T's decoder trained further on clicks",
+    1978160,
+    "81aba50698af6bb25b71013f0601f48190b697848b6c1de834aac37acc4f3915",
+)
+
 PMG_TINY = _shipped(
     "pmg-tiny",
     "PMG-SAM over SAM 2 Hiera-T and U²-Netp",
-    8730098,
-    "3614cff77a5ed7793c0bb00c962cbe865574034abac46910ab71e12a4ce13d22",
+    3328002,
+    "ef0c9c2595bf4727ffb6527e2f66d18cef3429b15853f0e1a6c0799b4246440b",
+)
+
+PMG_FRETSAW_TINY = _shipped(
+    "pmg-fretsaw-tiny",
+    "PMG-SAM over fretsaw-tiny and U²-Netp",
+    3278298,
+    "5f56b8b31cb8fb268e4baed41e06a88a17c095286dd41a07a9e9f82238867f14",
 )
 
 GRC = (

@@ -1,0 +1,33 @@
+"""Models of the catalogue whose mask decoder was trained further on clicks: the files of `fretsaw train sam_ref --set stage=decoder`, SAM-REF's first stage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fretsaw import catalog
+from fretsaw.catalog.entries import Parts
+from fretsaw.errors import ModelError
+from fretsaw.weights import load_state_dict, load_strictly, read_metadata
+
+
+def build_clicked(path: Path, size: int | None = None, checksum: str = "") -> Parts:
+    """Build the model that a file stands on, with the decoder that the file holds as its change.
+
+    Args:
+        path: `model.safetensors` of such a run.
+        size: Side of the input in pixels; None for the model's own.
+        checksum: Names the decoder; unused, because embeddings and sessions depend on the encoder alone.
+
+    Raises:
+        ModelError: If the file does not name its model, or one that takes no clicks.
+        WeightsError: If the file is damaged or does not fit, or the model's weights are missing and cannot be fetched.
+    """
+    from fretsaw.weights import low_rank
+
+    name = read_metadata(path).get("model", "")
+    clicks = catalog.build(name, size=size).clicks if name else None
+    if clicks is None:
+        raise ModelError(f"expected a file of fretsaw train sam_ref --set stage=decoder, whose metadata names a model that takes clicks, got {path}")
+    change = {key: value.float() for key, value in load_state_dict(path).items()}
+    load_strictly(clicks.mask_decoder, low_rank.restore(change, clicks.mask_decoder.state_dict()))
+    return catalog.with_first_cut(clicks)
