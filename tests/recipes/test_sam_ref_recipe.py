@@ -234,15 +234,14 @@ def test_stage_1_trains_the_decoder_and_nothing_else(config, monkeypatch):
     decoder = Path(config.out) / "decoder.safetensors"
     assert decoder.exists()
     # It loads by the path of the run's model, part of the way where the run says so.
+    monkeypatch.setattr(catalog, "build", lambda name, size, **_: catalog.Parts(clicks=tiny_sam2(SIZE)))
     run(replace(config, stage="decoder", steps=10, rate=1e-3, share=0.5, rank=0))
-    monkeypatch.setattr(catalog, "build", lambda name, size, **_: catalog.Parts(clicks=tiny_sam2(64)))
     half = build_file(Path(config.out) / "model.safetensors", None).clicks
     assert half is not None
     for name, value in load_state_dict(decoder).items():
         start = before.get(f"mask_decoder.{name}", value)
         assert torch.allclose(half.mask_decoder.state_dict()[name], (start + value.float()) / 2, atol=2e-3), name
     # Stage 2 goes on from it, and its file brings the decoder along.
-    monkeypatch.setattr(catalog, "build", lambda name, size, **_: catalog.Parts(clicks=tiny_sam2(size)))
     run(replace(config, decoder=str(decoder), rank=0, steps=4, warmup=1, out=config.out + "2"))
     both = api.load("tiny", size=SIZE, refiner=config.out + "2/refiner.safetensors", device="cpu").parts.clicks
     assert both is not None
