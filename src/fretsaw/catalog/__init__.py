@@ -220,27 +220,36 @@ _clicked, _student = _built_by("clicked", "build_clicked"), _built_by("student",
 
 
 def _short_sam2(path: Path, size: int | None, checksum: str) -> Parts:
-    """Build what `fretsaw train fretsaw_tiny` made: SAM 2 without a fourth stage, whose file says the side of its input."""
+    """Build what `fretsaw train fretsaw_tiny` made, with the training-free automatic cut."""
+    return with_first_cut(_short_clicks(path, size, checksum))
+
+
+def _short_clicks(path: Path, size: int | None, checksum: str) -> SamClicks:
+    """Build SAM 2 without a fourth stage; its file says the side of its input."""
     from fretsaw.weights.files import sha256_of
 
-    return _sam2("HIERA_SHORT", path, size or int(read_metadata(path)["size"]), checksum or sha256_of(path))
+    return _sam2_clicks("HIERA_SHORT", path, size or int(read_metadata(path)["size"]), checksum or sha256_of(path))
 
 
 def _default(path: Path, size: int | None, checksum: str) -> Parts:
     """Build the model that ships: it clicks like any `_short_sam2`, and cuts by the network that was trained over its encoder and ships beside it."""
     from fretsaw.catalog.auto import pmg_cut
 
-    clicks = _short_sam2(path, size, checksum).clicks
-    assert clicks is not None
+    clicks = _short_clicks(path, size, checksum)
     return Parts(clicks=clicks, automatic=pmg_cut(weights_path(PMG_FRETSAW_TINY.name), clicks))
 
 
 def _sam2(table: str, path: Path, size: int | None, checksum: str) -> Parts:
-    """Build SAM 2 with the configuration table of that name in `fretsaw.backbones.sam2`."""
+    """Build SAM 2 with the configuration table of that name in `fretsaw.backbones.sam2`, and the training-free automatic cut."""
+    return with_first_cut(_sam2_clicks(table, path, size, checksum))
+
+
+def _sam2_clicks(table: str, path: Path, size: int | None, checksum: str) -> SamClicks:
+    """Build SAM 2 with the configuration table of that name."""
     from fretsaw.backbones import sam2
     from fretsaw.methods.sam_clicks import build_sam2
 
-    return with_first_cut(build_sam2(load_state_dict(path), getattr(sam2, table), size or 1024, checksum))
+    return build_sam2(load_state_dict(path), getattr(sam2, table), size or 1024, checksum)
 
 
 def _sam(table: str, path: Path, size: int | None, checksum: str) -> Parts:

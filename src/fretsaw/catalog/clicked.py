@@ -25,9 +25,9 @@ def build_clicked(path: Path, size: int | None = None, checksum: str = "") -> Pa
     from fretsaw.weights import low_rank
 
     name = read_metadata(path).get("model", "")
-    clicks = catalog.build(name, size=size).clicks if name else None
-    if clicks is None:
+    parts = catalog.build(name, size=size) if name else Parts()
+    if parts.clicks is None:
         raise ModelError(f"expected a file of fretsaw train sam_ref --set stage=decoder, whose metadata names a model that takes clicks, got {path}")
     change = {key: value.float() for key, value in load_state_dict(path).items()}
-    load_strictly(clicks.mask_decoder, low_rank.restore(change, clicks.mask_decoder.state_dict()))
-    return catalog.with_first_cut(clicks)
+    load_strictly(parts.clicks.mask_decoder, low_rank.restore(change, parts.clicks.mask_decoder.state_dict()))
+    return parts

@@ -32,7 +32,7 @@ from fretsaw.errors import ConfigError
 from fretsaw.methods.pmg_sam.build import PAPER, TINY, Settings, build_pmg_sam, start_from_sam2
 from fretsaw.methods.pmg_sam.model import PmgSam
 from fretsaw.methods.pmg_sam.pairing import DualFeatures
-from fretsaw.methods.pmg_sam.stored import read_state, write_network
+from fretsaw.methods.pmg_sam.stored import read_network, write_network
 from fretsaw.methods.sam_clicks import SamClicks
 from fretsaw.recipes.pmg_data import CachedFeatures, Frozen, LiveFeatures, Parts, open_parts, resolve
 from fretsaw.training.best import BestSoFar
@@ -329,7 +329,7 @@ def run(config: Config, watcher: Watcher | None = None) -> int:
     torch.manual_seed(config.seed)
     network = build_pmg_sam(settings)
     if config.start:
-        start_network(network, read_state(Path(config.start), stands_on(Path(config.start))))
+        start_network(network, read_network(Path(config.start), stands_on(Path(config.start))).state_dict())
     else:
         start_decoder(network, frozen)
     return train(config, network, frozen, parts, settings, watcher)

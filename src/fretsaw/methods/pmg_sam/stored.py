@@ -43,43 +43,30 @@ def write_network(network: PmgSam, settings: Settings, path: Path, facts: Mappin
     state: Mapping[str, Tensor] = network.state_dict()
     facts = {"recipe": RECIPE, "settings": json.dumps(settings.write()), **facts}
     if model is not None and rank:
-        state = low_rank.compress(state, started(settings, model), rank)
+        state = low_rank.compress(state, started(build_pmg_sam(settings), model), rank)
         facts[RANK] = str(rank)
     tensors = {name: tensor.detach().cpu().half().contiguous() for name, tensor in state.items()}
     return write_bytes(path, save(tensors, facts))
 
 
-def read_state(path: Path, model: SamClicks) -> dict[str, Tensor]:
-    """Return the parameters of a file, whole, as float32.
+def read_network(path: Path, model: SamClicks) -> PmgSam:
+    """Build the network of a file, in float32 and frozen.
 
     Args:
         path: Written by `write_network`.
         model: The one whose image encoder the file stands on.
-    """
-    stored = {name: tensor.float() for name, tensor in load_state_dict(path).items()}
-    if RANK not in read_metadata(path):
-        return stored
-    return low_rank.restore(stored, started(settings_of(path), model))
-
-
-def read_network(path: Path, model: SamClicks) -> PmgSam:
-    """Build the network of a file; arguments as for `read_state`.
 
     Raises:
         StateDictError: If the parameters do not fit the settings.
     """
-    network = build_pmg_sam(settings_of(path))
-    load_strictly(network, read_state(path, model))
+    metadata = read_metadata(path)
+    network = build_pmg_sam(Settings.read(json.loads(metadata["settings"])))
+    state: Mapping[str, Tensor] = {name: tensor.float() for name, tensor in load_state_dict(path).items()}
+    load_strictly(network, low_rank.restore(state, started(network, model)) if RANK in metadata else state)
     return network.requires_grad_(False).eval()
 
 
-def settings_of(path: Path) -> Settings:
-    """Return the settings in a file's metadata."""
-    return Settings.read(json.loads(read_metadata(path)["settings"]))
-
-
-def started(settings: Settings, model: SamClicks) -> dict[str, Tensor]:
-    """Return what of a network's decoder comes from a SAM 2 model when training starts from it, under the network's names."""
-    network = build_pmg_sam(settings)
+def started(network: PmgSam, model: SamClicks) -> dict[str, Tensor]:
+    """Give a fresh network the decoder of a SAM 2 model, and return what of its parameters comes from there, by name."""
     start_from_sam2(network, model)
     return {name: value for name, value in network.state_dict().items() if name.startswith("decoder.") and not name.startswith(FRESH)}
