@@ -265,3 +265,5 @@ def test_mistakes_in_the_settings_are_said(config):
         run(replace(config, stage="both"))
     with pytest.raises(ConfigError, match="expected crops of more than 16 pixels"):
         run(replace(config, crop=16))
+    with pytest.raises(ConfigError, match="map_scale: expected 1 or 2, got 3"):
+        run(replace(config, map_scale=3))

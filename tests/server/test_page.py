@@ -7,7 +7,10 @@ import os
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -20,6 +23,9 @@ from fretsaw.images import encode_image, read_mask
 from fretsaw.interchange import coco
 from fretsaw.interchange.pictures import AnnotatedPicture, NamedMask
 from serving import make_folder, photo
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
 
 SERVING = Path(__file__).resolve().parents[1] / "serving.py"
 
@@ -44,6 +50,16 @@ def address(tmp_path_factory):
         assert process.stdout is not None
         yield f"http://127.0.0.1:{int(process.stdout.readline())}"
         process.kill()
+
+
+@contextmanager
+def at_work(chromium, address: str, picture: str) -> Iterator[tuple[Page, Hand]]:
+    """A page of its own with a picture of the folder chosen, and the hand that works on it."""
+    with open_page(chromium) as page:
+        hand = Hand(page, address)
+        hand.open()
+        hand.choose_picture(picture)
+        yield page, hand
 
 
 def objects_of(hand: Hand) -> list[dict]:
@@ -79,10 +95,7 @@ def test_a_whole_job(chromium, address, tmp_path):
 
 
 def test_box_brush_several_objects_and_taking_back(chromium, address):
-    with open_page(chromium) as page:
-        hand = Hand(page, address)
-        hand.open()
-        hand.choose_picture("1.png")
+    with at_work(chromium, address, "1.png") as (page, hand):
         hand.press("n")
         assert len(objects_of(hand)) == 2
         hand.press("2")
@@ -129,10 +142,7 @@ def shows(hand: Hand, color: tuple[int, int, int], x: float, y: float) -> bool:
 
 
 def test_scribbles_are_drawn_shown_and_taken_back_whole(chromium, address):
-    with open_page(chromium) as page:
-        hand = Hand(page, address)
-        hand.open()
-        hand.choose_picture("deep/2.png")
+    with at_work(chromium, address, "deep/2.png") as (page, hand):
         hand.press("n")
         hand.press("5")
         assert page.get_attribute("#tool-scribble", "aria-pressed") == "true"
@@ -165,10 +175,7 @@ def test_scribbles_are_drawn_shown_and_taken_back_whole(chromium, address):
 
 
 def test_a_scribble_follows_the_hand_with_few_points_and_stays_on_the_picture(chromium, address):
-    with open_page(chromium) as page:
-        hand = Hand(page, address)
-        hand.open()
-        hand.choose_picture("deep/2.png")
+    with at_work(chromium, address, "deep/2.png") as (page, hand):
         hand.press("n")
         hand.press("5")
         # Let go by Escape: nothing is sent, and nothing stays.
@@ -210,10 +217,7 @@ def test_a_scribble_follows_the_hand_with_few_points_and_stays_on_the_picture(ch
 
 
 def test_a_finger_draws_a_scribble(chromium, address):
-    with open_page(chromium) as page:
-        hand = Hand(page, address)
-        hand.open()
-        hand.choose_picture("deep/2.png")
+    with at_work(chromium, address, "deep/2.png") as (page, hand):
         hand.press("n")
         hand.press("5")
         touch = page.context.new_cdp_session(page)
@@ -227,10 +231,7 @@ def test_a_finger_draws_a_scribble(chromium, address):
 
 
 def test_undo_brings_back_what_was_thrown_away(chromium, address):
-    with open_page(chromium) as page:
-        hand = Hand(page, address)
-        hand.open()
-        hand.choose_picture("deep/2.png")
+    with at_work(chromium, address, "deep/2.png") as (page, hand):
         for x in (40, 80):
             hand.press("n")
             hand.click(x, 45)
@@ -294,10 +295,7 @@ def test_a_resting_pointer_shows_what_a_click_would_give(chromium, address):
 
 
 def test_parts_of_an_automatic_mask_become_objects(chromium, address, tmp_path):
-    with open_page(chromium) as page:
-        hand = Hand(page, address)
-        hand.open()
-        hand.choose_picture("1.png")
+    with at_work(chromium, address, "1.png") as (page, hand):
         hand.press("n")
         page.keyboard.press("Shift+A")
         page.wait_for_function("() => document.querySelector('#toast').textContent.includes('2 separate parts')")

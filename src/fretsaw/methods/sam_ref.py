@@ -46,6 +46,12 @@ MARGIN = 8
 """Pixels of the map that are looked at around everything that is not sure background."""
 
 
+def check_map_scale(map_scale: int) -> None:
+    """Refuse a refiner's maps that are neither the decoder's size nor twice it, with a ConfigError."""
+    if map_scale not in (1, 2):
+        raise ConfigError(f"map_scale: expected 1 or 2, got {map_scale}")
+
+
 @dataclass(frozen=True, slots=True)
 class RefinerFeatures:
     """What depends on the image alone.
@@ -248,8 +254,7 @@ class SamRef(nn.Module):
         heeds_clicks: bool = True,
     ) -> None:
         super().__init__()
-        if map_scale not in (1, 2):
-            raise ConfigError(f"map_scale: expected 1 or 2, got {map_scale}")
+        check_map_scale(map_scale)
         self.config = {"width": width, "blocks": blocks, "channels": channels, "map_scale": map_scale}
         self.map_scale = map_scale
         self.sure_logit = sure_logit

@@ -44,7 +44,7 @@ from fretsaw.errors import ConfigError
 from fretsaw.evaluation.held_out import held_out_figures
 from fretsaw.layers.roi_align import roi_align
 from fretsaw.methods.sam_clicks import SamClicks, pad_points
-from fretsaw.methods.sam_ref import RefinerFeatures, SamRef
+from fretsaw.methods.sam_ref import RefinerFeatures, SamRef, check_map_scale
 from fretsaw.recipes.click_data import ClickData, collect, fill, make_photos
 from fretsaw.recipes.sam_ref_crops import CELL, MARGIN, cut_crops, draw_crop, patch_box
 from fretsaw.recipes.sam_ref_losses import decoder_losses, refinement_losses
@@ -340,6 +340,7 @@ def run(config: Config, watcher: Watcher | None = None) -> int:
 
     if config.stage not in STAGES:
         raise ConfigError(f"expected a stage out of {', '.join(STAGES)}; got {config.stage!r}")
+    check_map_scale(config.map_scale)
     if 0 < config.crop <= 2 * MARGIN:
         raise ConfigError(f"expected crops of more than {2 * MARGIN} pixels, or 0 for the whole map, got {config.crop}")
     folder = Path(config.cache) if config.cache else Path(config.out) / "cache"
