@@ -33,7 +33,7 @@ from fretsaw.evaluation.adapters import DecoderPredictor, SessionPredictor
 from fretsaw.evaluation.protocols import SAM
 from fretsaw.evaluation.timing import sat_latency, seconds_per_click
 from fretsaw.methods.sam_clicks import best_of_three
-from fretsaw.methods.sam_ref import SamRef
+from fretsaw.methods.sam_ref.model import SamRef
 from fretsaw.types import ImageEmbedding
 from interleave import machine, median_ratio, order, versions
 

@@ -34,7 +34,7 @@ from fretsaw.evaluation.held_out import StoredOpener
 from fretsaw.evaluation.overlap import boundary_iou
 from fretsaw.evaluation.protocols import CURVE_TARGET, SAM
 from fretsaw.images import read_image
-from fretsaw.methods.sam_ref import SamRef
+from fretsaw.methods.sam_ref.model import SamRef
 
 SHOWN = ("NoC@90", "NoC@95", "NoF@95", "IoU@1", "IoU@5", "IoU@10", "IoU@15", "IoU@20")
 

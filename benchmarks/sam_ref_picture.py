@@ -18,7 +18,7 @@ import torch
 from fretsaw import api, catalog, frames, images
 from fretsaw.clicks.encode import disk_maps
 from fretsaw.methods.sam_clicks import best_of_three, prompt_points
-from fretsaw.methods.sam_ref import changed_box, error_region_grew, last_place, paste_crop
+from fretsaw.methods.sam_ref.places import changed_box, error_region_grew, last_place, paste_crop
 from fretsaw.types import Box, Click, Prompt
 
 SIDE = 460

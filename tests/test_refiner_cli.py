@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from fretsaw import catalog, cli
-from fretsaw.methods.sam_ref import SamRef
+from fretsaw.methods.sam_ref.model import SamRef
 from tiny import CHANNELS, tiny_sam2
 
 

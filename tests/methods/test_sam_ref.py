@@ -9,9 +9,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from fretsaw.clicks.encode import disk_maps
 from fretsaw.layers.roi_align import roi_align
-from fretsaw.methods import sam_ref
-from fretsaw.methods.sam_ref import SamRef, blend, changed_box, error_region_grew, paste_crop
+from fretsaw.methods.sam_ref import places as places_module
+from fretsaw.methods.sam_ref.model import PATCH_FROM, SURE_LOGIT, SamRef, build_sam_ref
+from fretsaw.methods.sam_ref.networks import GlobalResult, RefinerFeatures, blend
+from fretsaw.methods.sam_ref.places import changed_box, error_region_grew, paste_crop, unsure_box
 from fretsaw.session import Session
 from fretsaw.types import Box, ImageEmbedding
 from tiny import CHANNELS, tiny_sam, tiny_sam2
@@ -28,7 +31,7 @@ def image(rng) -> np.ndarray:
     return rng.integers(0, 256, (60, 90, 3), dtype=np.uint8)
 
 
-def features_of(refiner: SamRef) -> sam_ref.RefinerFeatures:
+def features_of(refiner: SamRef) -> RefinerFeatures:
     torch.manual_seed(1)
     with torch.no_grad():
         return refiner.prepare(torch.randn(1, 3, 128, 128), ImageEmbedding(torch.randn(1, CHANNELS, 8, 8)))
@@ -137,7 +140,7 @@ def fixed(refiner: SamRef, monkeypatch, logits: torch.Tensor, errors: int) -> No
     """Let GlobalDiff answer with a given mask and a given number of error pixels, and PatchDiff with logits of 9."""
     error_map = torch.full((1, 1, 32, 32), -1.0)
     error_map.view(-1)[:errors] = 1.0
-    result = sam_ref.GlobalResult(logits, error_map, logits, torch.zeros(1, 8, 32, 32))
+    result = GlobalResult(logits, error_map, logits, torch.zeros(1, 8, 32, 32))
     monkeypatch.setattr(refiner.global_diff, "inside", lambda *arguments: result)
     nine = torch.full((1, 1, 256, 256), 9.0)
     monkeypatch.setattr(refiner.patch_diff, "forward", lambda *arguments: (nine, nine, nine))
@@ -150,6 +153,11 @@ def signed(mask: torch.Tensor) -> torch.Tensor:
 CLICK = (torch.tensor([[[33.5, 33.5]]]), torch.tensor([[1]]))  # pixel 8 of the maps
 
 
+def clicked(times: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """`CLICK`, made so many times."""
+    return CLICK[0].repeat(1, times, 1), CLICK[1].repeat(1, times)
+
+
 def test_selector_takes_the_global_mask_while_the_error_region_shrinks(refiner, monkeypatch):
     features, previous = features_of(refiner), signed(square(4, 4, 20, 20))
     fixed(refiner, monkeypatch, signed(square(6, 6, 30, 30)), errors=10)
@@ -159,11 +167,20 @@ def test_selector_takes_the_global_mask_while_the_error_region_shrinks(refiner, 
     assert int((state["error_map"] > 0).sum()) == 10
 
 
-def test_selector_patches_the_previous_mask_when_the_error_region_grows(refiner, monkeypatch):
+@pytest.mark.parametrize(
+    ("patch_from", "clicks", "patched"), [(2, 2, True), (PATCH_FROM, PATCH_FROM - 1, False), (PATCH_FROM, PATCH_FROM, True)], ids=["paper", "early", "late"]
+)
+def test_selector_patches_the_previous_mask_when_the_error_region_grows(refiner, monkeypatch, patch_from, clicks, patched):
+    """At early clicks the whole mask may turn out to have been the wrong thing, and nothing of it is kept."""
+    refiner.patch_from = patch_from
     features, previous = features_of(refiner), signed(square(20, 20, 30, 30))
-    fixed(refiner, monkeypatch, signed(square(4, 4, 14, 14) | square(20, 20, 30, 30)), errors=10)
+    whole = signed(square(4, 4, 14, 14) | square(22, 22, 31, 31))
+    fixed(refiner, monkeypatch, whole, errors=10)
     before = {"error_map": torch.full((1, 1, 32, 32), -1.0)}
-    logits, _ = refiner.refine(features, *CLICK, torch.zeros(1, 1, 32, 32), previous, before)
+    logits, _ = refiner.refine(features, *clicked(clicks), torch.zeros(1, 1, 32, 32), previous, before)
+    if not patched:
+        assert torch.equal(logits, whole)
+        return
     box = square(2, 2, 16, 16)
     assert torch.equal(logits[0, 0][~box], previous[0, 0][~box])
     assert (logits[0, 0][box] == 9).all()
@@ -238,23 +255,23 @@ def test_a_refined_mask_does_not_depend_on_where_the_box_of_the_work_lies():
         for state in (None, {"error_map": torch.full((1, 1, 32, 32), -1.0)}):
             ours, _ = near.refine(features, *CLICK, coarse, previous if state else None, state)
             theirs, _ = whole.refine(features, *CLICK, coarse, previous if state else None, state)
-            box = sam_ref.unsure_box(sam_ref.disk_maps(*CLICK, 128, 32), coarse, previous, sam_ref.SURE_LOGIT)
+            box = unsure_box(disk_maps(*CLICK, 128, 32), coarse, previous, SURE_LOGIT)
             within = (..., slice(int(box.y0), int(box.y1)), slice(int(box.x0), int(box.x1)))
             assert torch.allclose(ours[within], theirs[within], atol=1e-4)
 
 
 def test_what_is_unsure_is_boxed_with_a_margin(monkeypatch):
-    monkeypatch.setattr(sam_ref, "MARGIN", 2)
+    monkeypatch.setattr(places_module, "MARGIN", 2)
     logits, disks = torch.full((1, 1, 32, 32), -9.0), torch.zeros(1, 2, 32, 32)
-    assert sam_ref.unsure_box(disks, logits, None, 4.0) == Box(0, 0, 32, 32)
+    assert unsure_box(disks, logits, None, 4.0) == Box(0, 0, 32, 32)
     logits[..., 10, 12] = -3.0
-    assert sam_ref.unsure_box(disks, logits, None, 4.0) == Box(10, 8, 15, 13)
+    assert unsure_box(disks, logits, None, 4.0) == Box(10, 8, 15, 13)
     disks[0, 1, 30, 5] = 1
-    assert sam_ref.unsure_box(disks, logits, None, 4.0) == Box(3, 8, 15, 32)
+    assert unsure_box(disks, logits, None, 4.0) == Box(3, 8, 15, 32)
     previous = torch.full((1, 1, 32, 32), -9.0)
     previous[..., 1, 20] = 1.0
-    assert sam_ref.unsure_box(disks, logits, previous, 4.0) == Box(3, 0, 23, 32)
-    assert sam_ref.unsure_box(disks, logits, previous, float("inf")) == Box(0, 0, 32, 32)
+    assert unsure_box(disks, logits, previous, 4.0) == Box(3, 0, 23, 32)
+    assert unsure_box(disks, logits, previous, float("inf")) == Box(0, 0, 32, 32)
 
 
 def test_gradients_reach_every_parameter(refiner):
@@ -268,7 +285,7 @@ def test_gradients_reach_every_parameter(refiner):
 
 
 def test_saved_weights_build_the_same_refiner(refiner):
-    again = sam_ref.build_sam_ref(refiner.state_dict(), refiner.config)
+    again = build_sam_ref(refiner.state_dict(), refiner.config)
     features, coarse = features_of(refiner), torch.randn(1, 1, 32, 32)
     with torch.no_grad():
         one, _ = refiner.refine(features, *CLICK, coarse, None, None)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from fretsaw.methods import sam_ref
-from fretsaw.methods.sam_ref import SamRef
+from fretsaw.methods.sam_ref import model as sam_ref_model
+from fretsaw.methods.sam_ref.model import SamRef
 from fretsaw.session import Session
 from fretsaw.types import Box, ImageEmbedding
 from tiny import CHANNELS, tiny_sam, tiny_sam2
@@ -40,13 +40,13 @@ def refiner(map_scale) -> SamRef:
 def boxes(monkeypatch) -> list[Box]:
     """The crops that were pasted back, in the order of the clicks."""
     seen: list[Box] = []
-    original = sam_ref.paste_crop
+    original = sam_ref_model.paste_crop
 
     def paste(crop, box, canvas):
         seen.append(box)
         return original(crop, box, canvas)
 
-    monkeypatch.setattr(sam_ref, "paste_crop", paste)
+    monkeypatch.setattr(sam_ref_model, "paste_crop", paste)
     return seen
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 from fretsaw import api, catalog
 from fretsaw.catalog import build_file, build_refiner
 from fretsaw.errors import ConfigError
-from fretsaw.methods.sam_ref import SamRef
+from fretsaw.methods.sam_ref.model import SamRef
 from fretsaw.recipes.click_data import collect
 from fretsaw.recipes.sam_ref import Config, learned_change, refine_batch, run
 from fretsaw.recipes.sam_ref_crops import MARGIN, cut_crops, draw_crop
@@ -54,7 +54,7 @@ def data(tmp_path, rng):
 @pytest.fixture
 def config(data, tmp_path, monkeypatch) -> Config:
     monkeypatch.setattr(catalog, "build", lambda name, size: catalog.Parts(clicks=tiny_sam2(size)))
-    monkeypatch.setattr("fretsaw.methods.sam_ref.CROP_SIZE", 32)  # PatchDiff at its own size would take most of the time
+    monkeypatch.setattr("fretsaw.methods.sam_ref.networks.CROP_SIZE", 32)  # PatchDiff at its own size would take most of the time
     settings = {"sets": "coco_mval,human_seg", "size": SIZE, "width": 8, "blocks": 1, "crop": 0, "clicks": 3, "held_out": 1, "workers": 0}
     schedule = {"batch": 2, "steps": 40, "warmup": 4, "rate": 5e-3, "validate_every": 20}
     return Config(data=str(data), out=str(tmp_path / "run"), cache=str(tmp_path / "cache"), **settings, **schedule)

@@ -12,7 +12,7 @@ from fretsaw.weights.gather import shipped_path
 
 if TYPE_CHECKING:
     from fretsaw.methods.sam_clicks import SamClicks
-    from fretsaw.methods.sam_ref import SamRef
+    from fretsaw.methods.sam_ref.model import SamRef
 
 REFINERS: dict[str, dict[str, Weights]] = {
     "sam-ref": {
@@ -47,7 +47,7 @@ def build_refiner(name: str | Path, model: str = "sam2-hiera-tiny") -> SamRef:
         ModelError: If there is no such name or file, or none of that name for the model.
         WeightsError: If the file is damaged or does not fit.
     """
-    from fretsaw.methods.sam_ref import build_sam_ref
+    from fretsaw.methods.sam_ref.model import build_sam_ref
 
     path = refiner_path(name, model)
     metadata = read_metadata(path)

@@ -44,7 +44,8 @@ from fretsaw.errors import ConfigError
 from fretsaw.evaluation.held_out import held_out_figures
 from fretsaw.layers.roi_align import roi_align
 from fretsaw.methods.sam_clicks import SamClicks, pad_points
-from fretsaw.methods.sam_ref import RefinerFeatures, SamRef, check_map_scale
+from fretsaw.methods.sam_ref.model import SamRef, check_map_scale
+from fretsaw.methods.sam_ref.networks import RefinerFeatures
 from fretsaw.recipes.click_data import ClickData, collect, fill, make_photos
 from fretsaw.recipes.sam_ref_crops import CELL, MARGIN, cut_crops, draw_crop, patch_box
 from fretsaw.recipes.sam_ref_losses import decoder_losses, refinement_losses

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from fretsaw.clicks.encode import disk_maps
-from fretsaw.methods.sam_ref import GlobalResult, changed_box, last_place
+from fretsaw.methods.sam_ref.networks import GlobalResult
+from fretsaw.methods.sam_ref.places import changed_box, last_place
 from fretsaw.training.click_batches import ClickBatch
 from fretsaw.training.clicking import Interaction
 from fretsaw.types import ImageEmbedding

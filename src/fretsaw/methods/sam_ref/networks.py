@@ -1,0 +1,194 @@
+"""GlobalDiff and PatchDiff: the whole image seen with the prompts, and a crop around the last change seen closely.
+
+Source: SAM-REF (Yu et al. 2024), sections 3.3 and 3.4.1, figure 2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fretsaw.layers.roi_align import roi_align
+from fretsaw.types import Box, ImageEmbedding
+
+LOGIT_SCALE = 10.0
+"""Coarse logits enter the network divided by this and clamped to plus or minus 2: SAM's logits reach beyond 30."""
+
+CROP_SIZE = 256
+"""Side of the crop that PatchDiff works on."""
+
+NO_ERROR = -30.0
+"""The error map's logit where nothing is looked at."""
+
+
+@dataclass(frozen=True, slots=True)
+class RefinerFeatures:
+    """What depends on the image alone.
+
+    Attributes:
+        fused: (1, width, s, s) the image branch.
+        embedding: (1, width, s, s) the upscaled image embedding.
+        model_size: Side S of the model frame; s = S / 4, times the refiner's `map_scale`.
+    """
+
+    fused: Tensor
+    embedding: Tensor
+    model_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class GlobalResult:
+    """What GlobalDiff says: logits after equation 1, its two maps as logits, and the last feature F(N), whose top-left pixel lies at `origin` (x, y)."""
+
+    logits: Tensor
+    error_map: Tensor
+    detail_map: Tensor
+    feature: Tensor
+    origin: tuple[int, int] = (0, 0)
+
+
+def blend(error_map: Tensor, detail_map: Tensor, coarse: Tensor) -> Tensor:
+    """Take the detail where an error is expected, and the coarse logits elsewhere: s d + (1 - s) c, s = sigmoid(error).
+
+    Source: SAM-REF, equations 1 and 2.
+    """
+    return torch.lerp(coarse, detail_map.to(coarse.dtype), error_map.to(coarse.dtype).sigmoid())
+
+
+class BasicBlock(nn.Module):
+    """Two 3 x 3 convolutions around a skip connection, at constant width and scale.
+
+    Source: Deep Residual Learning (He et al. 2016), figure 5, left.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = F.relu(self.norm1(self.conv1(x)))
+        return F.relu(x + self.norm2(self.conv2(inner)))
+
+
+class Heads(nn.Module):
+    """Halve the channels, then predict error map and detail map by 1 x 1 convolutions.
+
+    Source: SAM-REF, section 3.3.3.
+    """
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.reduce = nn.Conv2d(channels, width // 2, 3, padding=1)
+        self.error = nn.Conv2d(width // 2, 1, 1)
+        self.detail = nn.Conv2d(width // 2, 1, 1)
+        # Start as the identity: sigmoid(-4) = 0.02 of the detail map.
+        assert self.error.bias is not None
+        nn.init.constant_(self.error.bias, -4.0)
+
+    def forward(self, feature: Tensor) -> tuple[Tensor, Tensor]:
+        reduced = F.relu(self.reduce(feature))
+        return self.error(reduced), self.detail(reduced)
+
+
+class GlobalDiff(nn.Module):
+    """The whole image, seen with the prompts.
+
+    Args:
+        width: Channels at a quarter of the model frame; 64 in the paper, 32 for speed.
+        blocks: Residual blocks N.
+        channels: C of the image embedding.
+        map_scale: Side of all maps over that of the decoder's: 1 (the paper's), or 2 for a decoder whose map is coarse.
+
+    Source: SAM-REF, section 3.3.
+
+    Deviation: The image branch and the upscaled embedding are computed once per image and kept; the paper computes them at every click.
+
+    Deviation: Coarse logits are divided by 10 and clamped to [-2, 2] before they enter; the paper does not say how they are scaled.
+    """
+
+    def __init__(self, width: int = 64, blocks: int = 3, channels: int = 256, map_scale: int = 1) -> None:
+        super().__init__()
+        half = width // 2
+        self.image = nn.Sequential(nn.Conv2d(3, half, 3, 2, 1), nn.BatchNorm2d(half), nn.ReLU(), nn.Conv2d(half, width, 3, 2 // map_scale, 1))
+        self.prompt = nn.Sequential(nn.Conv2d(3, half, 3, 1, 1), nn.BatchNorm2d(half), nn.ReLU(), nn.Conv2d(half, width, 3, 1, 1))
+        self.upscale = nn.Sequential(
+            nn.ConvTranspose2d(channels, 2 * width, 2, 2), nn.BatchNorm2d(2 * width), nn.ReLU(), nn.ConvTranspose2d(2 * width, width, 2, 2)
+        )
+        if map_scale == 2:
+            self.upscale.extend([nn.BatchNorm2d(width), nn.ReLU(), nn.ConvTranspose2d(width, width, 2, 2)])
+        self.blocks = nn.ModuleList(BasicBlock(width) for _ in range(blocks))
+        self.heads = Heads(width, width)
+
+    def prepare(self, pixels: Tensor, embedding: ImageEmbedding) -> RefinerFeatures:
+        """Return what depends on the image alone."""
+        return RefinerFeatures(self.image(pixels), self.upscale(embedding.final), pixels.shape[-1])
+
+    @property
+    def reach(self) -> int:
+        """How many pixels of the map a result depends on to each side: two prompt convolutions, two a block, one in the heads."""
+        return 3 + 2 * len(self.blocks)
+
+    def inside(self, features: RefinerFeatures, disks: Tensor, coarse: Tensor, box: Box) -> GlobalResult:
+        """Refine within a box (whole pixels of the map), where the result is what `forward` gives there; outside it no error is expected.
+
+        Arguments as for `forward`, P = 1.
+        """
+        height, width = coarse.shape[-2:]
+        x0, y0 = max(0, int(box.x0) - self.reach), max(0, int(box.y0) - self.reach)
+        x1, y1 = min(width, int(box.x1) + self.reach), min(height, int(box.y1) + self.reach)
+        around = (..., slice(y0, y1), slice(x0, x1))
+        part = RefinerFeatures(features.fused[around], features.embedding[around], features.model_size)
+        seen = self(part, disks[around], coarse[around])
+        within = (..., slice(int(box.y0), int(box.y1)), slice(int(box.x0), int(box.x1)))
+        local = (..., slice(int(box.y0) - y0, int(box.y1) - y0), slice(int(box.x0) - x0, int(box.x1) - x0))
+        logits, error_map, detail_map = coarse.clone(), torch.full_like(coarse, NO_ERROR), coarse.clone()
+        for whole, piece in ((logits, seen.logits), (error_map, seen.error_map), (detail_map, seen.detail_map)):
+            whole[within] = piece[local].to(whole.dtype)
+        return GlobalResult(logits, error_map, detail_map, seen.feature, (x0, y0))
+
+    def forward(self, features: RefinerFeatures, disks: Tensor, coarse: Tensor) -> GlobalResult:
+        """Refine the whole mask.
+
+        Args:
+            features: From `prepare`.
+            disks: (P, 2, s, s) positive and negative prompt map.
+            coarse: (P, 1, s, s) mask logits of this interaction.
+        """
+        x = features.fused + self.prompt(torch.cat([disks, (coarse / LOGIT_SCALE).clamp(-2, 2)], 1))
+        for block in self.blocks:
+            x = block(x + features.embedding)
+        error_map, detail_map = self.heads(x)
+        return GlobalResult(blend(error_map, detail_map, coarse), error_map, detail_map, x)
+
+
+class PatchDiff(nn.Module):
+    """A crop around what the last click changed, seen closely.
+
+    Source: SAM-REF, section 3.4.1.
+    """
+
+    def __init__(self, width: int = 64) -> None:
+        super().__init__()
+        self.heads = Heads(width + 1, width)
+
+    def forward(self, feature: Tensor, coarse: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Refine crops.
+
+        Args:
+            feature: (P, width, s, s) GlobalDiff's F(N).
+            coarse: (P, 1, s, s) the decoder's logits.
+            boxes: (P, 4) x0, y0, x1, y1, half open, in pixels of the maps.
+
+        Returns:
+            Refined logits, error map and detail map of the crops, each (P, 1, 256, 256).
+        """
+        local = roi_align(coarse, boxes, CROP_SIZE)
+        crops = torch.cat([roi_align(feature, boxes, CROP_SIZE), (local / LOGIT_SCALE).clamp(-2, 2)], 1)
+        error_map, detail_map = self.heads(crops)
+        return blend(error_map, detail_map, local), error_map, detail_map
