@@ -7,7 +7,7 @@ from pathlib import Path
 from fretsaw import catalog
 from fretsaw.catalog.entries import Parts
 from fretsaw.errors import ModelError
-from fretsaw.weights import load_state_dict, load_strictly, read_metadata
+from fretsaw.weights import load_state_dict, read_metadata
 
 
 def build_clicked(path: Path, size: int | None = None, checksum: str = "") -> Parts:
@@ -28,6 +28,5 @@ def build_clicked(path: Path, size: int | None = None, checksum: str = "") -> Pa
     parts = catalog.build(name, size=size) if name else Parts()
     if parts.clicks is None:
         raise ModelError(f"expected a file of fretsaw train sam_ref --set stage=decoder, whose metadata names a model that takes clicks, got {path}")
-    change = {key: value.float() for key, value in load_state_dict(path).items()}
-    load_strictly(parts.clicks.mask_decoder, low_rank.restore(change, parts.clicks.mask_decoder.state_dict()))
+    low_rank.load_trained(parts.clicks.mask_decoder, load_state_dict(path), parts.clicks.mask_decoder.state_dict())
     return parts

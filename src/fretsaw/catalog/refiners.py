@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fretsaw.errors import ModelError
-from fretsaw.weights import Route, WeightFile, Weights, load_state_dict, load_strictly, materialise, read_metadata
+from fretsaw.weights import Route, WeightFile, Weights, load_state_dict, materialise, read_metadata
 from fretsaw.weights.gather import shipped_path
 
 if TYPE_CHECKING:
@@ -30,10 +30,6 @@ REFINERS: dict[str, dict[str, Weights]] = {
 
 DECODER_PREFIX = "decoder."
 """Before the names of a fine-tuned decoder's parameters in a refiner's file (SAM-REF's first stage of training)."""
-
-
-RANK = "rank"
-"""The metadata's name for the rank of what the decoder learned, where the file holds that in place of the whole decoder; see `fretsaw.weights.low_rank`."""
 
 
 def build_refiner(name: str | Path, model: str = "sam2-hiera-tiny") -> SamRef:
@@ -72,10 +68,10 @@ def install_decoder(name: str | Path, model: str, clicks: SamClicks) -> None:
     from fretsaw.weights import low_rank
 
     path = refiner_path(name, model)
-    own = {key.removeprefix(DECODER_PREFIX): value.float() for key, value in load_state_dict(path).items() if key.startswith(DECODER_PREFIX)}
-    if own:
-        changed = RANK in read_metadata(path)
-        load_strictly(clicks.mask_decoder, low_rank.restore(own, clicks.mask_decoder.state_dict()) if changed else own)
+    trained = {key.removeprefix(DECODER_PREFIX): value for key, value in load_state_dict(path).items() if key.startswith(DECODER_PREFIX)}
+    if trained:
+        start = clicks.mask_decoder.state_dict() if low_rank.RANK in read_metadata(path) else {}
+        low_rank.load_trained(clicks.mask_decoder, trained, start)
 
 
 def refiner_path(name: str | Path, model: str) -> Path:

@@ -39,7 +39,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from fretsaw.catalog.refiners import DECODER_PREFIX, RANK
+from fretsaw.catalog.refiners import DECODER_PREFIX
 from fretsaw.errors import ConfigError
 from fretsaw.evaluation.held_out import held_out_figures
 from fretsaw.layers.roi_align import roi_align
@@ -316,7 +316,7 @@ def export(learner: RefinerStage | DecoderStage, config: Config, model: SamClick
     if isinstance(learner, RefinerStage):
         metadata["config"] = json.dumps(learner.refiner.config)
         tensors |= {f"{DECODER_PREFIX}{name}": tensor for name, tensor in learner.change.items()}
-        metadata |= {RANK: str(config.rank)} if learner.change and config.rank else {}
+        metadata |= {low_rank.RANK: str(config.rank)} if learner.change and config.rank else {}
     path = Path(config.out) / f"{config.stage}.safetensors"
     write_bytes(path, save(tensors, metadata))
     return path
@@ -355,7 +355,7 @@ def run(config: Config, watcher: Watcher | None = None) -> int:
         load_strictly(model.mask_decoder, {name: tensor.float() for name, tensor in load_state_dict(Path(config.decoder)).items()})
     elif config.decoder:
         change = learned_change(Path(config.decoder), own, config)
-        load_strictly(model.mask_decoder, low_rank.restore(change, own))
+        low_rank.load_trained(model.mask_decoder, change, own)
     model = model.to(config.device).to_precision(torch.bfloat16 if config.dtype == "bfloat16" else torch.float32)
     cache = EmbeddingCache(folder / f"{model.checksum[:12]}-{config.size}", model.checksum, model.preprocessing.key)
     photos = fill(data, model, cache, folder / "teacher", config.encode_minutes or None, lambda text: say(watcher, text))

@@ -11,7 +11,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from fretsaw.weights.states import load_strictly
+
+RANK = "rank"
+"""The metadata's name for the rank of what training changed; a file without it holds whole parameters."""
 
 LEFT, RIGHT = ".change.left", ".change.right"
 """What is added to a matrix's name for the two factors of its change."""
@@ -68,3 +73,17 @@ def restore(stored: Mapping[str, Tensor], start: Mapping[str, Tensor]) -> dict[s
         change = stored[name + LEFT].float() @ stored[name + RIGHT].float()
         whole[name] = start[name] + change if name in start else change
     return whole
+
+
+def load_trained(network: nn.Module, stored: Mapping[str, Tensor], start: Mapping[str, Tensor]) -> None:
+    """Load a file's parameters into a network.
+
+    Args:
+        network: Every one of its parameters is set.
+        stored: As `compress` returned it, of any float type, or whole parameters.
+        start: Those that training started from, which the file may leave out; {} where it holds all of them whole.
+
+    Raises:
+        StateDictError: If they do not fit.
+    """
+    load_strictly(network, restore({name: value.float() for name, value in stored.items()}, start))

@@ -122,8 +122,8 @@ def assemble(
     own = {name.removeprefix(ENCODER): tensor.float() for name, tensor in state.items() if name.startswith(ENCODER)}
     if own:
         load_strictly(base.image_encoder, own)
-    trained = {name: tensor.float() for name, tensor in state.items() if not name.startswith(ENCODER)}
-    load_strictly(network, low_rank.restore(trained, network.state_dict()) if about.rank else trained)
+    trained = {name: tensor for name, tensor in state.items() if not name.startswith(ENCODER)}
+    low_rank.load_trained(network, trained, network.state_dict() if about.rank else {})
     network.requires_grad_(False)
     layers = network.numbers if isinstance(network, GrcSam) else ()
     clicks = with_taps(base, layers, f"{base.checksum}+{checksum}", size or about.size)

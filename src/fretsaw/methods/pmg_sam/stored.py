@@ -15,13 +15,10 @@ from fretsaw.images import write_bytes
 from fretsaw.methods.pmg_sam.build import Settings, build_pmg_sam, start_from_sam2
 from fretsaw.methods.pmg_sam.model import PmgSam
 from fretsaw.methods.sam_clicks import SamClicks
-from fretsaw.weights import load_state_dict, load_strictly, low_rank, read_metadata
+from fretsaw.weights import load_state_dict, low_rank, read_metadata
 
 RECIPE = "pmg_sam"
 """What such a file's metadata says under "recipe"."""
-
-RANK = "rank"
-"""The metadata's name for the rank of what training changed; a file without it holds everything."""
 
 FRESH = "decoder.patches."
 """The decoder's parameters that have no counterpart in SAM 2's."""
@@ -44,7 +41,7 @@ def write_network(network: PmgSam, settings: Settings, path: Path, facts: Mappin
     facts = {"recipe": RECIPE, "settings": json.dumps(settings.write()), **facts}
     if model is not None and rank:
         state = low_rank.compress(state, started(build_pmg_sam(settings), model), rank)
-        facts[RANK] = str(rank)
+        facts[low_rank.RANK] = str(rank)
     tensors = {name: tensor.detach().cpu().half().contiguous() for name, tensor in state.items()}
     return write_bytes(path, save(tensors, facts))
 
@@ -61,8 +58,7 @@ def read_network(path: Path, model: SamClicks) -> PmgSam:
     """
     metadata = read_metadata(path)
     network = build_pmg_sam(Settings.read(json.loads(metadata["settings"])))
-    state: Mapping[str, Tensor] = {name: tensor.float() for name, tensor in load_state_dict(path).items()}
-    load_strictly(network, low_rank.restore(state, started(network, model)) if RANK in metadata else state)
+    low_rank.load_trained(network, load_state_dict(path), started(network, model) if low_rank.RANK in metadata else {})
     return network.requires_grad_(False).eval()
 
 
