@@ -16,10 +16,11 @@ import numpy as np
 
 from fretsaw import catalog, images, session_file
 from fretsaw.catalog import refiners
-from fretsaw.errors import DeviceError, ModelError
+from fretsaw.errors import ConfigError, DeviceError, ModelError
 from fretsaw.segmentation import LabelMap, Segmentation
 from fretsaw.session import Session
 from fretsaw.types import Refiner
+from fretsaw.zoom import ZoomRules
 
 if TYPE_CHECKING:
     import torch
@@ -42,12 +43,14 @@ class Segmenter:
         name: The model's name in the catalogue, or the path it was loaded from.
         parts: The networks and methods behind it, for those who want to go below this interface.
         refiner: Improves every answer to a click, or None.
+        zoom: When a session looks at a part of the image only, where the object is small; None for never.
     """
 
-    def __init__(self, name: str, parts: catalog.Parts, refiner: Refiner | None = None) -> None:
+    def __init__(self, name: str, parts: catalog.Parts, refiner: Refiner | None = None, zoom: ZoomRules | None = None) -> None:
         self.name = name
         self.parts = parts
         self.refiner = refiner
+        self.zoom = zoom
 
     def __repr__(self) -> str:
         return f"Segmenter({self.name!r})"
@@ -68,9 +71,9 @@ class Segmenter:
         if self.parts.clicks is None:
             raise ModelError(f"expected a model with an image embedding for a session, got {self.name}; fretsaw.list_models() names their modes")
         if saved is None:
-            return Session(pixels, self.parts.clicks, self.parts.automatic, self.refiner, text=self.parts.text)
+            return Session(pixels, self.parts.clicks, self.parts.automatic, self.refiner, text=self.parts.text, zoom=self.zoom)
         embedding, history = session_file.read(Path(saved), pixels, self.parts.clicks)
-        return Session(pixels, self.parts.clicks, self.parts.automatic, self.refiner, embedding, history, self.parts.text)
+        return Session(pixels, self.parts.clicks, self.parts.automatic, self.refiner, embedding, history, self.parts.text, self.zoom)
 
     def auto(self, image: ImageLike, instances: bool = False) -> Segmentation:
         """Cut an image without any prompt.
@@ -137,6 +140,7 @@ def load(
     *,
     size: int | None = None,
     refiner: str | Path | None = None,
+    zoom: bool | None = None,
     networks: Mapping[str, str] | None = None,
     device: str | None = None,
     dtype: str | None = None,
@@ -148,6 +152,8 @@ def load(
         name: A name from `list_models`, or None for the default model.
         size: Side of the model's input in pixels; None for the model's own.
         refiner: "sam-ref", or a weight file of SAM-REF that was trained for this model, or None.
+        zoom: Whether sessions zoom in on small objects from the third click on: more exact, for one more encoding; see `fretsaw.zoom`. None is the model's own
+            choice: the default model does where no refiner is given, published models answer as published.
         networks: For a model that is made of several, such as s2clip: {role: name or path} of those to exchange. The roles are "clip", "dino" and "sam";
             {"sam": "sam2-hiera-tiny"} lets SAM 2 refine, {"sam": "runs/tiny/student.safetensors"} a student of the recipe hrsam_lite,
             {"dino": "dinov2-vit-s14"} takes patch affinities from DINOv2.
@@ -157,11 +163,14 @@ def load(
 
     Raises:
         ModelError: If the name is unknown; the message suggests the nearest.
+        ConfigError: If both a refiner and zooming in are asked for.
         MissingWeightsError: If the weights are missing and cannot be fetched; the message says how to bring them.
         DeviceError: If the device or dtype is not available.
         MemoryLimitError: If the size would need more memory than there is; known for HRSAM, whose size is meant to grow.
     """
     target, precision = resolve_device(device), resolve_dtype(dtype)
+    if zoom and refiner is not None:
+        raise ConfigError("expected a refiner or zooming in, got both: a refiner's state belongs to the whole image")
     name = str(name) if name is not None else catalog.DEFAULT
     parts = catalog.build(name, size=size, networks=networks, progress=progress)
     _require_memory(parts, target, precision)
@@ -172,7 +181,8 @@ def load(
         parts.clicks.to_precision(precision)
     if refiner is not None and parts.clicks is not None:
         refiners.install_decoder(refiner, name, parts.clicks)
-    return Segmenter(name, parts, catalog.build_refiner(refiner, name).to(target) if refiner is not None else None)
+    zooms = parts.zooms and refiner is None if zoom is None else zoom
+    return Segmenter(name, parts, catalog.build_refiner(refiner, name).to(target) if refiner is not None else None, ZoomRules() if zooms else None)
 
 
 def _require_memory(parts: catalog.Parts, device: torch.device, dtype: torch.dtype) -> None:

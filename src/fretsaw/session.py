@@ -1,7 +1,8 @@
 """One image, many prompts: the state behind every click, whoever makes it (API, command line, server, evaluation).
 
 A session holds one image's embedding and a history of frozen steps. Undo and redo move along the history; nothing is computed again but the
-enlargement to the image, so they restore a result exactly.
+enlargement to the image, so they restore a result exactly. Where the object is small and the session zooms in, a step's logits are those of a part of the
+image, its view.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from fretsaw.errors import ModelError, PromptError, ShapeError
 from fretsaw.masks import MaskRuns
 from fretsaw.segmentation import LabelMap, Segmentation
 from fretsaw.types import Box, Click, ImageEmbedding, Prompt, Refiner, Stroke
+from fretsaw.zoom import Views, ZoomRules, holds, next_view, prompt_within
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,6 +52,7 @@ class Step:
         instances: Parts of an automatic cut.
         refiner_state: What the refiner returned last, or None.
         name: The mask's class, where it was named; or "".
+        view: The part of the image that the low-resolution logits speak of, in whole pixels, all around it being background; None for the whole image.
     """
 
     prompt: Prompt = Prompt()
@@ -58,6 +61,7 @@ class Step:
     instances: tuple[Segmentation, ...] = ()
     refiner_state: Mapping[str, Tensor] | None = None
     name: str = ""
+    view: Box | None = None
 
 
 class TextLabels(Protocol):
@@ -78,6 +82,8 @@ class Session:
         frame: How the image lies in the model's input.
         embedding: The image's embedding, computed once.
         step: The current step of the history.
+        zoom: When clicks are answered on a part of the image; None for never anew.
+        views: The embeddings of such parts.
     """
 
     def __init__(
@@ -89,11 +95,13 @@ class Session:
         embedding: ImageEmbedding | None = None,
         history: Sequence[Step] = (),
         text: TextLabels | None = None,
+        zoom: ZoomRules | None = None,
     ) -> None:
         self.image = image.view()
         self.image.flags.writeable = False
         self.frame = model.preprocessing.frame_of(image)
         self._model, self._automatic, self._refiner, self._text = model, automatic, refiner, text
+        self.zoom, self.views = zoom, Views(self.image, model)
         self._lock = threading.RLock()
         self._history: list[Step] = list(history) or [Step()]
         self._position = len(self._history) - 1
@@ -299,6 +307,10 @@ class Session:
 
         from fretsaw.methods.sam_clicks import best_of_three, drawn_points
 
+        if (view := self._view_for(prompt)) is not None:
+            return self._predict_within(view, prompt)
+        if self.step.view is not None:
+            prompt = replace(prompt, previous_logits=self._low_res(self.result.logits))
         state = self.step.refiner_state
         with torch.no_grad():
             logits, score = best_of_three(*self._model.decode(self.embedding, self._model.embed(prompt, self.frame)))
@@ -307,6 +319,27 @@ class Session:
                 logits, state = self._refiner.refine(self._refiner_features, *points, logits, prompt.previous_logits, state)
         full = self._keep_untouched(logits) if self._refiner is not None else None
         return self._push(Step(replace(prompt, previous_logits=logits), float(score.clamp(0, 1)), full, refiner_state=state))
+
+    def _view_for(self, prompt: Prompt) -> Box | None:
+        """Return the part of the image that the next answer is made on; a session that does not zoom stays on a step's view while the clicks lie there."""
+        if self.zoom is None or self._refiner is not None:
+            return self.step.view if self.step.view is not None and holds(self.step.view, prompt) else None
+        return next_view(self.step.view, self.result.mask, prompt, self.zoom) if len(prompt.clicks) >= self.zoom.first_click else None
+
+    def _predict_within(self, view: Box, prompt: Prompt) -> Segmentation:
+        """Run the decoder on a part of the image, and push what comes out."""
+        import torch
+
+        from fretsaw.methods.sam_clicks import best_of_three
+
+        frame, embedding = self.views.frame(view), self.views.embedding(view)
+        if view != self.step.view:
+            size = 4 * embedding.final.shape[-1]
+            before = frames.mask_to_logits(frames.crop(self.result.logits, view), frame, size).to(embedding.final.device)
+            prompt = replace(prompt, previous_logits=before)
+        with torch.no_grad():
+            logits, score = best_of_three(*self._model.decode(embedding, self._model.embed(prompt_within(prompt, view), frame)))
+        return self._push(Step(replace(prompt, previous_logits=logits), float(score.clamp(0, 1)), view=view))
 
     def _keep_untouched(self, logits: Tensor) -> np.ndarray | None:
         """Where a mask that did not come from the decoder was refined in one region only, keep its own pixels everywhere else, bit for bit."""
@@ -338,6 +371,9 @@ class Session:
     def _segmentation(self, step: Step) -> Segmentation:
         if step.full is not None:
             logits = _logits_of(step.full)
+        elif step.prompt.previous_logits is not None and step.view is not None:
+            part = frames.logits_to_image(step.prompt.previous_logits, self.views.frame(step.view))[0, 0].cpu().numpy()
+            logits = frames.paste(part, step.view, np.full(self.image.shape[:2], EMPTY_LOGIT, np.float32))
         elif step.prompt.previous_logits is not None:
             logits = frames.logits_to_image(step.prompt.previous_logits, self.frame)[0, 0].cpu().numpy()
         else:

@@ -133,6 +133,7 @@ def _step_to_json(step: Step) -> dict[str, Any]:
         "score": step.score,
         "name": step.name,
         "instances": parts,
+        "view": asdict(step.view) if step.view is not None else None,
     }
 
 
@@ -175,7 +176,8 @@ def _step_from(step: dict[str, Any], tensors: dict[str, Tensor], device: Any) ->
     )
     state = {name.removeprefix("refiner."): tensor.to(device) for name, tensor in tensors.items() if name.startswith("refiner.")}
     parts = tuple(_part(row, tensors[f"instance.{number}"].numpy()) for number, row in enumerate(step.get("instances", ())))
-    return Step(prompt, step["score"], _full_from(tensors), parts, state or None, step.get("name", ""))
+    view = Box(**step["view"]) if step.get("view") is not None else None
+    return Step(prompt, step["score"], _full_from(tensors), parts, state or None, step.get("name", ""), view)
 
 
 def _full_from(tensors: dict[str, Tensor]) -> np.ndarray | MaskRuns | None:

@@ -86,6 +86,11 @@ class ImageEmbedding:
     high_res: tuple[Tensor, ...] = ()
     taps: Mapping[str, Tensor] = field(default_factory=dict)
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of all its tensors."""
+        return sum(tensor.nbytes for tensor in (self.final, *self.high_res, *self.taps.values()))
+
 
 @dataclass(frozen=True, slots=True)
 class PromptEmbedding:

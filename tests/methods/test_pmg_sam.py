@@ -17,10 +17,11 @@ from fretsaw.catalog.entries import Parts
 from fretsaw.edges import REACH, band
 from fretsaw.errors import ConfigError, ModelError
 from fretsaw.methods.pmg_sam.build import PAPER, TINY, Settings, build_pmg_sam, parameters_by_part, start_from_sam2, trainable_parameters
-from fretsaw.methods.pmg_sam.cut import PmgCut, expected_iou, keep_stages
+from fretsaw.methods.pmg_sam.cut import PmgCut, expected_iou, keep_stages, without_crumbs
 from fretsaw.methods.pmg_sam.decoder import GuidedMaskDecoder, Interaction, OneWayInteraction
 from fretsaw.methods.pmg_sam.drfm import DenseResidualFusion, NoFusion, ResidualFusion, StabilisedResidualBlock
 from fretsaw.methods.pmg_sam.feat_refiner import FeatRefiner
+from fretsaw.methods.pmg_sam.model import PmgResult
 from fretsaw.methods.pmg_sam.pairing import PAIRS, DualBranch, DualFeatures, Pair, stages_of
 from fretsaw.methods.pmg_sam.stored import read_network, write_network
 from fretsaw.session import Session
@@ -328,6 +329,26 @@ class TestCut:
         assert crisp.logits.shape == enlarged.logits.shape
         assert np.array_equal(crisp.logits[outside], enlarged.logits[outside])
         assert outside.all() or not np.array_equal(crisp.logits, enlarged.logits)
+
+    @pytest.mark.parametrize(("smallest_part", "crumb", "second"), [(0.0, True, True), (0.02, False, True), (0.3, False, False)])
+    def test_a_cut_leaves_crumbs_out(self, image, monkeypatch, smallest_part, crumb, second):
+        logits = torch.full((1, 1, 32, 32), -4.0)
+        logits[..., 4:20, 4:20] = 6.0
+        logits[..., 24:30, 4:14] = 3.0
+        logits[..., 2, 28] = 2.0
+        model = tiny_sam2(128)
+        cut = pmg_cut(model, smallest_part=smallest_part)
+        monkeypatch.setattr(cut, "predict", lambda *_: PmgResult(logits, logits))
+        mask = Session(image, model, cut).auto().mask
+        places = {"object": (30, 45), "second": (67, 34), "crumb": (6, 107)}
+        assert {name: bool(mask[place]) for name, place in places.items()} == {"object": True, "second": second, "crumb": crumb}
+
+    def test_the_largest_piece_stays_and_what_is_left_out_is_as_far_below_the_threshold_as_it_was_above(self):
+        logits = torch.full((1, 1, 8, 8), -1.0)
+        logits[..., 0, 0], logits[..., 4:6, 4:6] = 3.0, 0.5
+        assert torch.equal(without_crumbs(logits, 0.5)[0, 0, 0, 0], torch.tensor(-3.0))
+        assert torch.equal(without_crumbs(logits, 2.0) > 0, without_crumbs(logits, 0.5) > 0)
+        assert not (without_crumbs(torch.full((1, 1, 8, 8), -1.0), 0.5) > 0).any()
 
     @pytest.mark.parametrize("injection", ["hiera", "u2net"])
     def test_a_tile_is_decoded_at_its_own_size(self, image, injection):

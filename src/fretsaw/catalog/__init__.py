@@ -236,7 +236,7 @@ def _default(path: Path, size: int | None, checksum: str) -> Parts:
     from fretsaw.catalog.auto import pmg_cut
 
     clicks = _short_clicks(path, size, checksum)
-    return Parts(clicks=clicks, automatic=pmg_cut(weights_path(PMG_FRETSAW_TINY.name), clicks))
+    return Parts(clicks=clicks, automatic=pmg_cut(weights_path(PMG_FRETSAW_TINY.name), clicks), zooms=True)
 
 
 def _sam2(table: str, path: Path, size: int | None, checksum: str) -> Parts:

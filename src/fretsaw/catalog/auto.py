@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,10 +32,10 @@ def build_pmg(path: Path, size: int | None = None, checksum: str = "") -> Parts:
     missing = [name for name in ("settings", "encoder") if name not in metadata]
     if missing:
         raise ModelError(f"expected PMG-SAM's {' and '.join(missing)} in the metadata of {path}, got {', '.join(metadata) or 'none'}")
-    model = catalog.build(metadata["encoder"], size=size).clicks
-    if model is None:
+    parts = catalog.build(metadata["encoder"], size=size)
+    if parts.clicks is None:
         raise ModelError(f"expected an encoder that takes clicks in the metadata of {path}, got {metadata['encoder']!r}")
-    return Parts(clicks=model, automatic=pmg_cut(path, model))
+    return replace(parts, automatic=pmg_cut(path, parts.clicks))
 
 
 def pmg_cut(path: Path, model: SamClicks) -> PmgCut:

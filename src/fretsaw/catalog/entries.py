@@ -23,12 +23,14 @@ class Parts:
         automatic: Cuts without any prompt, on the embedding that `clicks` made.
         semantic: image -> LabelMap, with the classes of its training.
         text: (image, names) -> LabelMap.
+        zooms: Whether sessions zoom in on small objects (`fretsaw.zoom`) where a user does not say.
     """
 
     clicks: SamClicks | None = None
     automatic: AutomaticCut | None = None
     semantic: Callable[..., Any] | None = None
     text: Callable[..., Any] | None = None
+    zooms: bool = False
 
 
 Builder = Callable[[Path, "int | None", str], Parts]

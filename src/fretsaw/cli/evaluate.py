@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 
 from fretsaw.cli.evaluate_run import COLUMNS, StepsProgress, exit_status, finish, open_data, prepare, times
-from fretsaw.cli.options import Device, Size
+from fretsaw.cli.options import Device, Size, Zoom
+from fretsaw.errors import ConfigError
 
 app = typer.Typer(name="evaluate", help="Measure a model on a data set by a named protocol.", no_args_is_help=True, rich_markup_mode="rich")
 
@@ -57,6 +58,7 @@ def clicks(
     dtype: Dtype = "float32",
     size: Size = None,
     refiner: RefinerName = None,
+    zoom: Zoom = None,
     as_json: Json = False,
 ) -> None:
     """Click a model through the objects of a data set: NoC, NoF, IoU after k clicks.
@@ -72,6 +74,8 @@ def clicks(
     from fretsaw.evaluation.protocols import click_protocol, for_dataset
 
     rules = click_protocol(protocol)
+    if zoom is not None and not adapters.uses_sessions(rules):
+        raise ConfigError(f"expected --zoom or --no-zoom with a protocol that clicks as a session does (sam), got {protocol}")
     if target_iou is not None:
         rules = replace(rules, target_iou=target_iou)
     rules = replace(rules, detour_size=detour) if detour is not None else rules
@@ -82,6 +86,7 @@ def clicks(
         protocol,
         model=model,
         refiner=refiner,
+        zoom=zoom,
         size=size,
         device=device,
         dtype=dtype,

@@ -89,6 +89,7 @@ def prepare(
     report: Path | None,
     plot: Path | None,
     refiner: str | None = None,
+    zoom: bool | None = None,
 ) -> tuple[partial, RunOptions]:
     """Return what builds the model in a worker, and how to run; what cannot work is refused here, before it starts."""
     from fretsaw import api, catalog
@@ -111,13 +112,13 @@ def prepare(
     on_cpu = place == "cpu"
     if workers is None:
         workers = max(1, min(MOST_WORKERS, cores() // threads)) if on_cpu else 1
-    settings = {"size": size, "refiner": refiner, "threads": threads if on_cpu else None}
+    settings = {"size": size, "refiner": refiner, "zoom": zoom, "threads": threads if on_cpu else None}
     if refiner is not None:
         settings["refiner_checksum"] = sha256_of(refiner_path(refiner, name))
     if report is not None:
         journal = report.with_name(report.name + ".journal")
     else:
-        key = [task, str(data.resolve()), protocol, name, refiner, size, place, dtype, threads, seed]
+        key = [task, str(data.resolve()), protocol, name, refiner, zoom, size, place, dtype, threads, seed]
         journal = cache_folder() / "evaluations" / f"{fingerprint({'run': key})[:16]}.journal"
     options = RunOptions(
         model=name if refiner is None else f"{name} + {refiner}",
@@ -130,7 +131,7 @@ def prepare(
         journal=journal,
         settings=settings,
     )
-    keywords = {"name": name, "size": size, "device": place, "dtype": dtype, "refiner": refiner, "threads": threads if on_cpu else None}
+    keywords = {"name": name, "size": size, "device": place, "dtype": dtype, "refiner": refiner, "zoom": zoom, "threads": threads if on_cpu else None}
     return partial(load_segmenter, **keywords), options
 
 

@@ -14,4 +14,10 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Write again what e
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1 or mps; default: the best there is.", show_default=False)]
 Dtype = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16, of the image encoder.", show_default=False)]
 Size = Annotated[int | None, typer.Option("--size", help="Side of the model's input; default: the model's own.", show_default=False)]
+Zoom = Annotated[
+    bool | None,
+    typer.Option(
+        "--zoom/--no-zoom", help="From the third click on look at a small object's surroundings alone; default: the model's own choice.", show_default=False
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print what was done as JSON, and no progress.")]

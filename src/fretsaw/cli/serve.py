@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from fretsaw.cli.options import Device
+from fretsaw.cli.options import Device, Zoom
 from fretsaw.errors import MissingExtraError
 
 
@@ -23,6 +23,7 @@ def serve(
         str | None, typer.Option("--model", help="A name from [b]fretsaw models list[/b]; default: the default model.", show_default=False)
     ] = None,
     refiner: Annotated[Path | None, typer.Option("--refiner", help="A weight file of SAM-REF made for the model.", show_default=False)] = None,
+    zoom: Zoom = None,
     device: Device = None,
 ) -> None:
     """Serve a web page on which things are cut out of pictures by clicking, and the HTTP interface behind it.
@@ -49,7 +50,7 @@ def serve(
     from fretsaw.server.settings import for_command
 
     settings = replace(for_command(folder, host, token, data), memory_bytes=memory * 2**20)
-    app = create_app(fretsaw.load(model, refiner=refiner, device=device), settings)
+    app = create_app(fretsaw.load(model, refiner=refiner, zoom=zoom, device=device), settings)
     config = uvicorn.Config(app, host=host, port=port, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=3)
     socket = config.bind_socket()
     number = socket.getsockname()[1]

@@ -112,11 +112,16 @@ def predictor_for(segmenter: Segmenter, protocol: ClickProtocol) -> ClickPredict
         ModelError: If the model takes no clicks.
     """
     decoder = decoder_of(segmenter, single if protocol.multimask == "single" else best_of_three)
-    if protocol.previous_mask == "low_res_logits_best" and protocol.multimask == "best_predicted_iou" and protocol.input == "model":
+    if uses_sessions(protocol):
         return SessionPredictor(segmenter)
     if protocol.input == "longest_side":
         decoder.preprocessing = replace(decoder.preprocessing, frame=frames.longest_side)
     return decoder
+
+
+def uses_sessions(protocol: ClickProtocol) -> bool:
+    """Whether a protocol asks a model as a session does, so that whoever measures by it measures what a user gets, zooming in included."""
+    return protocol.previous_mask == "low_res_logits_best" and protocol.multimask == "best_predicted_iou" and protocol.input == "model"
 
 
 def decoder_of(segmenter: Segmenter, choose: Choice = best_of_three) -> DecoderPredictor:
@@ -130,7 +135,7 @@ def decoder_of(segmenter: Segmenter, choose: Choice = best_of_three) -> DecoderP
     return DecoderPredictor(segmenter.parts.clicks, choose, refiner=segmenter.refiner)
 
 
-def load_segmenter(name: str, size: int | None, device: str, dtype: str, refiner: str | None, threads: int | None) -> Segmenter:
+def load_segmenter(name: str, size: int | None, device: str, dtype: str, refiner: str | None, threads: int | None, zoom: bool | None = None) -> Segmenter:
     """Load a model for measuring.
 
     Args:
@@ -141,18 +146,19 @@ def load_segmenter(name: str, size: int | None, device: str, dtype: str, refiner
         refiner: A refiner's name or weight file, or None.
         threads: Number of threads on the CPU, or None to leave it as it is. It is fixed because sums are rounded differently on another number, and a report
             must not depend on the number of workers.
+        zoom: As `fretsaw.load` takes it.
     """
     from fretsaw import api
 
     if threads is not None:
         torch.set_num_threads(threads)
         cv2.setNumThreads(threads)
-    return api.load(name, size=size, device=device, dtype=dtype, refiner=refiner)
+    return api.load(name, size=size, device=device, dtype=dtype, refiner=refiner, zoom=zoom)
 
 
-def load_predictor(protocol: ClickProtocol, name: str, size: int | None, device: str, dtype: str, refiner: str | None, threads: int | None) -> ClickPredictor:
+def load_predictor(protocol: ClickProtocol, **keywords: Any) -> ClickPredictor:
     """Load a model as the predictor of a click protocol, see `load_segmenter` and `predictor_for`."""
-    return predictor_for(load_segmenter(name, size, device, dtype, refiner, threads), protocol)
+    return predictor_for(load_segmenter(**keywords), protocol)
 
 
 def weights_checksum(name: str) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
 from fretsaw import images, masks
@@ -16,7 +17,7 @@ from fretsaw.api import Segmenter
 from fretsaw.clicks.simulate import depths
 from fretsaw.clicks.strokes import single_clicks
 from fretsaw.errors import OutputError, PromptError, ShapeError, StaleSessionError
-from fretsaw.frames import logits_to_image, mask_to_logits
+from fretsaw.frames import mask_to_logits
 from fretsaw.masks import MaskRuns
 from fretsaw.segmentation import Segmentation, distinct_color
 from fretsaw.server.refusals import LimitError, NotHereError
@@ -86,8 +87,7 @@ class Piece:
         """Memory that would come free if the piece left."""
         total = RECORD_BYTES + sum(len(item.rle["counts"]) for item in self.record.objects) + (self._image.nbytes if self._image is not None else 0)
         if self._root is not None:
-            embedding = self._root.embedding
-            total += sum(tensor.nbytes for tensor in (embedding.final, *embedding.high_res, *embedding.taps.values()))
+            total += self._root.embedding.nbytes + self._root.views.nbytes
         for session in list(self._sessions.values()):
             for step in (*session.history, *session.undone):
                 total += (step.full.nbytes if step.full is not None else 0) + (
@@ -314,13 +314,12 @@ class Piece:
         with self.lock:
             session = self._session(self.object(number)) if number is not None else self.embed()
             trial = session.sibling(session.history)
-        height, width = self.image.shape[:2]
-        trial.click(click.x, click.y, click.positive)
-        logits = trial.step.prompt.previous_logits
-        assert logits is not None
+        trial.zoom = None  # a pointer that moves about must not have a part of the picture encoded at every stop
+        mask = trial.click(click.x, click.y, click.positive).mask
+        height, width = mask.shape
         scale = min(1.0, PREVIEW_SIDE / max(height, width))
-        frame = trial.model.preprocessing.frame(max(1, round(height * scale)), max(1, round(width * scale)), trial.model.preprocessing.size)
-        return (logits_to_image(logits, frame)[0, 0] > 0).cpu().numpy()
+        small = cv2.resize(mask.view(np.uint8), (max(1, round(width * scale)), max(1, round(height * scale))), interpolation=cv2.INTER_NEAREST)
+        return small > 0
 
     def avoid_others(self, number: int) -> ObjectRecord:
         """Take the other objects out of one: a negative click deep inside each overlap, all as one interaction.

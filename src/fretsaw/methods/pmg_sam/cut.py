@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fretsaw import frames
+from fretsaw import frames, masks
 from fretsaw.backbones.u2net import U2Net
 from fretsaw.edges import at_own_resolution
 from fretsaw.methods.pmg_sam.instances import RULES, SplitRules, find_components, split_component
@@ -28,18 +28,21 @@ class PmgCut(nn.Module):
         network: The trained part.
         model: Whose image encoder is the local branch, and whose decoder splits touching objects; shared, not copied.
         rules: When touching objects are split.
+        smallest_part: Share of the mask's area below which a piece that touches no other is left out.
 
     Source: PMG-SAM (paper 001), section 4.3.
 
     Deviation: the image fills the model frame as the shared encoder wants it, which for SAM 2 means squashed; the paper pads.
+
+    Deviation: pieces of less than 5 % of the mask are left out; the paper keeps all that is above the threshold. Chosen on validation parts.
     """
 
-    def __init__(self, saliency: U2Net, network: PmgSam, model: SamClicks, rules: SplitRules = RULES) -> None:
+    def __init__(self, saliency: U2Net, network: PmgSam, model: SamClicks, rules: SplitRules = RULES, smallest_part: float = 0.05) -> None:
         super().__init__()
         self.branch = DualBranch(saliency, mean=model.preprocessing.mean, std=model.preprocessing.std)
         self.network = network.eval()
         self._model = [model]  # in a list: the session's own model, not a submodule
-        self._rules = rules
+        self._rules, self._smallest_part = rules, smallest_part
         keep_stages(model)
 
     @torch.no_grad()
@@ -54,7 +57,8 @@ class PmgCut(nn.Module):
         Returns:
             The mask at the image's own size. Its score is the share of the soft mask's mass that its decision keeps, see `expected_iou`.
         """
-        logits = at_own_resolution(self.predict(image, embedding, frame).mask_logits, image, frame)
+        found = without_crumbs(self.predict(image, embedding, frame).mask_logits, self._smallest_part)
+        logits = at_own_resolution(found, image, frame)
         return Segmentation(logits, expected_iou(logits), image=image)
 
     @torch.no_grad()
@@ -97,6 +101,13 @@ class PmgCut(nn.Module):
         size = 4 * features.final.shape[-1]
         pre_mask: Tensor = frames.mask_to_logits(coarse, frame, size).to(features.final.device)
         return frames.logits_to_image(self.network.refine(features, pre_mask), frame)[0, 0].cpu().numpy()
+
+
+def without_crumbs(logits: Tensor, smallest_part: float) -> Tensor:
+    """Return logits (1, 1, h, w) whose sign is turned where a component of the mask has less than a share of the mask's area; the largest always stays."""
+    mask = (logits[0, 0] > 0).cpu().numpy()
+    crumbs = mask & ~masks.remove_islands(mask, smallest_part * mask.sum())
+    return torch.where(torch.from_numpy(crumbs).to(logits.device), -logits, logits)
 
 
 def keep_stages(model: SamClicks) -> None:
