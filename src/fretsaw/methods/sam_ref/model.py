@@ -51,8 +51,8 @@ class SamRef(nn.Module):
     Deviation: A refined mask that contradicts more of the clicks than the decoder's own is not given, the decoder's is. The paper has no such rule; without it
     single objects, thin ones above all, never come to 90 %, since every click is refined away again.
 
-    Deviation: PatchDiff answers from the sixth click on, on a mask that came from elsewhere from the first. It keeps what was not clicked, but at the second to
-    fifth click the decoder often sees that the first answer was the wrong thing altogether, and all of that should go.
+    Deviation: PatchDiff answers from the sixth click on (the paper: from the second; FocalClick's merge, whose place it takes: after the tenth), on a mask that
+    came from elsewhere from the first. It keeps what was not clicked, but at early clicks the decoder often sees that its first answer was another thing.
 
     Deviation: Over an encoder of 672 pixels the decoder's map has 168, too few for thin parts: `map_scale` 2 refines at half the model frame's side.
     """
