@@ -373,3 +373,20 @@ def test_pictures_are_dropped_on_the_page(chromium, address, tmp_path):
 def open_page_expecting_refusal(chromium):
     """A page on which the browser itself may complain of the server's 422."""
     return open_page(chromium, tolerated="422")
+
+
+@pytest.mark.parametrize("width", [360, 540, 700])
+def test_a_narrow_window_shows_every_button(chromium, address, width):
+    with open_page(chromium, width=width, height=740) as page:
+        page.goto(address)
+        page.wait_for_selector("#stage[data-state=open][data-busy=false]")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        for button in page.locator("header button:visible").all():
+            box = button.bounding_box()
+            assert box is not None
+            assert box["x"] >= 0
+            assert box["x"] + box["width"] <= width, button.get_attribute("aria-label")
+        assert page.locator("#export").is_visible()
+        stage = page.locator("#canvas").bounding_box()
+        assert stage is not None
+        assert stage["height"] > 250
