@@ -41,9 +41,9 @@ def draw_sizes(axes: Any, rows: Rows, key: str, title: str, unit: str, scale: fl
     for case, sizes in rows.items():
         known = {int(size): cell for size, cell in sizes.items() if key in cell}
         values = [statistics.median(cell[key]) if key == "seconds" else cell[key] for cell in known.values()]
-        axes.plot(list(known), [scale * value for value in values], marker="o", label=case)
-        for size, value in zip(known, values, strict=True):
-            axes.annotate(f"{scale * value:.3g}", (size, scale * value), textcoords="offset points", xytext=(0, 6), ha="center", fontsize="x-small")
+        shown = [scale * value for value in values]
+        # The figures stand in the legend: at the points those of close lines would cover each other.
+        axes.plot(list(known), shown, marker="o", label=f"{case}: " + ", ".join(f"{value:.3g}" if value < 100 else f"{value:.0f}" for value in shown))
     sizes = sorted({int(size) for cells in rows.values() for size in cells})
     axes.set(title=title, xlabel="side of the image", ylabel=unit, xscale="log", yscale="log")
     axes.set_xticks(sizes, [str(size) for size in sizes], minor=False)
