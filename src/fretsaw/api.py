@@ -153,7 +153,7 @@ def load(
         size: Side of the model's input in pixels; None for the model's own.
         refiner: "sam-ref", or a weight file of SAM-REF that was trained for this model, or None.
         zoom: Whether sessions zoom in on small objects from the third click on: more exact, for one more encoding; see `fretsaw.zoom`. None is the model's own
-            choice: the default model does where no refiner is given, published models answer as published.
+            choice: those whose decoder Fretsaw trained do where no refiner is given, published models answer as published.
         networks: For a model that is made of several, such as s2clip: {role: name or path} of those to exchange. The roles are "clip", "dino" and "sam";
             {"sam": "sam2-hiera-tiny"} lets SAM 2 refine, {"sam": "runs/tiny/student.safetensors"} a student of the recipe hrsam_lite,
             {"dino": "dinov2-vit-s14"} takes patch affinities from DINOv2.

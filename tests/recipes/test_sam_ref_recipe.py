@@ -236,8 +236,10 @@ def test_stage_1_trains_the_decoder_and_nothing_else(config, monkeypatch):
     # It loads by the path of the run's model, part of the way where the run says so.
     monkeypatch.setattr(catalog, "build", lambda name, size, **_: catalog.Parts(clicks=tiny_sam2(SIZE)))
     run(replace(config, stage="decoder", steps=10, rate=1e-3, share=0.5, rank=0))
-    half = build_file(Path(config.out) / "model.safetensors", None).clicks
+    parts = build_file(Path(config.out) / "model.safetensors", None)
+    half = parts.clicks
     assert half is not None
+    assert parts.zooms
     for name, value in load_state_dict(decoder).items():
         start = before.get(f"mask_decoder.{name}", value)
         assert torch.allclose(half.mask_decoder.state_dict()[name], (start + value.float()) / 2, atol=2e-3), name

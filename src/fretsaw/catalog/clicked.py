@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from fretsaw import catalog
@@ -11,7 +12,7 @@ from fretsaw.weights import load_state_dict, read_metadata
 
 
 def build_clicked(path: Path, size: int | None = None, checksum: str = "") -> Parts:
-    """Build the model that a file stands on, with the decoder that the file holds as its change.
+    """Build the model that a file stands on, with the decoder that the file holds as its change; its sessions zoom in.
 
     Args:
         path: `model.safetensors` of such a run.
@@ -29,4 +30,4 @@ def build_clicked(path: Path, size: int | None = None, checksum: str = "") -> Pa
     if parts.clicks is None:
         raise ModelError(f"expected a file of fretsaw train sam_ref --set stage=decoder, whose metadata names a model that takes clicks, got {path}")
     low_rank.load_trained(parts.clicks.mask_decoder, load_state_dict(path), parts.clicks.mask_decoder.state_dict())
-    return parts
+    return replace(parts, zooms=True)  # it answers as nobody published, so that nothing speaks against its better answers
