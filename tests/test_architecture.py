@@ -20,7 +20,7 @@ TREES = {path: ast.parse(path.read_text()) for path in FILES}
 # A module imports only from modules to its left. A folder stands for all its files; a name with a prefix (evaluation.report) is found by its first part.
 DIRECTION = (
     *("errors", "types", "frames", "edges", "outlines", "masks", "images", "segmentation", "layers", "backbones", "clicks", "weights", "memory", "methods"),
-    *("catalog", "session_file", "session", "api", "compat", "outputs", "coco_file", "interchange", "doctor"),
+    *("zoom", "catalog", "session_file", "session", "api", "compat", "outputs", "coco_file", "interchange", "doctor"),
     *("data", "training", "evaluation", "recipes", "server", "cli"),
 )
 # These few imports happen inside functions, when the function is called, and point to the right on purpose.
