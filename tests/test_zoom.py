@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import fretsaw
 from fretsaw.api import Segmenter
 from fretsaw.catalog.entries import Parts
 from fretsaw.cli.evaluate_run import prepare
-from fretsaw.errors import ConfigError
 from fretsaw.evaluation.adapters import uses_sessions
 from fretsaw.evaluation.protocols import click_protocol
 from fretsaw.methods.sam_ref.model import SamRef
@@ -85,6 +86,12 @@ class TestView:
 @pytest.fixture(scope="module")
 def model():
     return tiny_sam2(128)
+
+
+@pytest.fixture
+def refiner():
+    torch.manual_seed(0)
+    return SamRef(8, 1, CHANNELS).eval().requires_grad_(False)
 
 
 @pytest.fixture
@@ -192,13 +199,45 @@ class TestSession:
         assert trial.step.view is None
         assert len(encodings) == 2
 
-    def test_a_refiner_keeps_the_whole_image(self, model, image):
-        torch.manual_seed(0)
-        session = Session(image, model, refiner=SamRef(8, 1, CHANNELS).eval().requires_grad_(False), zoom=RULES)
+    def test_with_a_refiner_ones_own_mask_is_looked_at_whole(self, model, image, refiner):
+        session = Session(image, model, refiner=refiner, zoom=RULES)
         session.mask(square(100, 100, 180, 160))
         for x, y in ((120, 120), (130, 130), (140, 140)):
             session.click(x, y)
         assert session.step.view is None
+
+    def test_a_refiner_looks_at_the_view_too(self, model, image, refiner, monkeypatch):
+        """Its features are those of the view, and what it knew of the whole image is not taken for the view's."""
+        told = []
+        original = refiner.refine
+        monkeypatch.setattr(refiner, "refine", lambda features, *asked: told.append((features, asked[-1])) or original(features, *asked))
+        # after the second click the object is a small one: random weights know none
+        views = iter((None, Box(80, 80, 200, 180), Box(80, 80, 200, 180)))
+        monkeypatch.setattr("fretsaw.session.next_view", lambda *_: next(views))
+        session = Session(image, model, refiner=refiner, zoom=replace(RULES, first_click=2))
+        for x, y in ((120, 120), (130, 130), (140, 140), (150, 150)):
+            session.click(x, y)
+        assert session.step.view == Box(80, 80, 200, 180)
+        part = Session(np.ascontiguousarray(image[80:180, 80:200]), model, refiner=refiner)
+        assert torch.equal(told[2][0].fused, part._whole.features.fused)
+        assert torch.equal(told[0][0].fused, told[1][0].fused)
+        assert told[0][1] is None
+        assert set(told[1][1]) == {"error_map"}
+        assert told[2][1] == {}
+        assert set(told[3][1]) == {"error_map"}
+        assert session.result.logits[0, 0] == -8
+
+    def test_undo_restores_what_a_refiner_knew_before_zooming_in(self, model, image, refiner, monkeypatch):
+        views = iter((Box(80, 80, 200, 180),) * 2)
+        monkeypatch.setattr("fretsaw.session.next_view", lambda *_: next(views))
+        session = Session(image, model, refiner=refiner, zoom=RULES)
+        for x, y in ((120, 120), (130, 130), (140, 140)):
+            session.click(x, y)
+        near, state = session.result.logits, session.step.refiner_state
+        session.undo()
+        session.click(140, 140)
+        assert np.array_equal(session.result.logits, near)
+        assert torch.equal(session.step.refiner_state["error_map"], state["error_map"])
 
     def test_models_that_pad_zoom_too(self, image):
         assert zoomed(Session(image, tiny_sam(128), zoom=RULES)).result.logits.shape == image.shape[:2]
@@ -206,14 +245,14 @@ class TestSession:
     def test_the_last_few_views_are_kept(self, model, image, encodings):
         views = Views(image, model)
         boxes = [Box(10 * i, 0, 10 * i + 100, 80) for i in range(MOST_VIEWS + 1)]
-        first = views.embedding(boxes[0])
+        first = views.seen(boxes[0])
         for box in boxes[1:MOST_VIEWS]:
-            views.embedding(box)
-        assert views.embedding(boxes[0]) is first
-        assert views.nbytes == MOST_VIEWS * first.nbytes
-        views.embedding(boxes[MOST_VIEWS])
+            views.seen(box)
+        assert views.seen(boxes[0]) is first
+        assert views.nbytes == MOST_VIEWS * first.embedding.nbytes
+        views.seen(boxes[MOST_VIEWS])
         assert len(encodings) == MOST_VIEWS + 1
-        views.embedding(boxes[1])
+        views.seen(boxes[1])
         assert len(encodings) == MOST_VIEWS + 2, "the one that was asked for longest ago has gone"
 
     def test_an_embeddings_memory_is_that_of_all_its_tensors(self):
@@ -225,9 +264,14 @@ class TestChoice:
         assert fretsaw.load(device="cpu").zoom == ZoomRules()
         assert fretsaw.load(device="cpu", zoom=False).zoom is None
 
-    def test_refiner_and_zoom_together_are_refused(self):
-        with pytest.raises(ConfigError, match="refiner or zooming in"):
-            fretsaw.load(refiner="sam-ref", zoom=True)
+    def test_with_a_refiner_a_published_model_zooms(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("fretsaw.catalog.build", lambda name, **_: Parts(clicks=tiny_sam2(128)))
+        file = tmp_path / "refiner.safetensors"
+        network = SamRef(8, 1, CHANNELS)
+        save_file(network.state_dict(), file, {"config": json.dumps(network.config)})
+        assert fretsaw.load("tiny", device="cpu").zoom is None
+        assert fretsaw.load("tiny", device="cpu", refiner=file).zoom == ZoomRules()
+        assert fretsaw.load("tiny", device="cpu", refiner=file, zoom=False).zoom is None
 
     def test_a_protocol_that_makes_its_own_choices_takes_no_zoom(self):
         assert uses_sessions(click_protocol("sam"))

@@ -153,7 +153,7 @@ def load(
         size: Side of the model's input in pixels; None for the model's own.
         refiner: "sam-ref", or a weight file of SAM-REF that was trained for this model, or None.
         zoom: Whether sessions zoom in on small objects from the third click on: more exact, for one more encoding; see `fretsaw.zoom`. None is the model's own
-            choice: those whose decoder Fretsaw trained do where no refiner is given, published models answer as published.
+            choice: those whose decoder Fretsaw trained do, and all with a refiner; published models answer as published.
         networks: For a model that is made of several, such as s2clip: {role: name or path} of those to exchange. The roles are "clip", "dino" and "sam";
             {"sam": "sam2-hiera-tiny"} lets SAM 2 refine, {"sam": "runs/tiny/student.safetensors"} a student of the recipe hrsam_lite,
             {"dino": "dinov2-vit-s14"} takes patch affinities from DINOv2.
@@ -163,14 +163,11 @@ def load(
 
     Raises:
         ModelError: If the name is unknown; the message suggests the nearest.
-        ConfigError: If both a refiner and zooming in are asked for.
         MissingWeightsError: If the weights are missing and cannot be fetched; the message says how to bring them.
         DeviceError: If the device or dtype is not available.
         MemoryLimitError: If the size would need more memory than there is; known for HRSAM, whose size is meant to grow.
     """
     target, precision = resolve_device(device), resolve_dtype(dtype)
-    if zoom and refiner is not None:
-        raise ConfigError("expected a refiner or zooming in, got both: a refiner's state belongs to the whole image")
     name = str(name) if name is not None else catalog.DEFAULT
     parts = catalog.build(name, size=size, networks=networks, progress=progress)
     _require_memory(parts, target, precision)
@@ -181,7 +178,7 @@ def load(
         parts.clicks.to_precision(precision)
     if refiner is not None and parts.clicks is not None:
         refiners.install_decoder(refiner, name, parts.clicks)
-    zooms = parts.zooms and refiner is None if zoom is None else zoom
+    zooms = parts.zooms or refiner is not None if zoom is None else zoom
     return Segmenter(name, parts, catalog.build_refiner(refiner, name).to(target) if refiner is not None else None, ZoomRules() if zooms else None)
 
 

@@ -23,7 +23,7 @@ from fretsaw.errors import ModelError, PromptError, ShapeError
 from fretsaw.masks import MaskRuns
 from fretsaw.segmentation import LabelMap, Segmentation
 from fretsaw.types import Box, Click, ImageEmbedding, Prompt, Refiner, Stroke
-from fretsaw.zoom import Views, ZoomRules, holds, next_view, prompt_within
+from fretsaw.zoom import Seen, Views, ZoomRules, holds, look_at, next_view, prompt_within
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -99,13 +99,20 @@ class Session:
     ) -> None:
         self.image = image.view()
         self.image.flags.writeable = False
-        self.frame = model.preprocessing.frame_of(image)
         self._model, self._automatic, self._refiner, self._text = model, automatic, refiner, text
-        self.zoom, self.views = zoom, Views(self.image, model)
+        self.zoom, self.views = zoom, Views(self.image, model, refiner)
         self._lock = threading.RLock()
         self._history: list[Step] = list(history) or [Step()]
         self._position = len(self._history) - 1
-        self.embedding, self._refiner_features = _encode(image, model, refiner, embedding)
+        self._whole = look_at(image, model, refiner, embedding)
+
+    @property
+    def frame(self) -> frames.Frame:
+        return self._whole.frame
+
+    @property
+    def embedding(self) -> ImageEmbedding:
+        return self._whole.embedding
 
     @property
     def step(self) -> Step:
@@ -302,44 +309,35 @@ class Session:
         return session_file.write(Path(path), self.image, self._model, self.embedding, self.history)
 
     def _predict(self, prompt: Prompt) -> Segmentation:
-        """Run the decoder, and the refiner if there is one, and push what comes out."""
+        """Run the decoder, and the refiner if there is one, on the image or on a part of it, and push what comes out."""
         import torch
 
         from fretsaw.methods.sam_clicks import best_of_three, drawn_points
 
-        if (view := self._view_for(prompt)) is not None:
-            return self._predict_within(view, prompt)
-        if self.step.view is not None:
-            prompt = replace(prompt, previous_logits=self._low_res(self.result.logits))
-        state = self.step.refiner_state
+        view, state = self._view_for(prompt), self.step.refiner_state
+        seen = self._whole if view is None else self.views.seen(view)
+        if view != self.step.view:
+            prompt, state = replace(prompt, previous_logits=self._start_of(self.result.logits, view, seen)), {}
+        asked = prompt if view is None else prompt_within(prompt, view)
         with torch.no_grad():
-            logits, score = best_of_three(*self._model.decode(self.embedding, self._model.embed(prompt, self.frame)))
+            logits, score = best_of_three(*self._model.decode(seen.embedding, self._model.embed(asked, seen.frame)))
             if self._refiner is not None:
-                points = drawn_points(prompt, self.frame)
-                logits, state = self._refiner.refine(self._refiner_features, *points, logits, prompt.previous_logits, state)
-        full = self._keep_untouched(logits) if self._refiner is not None else None
-        return self._push(Step(replace(prompt, previous_logits=logits), float(score.clamp(0, 1)), full, refiner_state=state))
+                points = drawn_points(asked, seen.frame)
+                logits, state = self._refiner.refine(seen.features, *points, logits, asked.previous_logits, state)
+        full = self._keep_untouched(logits) if self._refiner is not None and view is None else None
+        return self._push(Step(replace(prompt, previous_logits=logits), float(score.clamp(0, 1)), full, refiner_state=state or None, view=view))
 
     def _view_for(self, prompt: Prompt) -> Box | None:
-        """Return the part of the image that the next answer is made on; a session that does not zoom stays on a step's view while the clicks lie there."""
-        if self.zoom is None or self._refiner is not None:
-            return self.step.view if self.step.view is not None and holds(self.step.view, prompt) else None
-        return next_view(self.step.view, self.result.mask, prompt, self.zoom) if len(prompt.clicks) >= self.zoom.first_click else None
+        """Return the part of the image that the next answer is made on; a session that does not zoom stays on a step's view while the clicks lie there.
 
-    def _predict_within(self, view: Box, prompt: Prompt) -> Segmentation:
-        """Run the decoder on a part of the image, and push what comes out."""
-        import torch
-
-        from fretsaw.methods.sam_clicks import best_of_three
-
-        frame, embedding = self.views.frame(view), self.views.embedding(view)
-        if view != self.step.view:
-            size = 4 * embedding.final.shape[-1]
-            before = frames.mask_to_logits(frames.crop(self.result.logits, view), frame, size).to(embedding.final.device)
-            prompt = replace(prompt, previous_logits=before)
-        with torch.no_grad():
-            logits, score = best_of_three(*self._model.decode(embedding, self._model.embed(prompt_within(prompt, view), frame)))
-        return self._push(Step(replace(prompt, previous_logits=logits), float(score.clamp(0, 1)), view=view))
+        With a refiner, a mask that came from elsewhere stays as it is where nothing was clicked, so that the whole image is looked at.
+        """
+        step = self.step
+        if self._refiner is not None and step.full is not None:
+            return None
+        if self.zoom is None:
+            return step.view if step.view is not None and holds(step.view, prompt) else None
+        return next_view(step.view, self.result.mask, prompt, self.zoom) if len(prompt.clicks) >= self.zoom.first_click else None
 
     def _keep_untouched(self, logits: Tensor) -> np.ndarray | None:
         """Where a mask that did not come from the decoder was refined in one region only, keep its own pixels everywhere else, bit for bit."""
@@ -383,8 +381,12 @@ class Session:
     def _low_res(self, mask: np.ndarray) -> Tensor:
         if mask.shape != self.image.shape[:2]:
             raise ShapeError(f"expected a mask of the image's size {self.image.shape[:2]}, got {mask.shape}")
-        size = 4 * self.embedding.final.shape[-1] * (self._refiner.map_scale if self._refiner is not None else 1)
-        return frames.mask_to_logits(mask, self.frame, size).to(self.embedding.final.device)
+        return self._start_of(mask, None, self._whole)
+
+    def _start_of(self, mask: np.ndarray, view: Box | None, seen: Seen) -> Tensor:
+        """Return a mask or logits (H, W) as what the decoder starts from, on the image or on a view."""
+        size = 4 * seen.embedding.final.shape[-1] * (self._refiner.map_scale if self._refiner is not None else 1)
+        return frames.mask_to_logits(mask if view is None else frames.crop(mask, view), seen.frame, size).to(seen.embedding.final.device)
 
     def _check_inside(self, x: float, y: float, name: str = "a click") -> None:
         height, width = self.image.shape[:2]
@@ -403,15 +405,3 @@ class Session:
 def _logits_of(full: np.ndarray | MaskRuns) -> np.ndarray:
     """Return (H, W) float32; a person's own mask is as certain as a mask prompt can say."""
     return np.where(full.mask(), np.float32(-EMPTY_LOGIT), np.float32(EMPTY_LOGIT)) if isinstance(full, MaskRuns) else full
-
-
-def _encode(image: np.ndarray, model: SamClicks, refiner: Refiner | None, embedding: ImageEmbedding | None) -> tuple[ImageEmbedding, Any]:
-    """Return the embedding, computed unless it is given, and what the refiner prepares once per image."""
-    import torch
-
-    if embedding is not None and refiner is None:
-        return embedding, None
-    with torch.no_grad():
-        pixels = model.preprocessing.pixels_of(image)
-        embedding = model.encode(pixels) if embedding is None else embedding
-        return embedding, refiner.prepare(pixels, embedding) if refiner is not None else None

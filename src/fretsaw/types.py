@@ -141,6 +141,7 @@ class Refiner(Protocol):
             point_labels: (1, N) 1 positive, 0 negative, 2 and 3 a box's corners.
             logits: (1, 1, S/4, S/4) coarse mask logits of this interaction.
             previous_logits: (1, 1, k S/4, k S/4) the mask before this interaction, or None; it may be a user's own.
-            state: What the previous call returned; None at the first.
+            state: What the previous call returned; None at the first, and where the mask before came from elsewhere; empty where the previous call was on
+                another part of the image.
         """
         ...

@@ -16,12 +16,12 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fretsaw import frames, masks
-from fretsaw.types import Box, Click, ImageEmbedding, Prompt
+from fretsaw.types import Box, Click, ImageEmbedding, Prompt, Refiner, Stroke
 
 if TYPE_CHECKING:
     from fretsaw.methods.sam_clicks import SamClicks
@@ -82,13 +82,14 @@ def holds(view: Box, prompt: Prompt) -> bool:
 
 
 def prompt_within(prompt: Prompt, view: Box) -> Prompt:
-    """Return a prompt in pixels of a view: clicks outside it are left out, the box is cut to it; lines, which no decoder takes, are left out too."""
+    """Return a prompt in pixels of a view: clicks outside it, and lines that leave it, are left out; the box is cut to it."""
+    strokes = tuple(_moved(stroke, view) for stroke in prompt.strokes if all(_inside(Click(*point), view) for point in stroke.points))
     clicks = tuple(replace(click, x=click.x - view.x0, y=click.y - view.y0) for click in prompt.clicks if _inside(click, view))
     box = prompt.box
     if box is not None:
         corners = [np.clip(value, low, high) - low for value, low, high in _edges(box, view)]
         box = Box(*(float(value) for value in corners)) if corners[0] < corners[2] and corners[1] < corners[3] else None
-    return replace(prompt, clicks=clicks, box=box, strokes=())
+    return replace(prompt, clicks=clicks, box=box, strokes=strokes)
 
 
 def box_iou(a: Box, b: Box) -> float:
@@ -98,40 +99,66 @@ def box_iou(a: Box, b: Box) -> float:
     return shared / ((a.x1 - a.x0) * (a.y1 - a.y0) + (b.x1 - b.x0) * (b.y1 - b.y0) - shared)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Seen:
+    """What is computed once of the whole image, or of a view.
+
+    Attributes:
+        frame: How it lies in the model's input.
+        embedding: Of the image encoder.
+        features: What a refiner prepared, or None.
+    """
+
+    frame: frames.Frame
+    embedding: ImageEmbedding
+    features: Any = None
+
+
 class Views:
-    """The embeddings of an image's views, made when they are first asked for; the last few are kept. One may serve several sessions and threads.
+    """What the model saw of an image's views, computed when it is first asked for; the last few are kept. One may serve several sessions and threads.
 
     Args:
         image: (H, W, 3) uint8 RGB.
         model: Whose encoder looks at them.
+        refiner: Looks at them too, or None.
     """
 
-    def __init__(self, image: np.ndarray, model: SamClicks) -> None:
-        self._image, self._model = image, model
+    def __init__(self, image: np.ndarray, model: SamClicks, refiner: Refiner | None = None) -> None:
+        self._image, self._model, self._refiner = image, model, refiner
         self._lock = threading.Lock()
-        self._known: OrderedDict[Box, ImageEmbedding] = OrderedDict()
+        self._known: OrderedDict[Box, Seen] = OrderedDict()
 
     @property
     def nbytes(self) -> int:
         """Memory of the embeddings that are kept."""
-        return sum(embedding.nbytes for embedding in list(self._known.values()))
+        return sum(seen.embedding.nbytes for seen in list(self._known.values()))
 
     def frame(self, view: Box) -> frames.Frame:
         """Return how a view lies in the model's input."""
         return self._model.preprocessing.frame_of(frames.crop(self._image, view))
 
-    def embedding(self, view: Box) -> ImageEmbedding:
-        """Return a view's embedding."""
-        import torch
-
+    def seen(self, view: Box) -> Seen:
+        """Return what is computed once of a view."""
         with self._lock:
             if view not in self._known:
-                with torch.no_grad():
-                    self._known[view] = self._model.encode(self._model.preprocessing.pixels_of(np.ascontiguousarray(frames.crop(self._image, view))))
+                self._known[view] = look_at(np.ascontiguousarray(frames.crop(self._image, view)), self._model, self._refiner)
                 if len(self._known) > MOST_VIEWS:
                     self._known.popitem(last=False)
             self._known.move_to_end(view)
             return self._known[view]
+
+
+def look_at(image: np.ndarray, model: SamClicks, refiner: Refiner | None, embedding: ImageEmbedding | None = None) -> Seen:
+    """Return what is computed once of an image (H, W, 3) or of a view: its embedding, unless it is given, and what a refiner prepares."""
+    import torch
+
+    frame = model.preprocessing.frame_of(image)
+    if embedding is not None and refiner is None:
+        return Seen(frame, embedding)
+    with torch.no_grad():
+        pixels = model.preprocessing.pixels_of(image)
+        embedding = model.encode(pixels) if embedding is None else embedding
+        return Seen(frame, embedding, refiner.prepare(pixels, embedding) if refiner is not None else None)
 
 
 def _told(prompt: Prompt) -> tuple[Click, ...]:
@@ -140,6 +167,10 @@ def _told(prompt: Prompt) -> tuple[Click, ...]:
 
 def _inside(click: Click, view: Box) -> bool:
     return view.x0 - 0.5 <= click.x <= view.x1 - 0.5 and view.y0 - 0.5 <= click.y <= view.y1 - 0.5
+
+
+def _moved(stroke: Stroke, view: Box) -> Stroke:
+    return replace(stroke, points=tuple((x - view.x0, y - view.y0) for x, y in stroke.points))
 
 
 def _edges(box: Box, view: Box) -> list[tuple[float, float, float]]:

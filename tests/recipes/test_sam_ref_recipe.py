@@ -20,7 +20,7 @@ from fretsaw.errors import ConfigError
 from fretsaw.methods.sam_ref.model import SamRef
 from fretsaw.recipes.click_data import collect
 from fretsaw.recipes.sam_ref import Config, learned_change, refine_batch, run
-from fretsaw.recipes.sam_ref_crops import MARGIN, cut_crops, draw_crop
+from fretsaw.recipes.sam_ref_crops import ERRORS, MARGIN, cut_crop, draw_crop, together
 from fretsaw.recipes.sam_ref_losses import decoder_losses, refinement_losses
 from fretsaw.training.click_batches import ClickBatch
 from fretsaw.training.clicking import Interaction
@@ -55,7 +55,7 @@ def data(tmp_path, rng):
 def config(data, tmp_path, monkeypatch) -> Config:
     monkeypatch.setattr(catalog, "build", lambda name, size: catalog.Parts(clicks=tiny_sam2(size)))
     monkeypatch.setattr("fretsaw.methods.sam_ref.networks.CROP_SIZE", 32)  # PatchDiff at its own size would take most of the time
-    settings = {"sets": "coco_mval,human_seg", "size": SIZE, "width": 8, "blocks": 1, "crop": 0, "clicks": 3, "held_out": 1, "workers": 0}
+    settings = {"sets": "coco_mval,human_seg", "size": SIZE, "width": 8, "blocks": 1, "crop": 0, "crops": 4, "clicks": 3, "held_out": 1, "workers": 0}
     schedule = {"batch": 2, "steps": 40, "warmup": 4, "rate": 5e-3, "validate_every": 20}
     return Config(data=str(data), out=str(tmp_path / "run"), cache=str(tmp_path / "cache"), **settings, **schedule)
 
@@ -111,17 +111,22 @@ def batch_of(rows: int) -> ClickBatch:
     torch.manual_seed(0)
     coverage = torch.zeros(rows, 1, 32, 32)
     coverage[..., 8:20, 10:22] = 1
-    return ClickBatch(torch.randn(rows, 3, SIZE, SIZE), ImageEmbedding(torch.randn(rows, CHANNELS, 8, 8)), coverage, torch.ones(rows, 1, 32, 32))
+    levels = torch.randn(rows, CHANNELS // 8, 32, 32), torch.randn(rows, CHANNELS // 4, 16, 16)
+    embedding = ImageEmbedding(torch.randn(rows, CHANNELS, 8, 8), levels)
+    return ClickBatch(torch.randn(rows, 3, SIZE, SIZE), embedding, coverage, torch.ones(rows, 1, 32, 32))
 
 
-def test_windows_cut_all_maps_at_the_same_place():
+def test_crops_cut_all_maps_at_the_same_place():
     batch = batch_of(2)
     point = Interaction(torch.tensor([[[60.0, 50.0]], [[10.0, 120.0]]]), torch.tensor([[1], [0]]), None, None)
     coarse = torch.randn(2, 1, 32, 32)
-    seen = cut_crops(batch, point, coarse, [(8, 4, 16), (0, 16, 16)])
+    seen = together([cut_crop(batch, point, coarse, 0, (8, 4, 16)), cut_crop(batch, point, coarse, 1, (0, 16, 16))])
     assert torch.equal(seen.coarse[0], coarse[0, :, 4:20, 8:24])
     assert torch.equal(seen.pixels[1], batch.pixels[1, :, 64:128, 0:64])
     assert torch.equal(seen.embedding.final[0], batch.embedding.final[0, :, 1:5, 2:6])
+    assert torch.equal(seen.embedding.high_res[0][1], batch.embedding.high_res[0][1, :, 16:32, 0:16])
+    assert torch.equal(seen.embedding.high_res[1][0], batch.embedding.high_res[1][0, :, 2:10, 4:12])
+    assert (seen.previous < 0).all(), "no answer before the first click"
     assert seen.clicks[0] == ((60 + 0.5) / 4 - 0.5 - 8, (50 + 0.5) / 4 - 0.5 - 4)
     # Of the second crop only the upper and the right side lie inside the map.
     expected = torch.zeros(16, 16)
@@ -129,23 +134,29 @@ def test_windows_cut_all_maps_at_the_same_place():
     assert torch.equal(seen.valid[1, 0], expected)
 
 
-def test_windows_lie_on_the_grid_of_cells_inside_the_map():
-    rng = np.random.default_rng(0)
-    point = Interaction(torch.tensor([[[500.0, 3.0]]]), torch.tensor([[1]]), None, None)
-    drawn = {draw_crop(rng, point, 0, 128, 512, 64) for _ in range(200)}
+def test_crops_lie_on_the_grid_of_cells_inside_the_map():
+    rng, wrong = np.random.default_rng(0), torch.zeros(128, 128, dtype=torch.bool)
+    drawn = {draw_crop(rng, (125.0, 0.4), wrong, 64) for _ in range(200)}
     assert all(x % 4 == y % 4 == 0 and 0 <= x <= 64 and 0 <= y <= 64 and side == 64 for x, y, side in drawn)
     assert len(drawn) > 10
-    assert draw_crop(rng, point, 0, 128, 512, 0) == (0, 0, 128)
+    assert draw_crop(rng, (125.0, 0.4), wrong, 0) == (0, 0, 128)
 
 
-def test_windows_of_finer_maps_lie_on_the_same_cells():
+def test_crops_go_to_what_is_wrong():
+    rng, wrong = np.random.default_rng(0), torch.zeros(128, 128, dtype=torch.bool)
+    wrong[10:14, 100:104] = True
+    holding = [x <= 100 and x + 32 >= 104 and y <= 10 for x, y, _ in (draw_crop(rng, (5.0, 120.0), wrong, 32) for _ in range(300))]
+    assert ERRORS - 0.1 < np.mean(holding) < ERRORS + 0.2
+
+
+def test_crops_of_finer_maps_lie_on_the_same_cells():
     batch, coarse = batch_of(1), torch.randn(1, 1, 64, 64)
     batch = replace(batch, coverage=torch.zeros_like(coarse), valid=torch.ones_like(coarse))
     point = Interaction(torch.tensor([[[60.0, 50.0]]]), torch.tensor([[1]]), None, None)
     rng = np.random.default_rng(0)
-    drawn = {draw_crop(rng, point, 0, 64, SIZE, 24, cell=8) for _ in range(50)}
+    drawn = {draw_crop(rng, (30.0, 25.0), torch.zeros(64, 64, dtype=torch.bool), 24, cell=8) for _ in range(50)}
     assert all(x % 8 == y % 8 == 0 and max(x, y) <= 40 and side == 24 for x, y, side in drawn)
-    seen = cut_crops(batch, point, coarse, [(16, 8, 24)])
+    seen = cut_crop(batch, point, coarse, 0, (16, 8, 24))
     assert torch.equal(seen.coarse[0], coarse[0, :, 8:32, 16:40])
     assert torch.equal(seen.pixels[0], batch.pixels[0, :, 16:64, 32:80])
     assert torch.equal(seen.embedding.final[0], batch.embedding.final[0, :, 1:4, 2:5])

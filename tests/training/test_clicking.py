@@ -14,7 +14,7 @@ from fretsaw.errors import DataError
 from fretsaw.frames import Preprocessing, longest_side, squash
 from fretsaw.training import clicking
 from fretsaw.training.click_batches import ClickBatch, ClickObjects, collate, truth_maps
-from fretsaw.training.clicking import click_through, draw_clicks
+from fretsaw.training.clicking import answered_clicks, click_through, draw_clicks
 from fretsaw.training.embedding_cache import EmbeddingCache
 from fretsaw.types import ImageEmbedding
 from tiny import CHANNELS, tiny_sam2
@@ -57,11 +57,13 @@ def test_every_click_answers_the_refined_mask_before(monkeypatch):
         answer[:, :, 6:8, 10:12] *= -1
         return answer, len(seen)
 
-    point = click_through(tiny_sam2(64), objects, 2, np.random.default_rng(0), refine)
-    assert [entry[0] for entry in seen] == [1, 2]
-    assert [entry[2] for entry in seen] == [None, 1]
+    asked = answered_clicks(tiny_sam2(64), objects, 3, np.random.default_rng(0), refine)
+    point = asked[-1][0]
+    assert [point.point_coords.shape[1] for point, _ in asked] == [1, 2, 3]
+    assert [entry[0] for entry in seen] == [1, 2, 3]
+    assert [entry[2] for entry in seen] == [None, 1, 2]
     assert seen[0][1] is None
-    assert torch.equal(seen[1][1], point.previous_logits)
+    assert torch.equal(seen[2][1], point.previous_logits)
     assert point.state == 2
     assert point.point_coords.shape == (2, 3, 2)
     # In the first image the hole is outside the object and taken for it, in the second it is missed.
@@ -72,7 +74,7 @@ def test_every_click_answers_the_refined_mask_before(monkeypatch):
 def test_a_perfect_answer_gets_another_click_on_the_object(monkeypatch):
     objects = batch()
     perfect = torch.where(objects.coverage > 0.5, 5.0, -5.0)
-    point = click_through(tiny_sam2(64), objects, 3, np.random.default_rng(0), lambda *asked: (perfect, None))
+    point = answered_clicks(tiny_sam2(64), objects, 4, np.random.default_rng(0), lambda *asked: (perfect, None))[-1][0]
     assert (point.point_labels == 1).all()
     assert len({tuple(xy) for xy in point.point_coords[0].tolist()}) == 4
 
@@ -131,3 +133,11 @@ def test_objects_are_a_function_of_seed_and_index_and_need_a_stored_embedding(tm
     assert both.pixels.shape == (2, 3, 64, 64)
     assert (both.coverage.flatten(1).max(1).values > 0.9).all()  # the photo with an empty mask is drawn again
     assert torch.equal(objects[7].pixels, ClickObjects(photos, cache, preprocessing, seed=5)[7].pixels)
+
+
+def test_both_ways_of_clicking_make_the_same_clicks():
+    model, objects = tiny_sam2(64), batch()
+    whole = answered_clicks(model, objects, 3, np.random.default_rng(5), lambda coords, labels, coarse, previous, state: (coarse, None))[-1][0]
+    last = click_through(model, objects, 2, np.random.default_rng(5))
+    assert torch.equal(whole.point_coords, last.point_coords)
+    assert torch.equal(whole.previous_logits, last.previous_logits)

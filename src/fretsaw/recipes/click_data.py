@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from fretsaw.data import pasted, teacher_masks
+from fretsaw.data import close_ups, pasted, teacher_masks
 from fretsaw.data.click_samples import Photo, interleaved, labelled_objects, photos_of, unlabelled_photos, with_teacher_masks
 from fretsaw.data.samples import Sample
 from fretsaw.data.views import fingerprint, list_photos
@@ -17,6 +17,9 @@ from fretsaw.images import read_image
 from fretsaw.methods.sam_clicks import SamClicks
 from fretsaw.training.embedding_cache import EmbeddingCache
 from fretsaw.types import ImageEmbedding
+
+COARSE_OUTLINES = ("coco_mval",)
+"""Sets whose outlines are polygons with few corners: seen closely they are not the object's."""
 
 CHUNK = 8
 """Photos between two looks at the clock."""
@@ -46,7 +49,7 @@ def collect(
     seed: int,
     photos: int = 0,
     deciding: Sequence[str] = ("coco_mval",),
-    made: Sequence[Photo] = (),
+    made: Sequence[Sequence[Photo]] = (),
 ) -> ClickData:
     """List photos and objects.
 
@@ -59,15 +62,14 @@ def collect(
         seed: Of the order.
         photos: Keep the first so many training photos; 0 keeps all.
         deciding: Sets whose val parts decide.
-        made: Photos with objects to learn from beside the sets', see `fretsaw.data.pasted`.
+        made: Groups of photos to learn from beside the sets', see `fretsaw.data.pasted` and `fretsaw.data.close_ups`.
     """
     ends = [held_out * i // len(deciding) for i in range(len(deciding) + 1)]
     chosen = [sample for i, name in enumerate(deciding) for sample in draw(labelled_objects(data, name, "val"), ends[i + 1] - ends[i])]
     groups: list[Sequence[Photo]] = [photos_of(labelled_objects(data, name, "train")) for name in sets]
     if unlabelled and teacher_photos:
         groups.append(interleaved([unlabelled_photos(list_photos(unlabelled))], seed)[:teacher_photos])
-    if made:
-        groups.append(made)
+    groups += [group for group in made if group]
     training = interleaved(groups, seed)
     return ClickData(training[:photos] if photos else training, chosen, photos_of(chosen))
 
@@ -90,6 +92,13 @@ def make_photos(data: Path, sets: Sequence[str], grounds: Sequence[Path], count:
     # Other lists or another seed make other photos, so that each has a folder of its own.
     own = f"{seed}-{fingerprint([*photos, *(sample.mask for sample in objects)])[:12]}"
     return pasted.make(folder / own, count, objects, photos, seed)
+
+
+def make_close_ups(data: Path, sets: Sequence[str], made: Sequence[Photo], count: int, folder: Path, seed: int) -> list[Photo]:
+    """Cut parts around single objects out of photos, see `fretsaw.data.close_ups`: of pasted objects, and of the train parts of sets with fine outlines."""
+    groups = [labelled_objects(data, name, "train") for name in sets if name not in COARSE_OUTLINES] + [[sample for photo in made for sample in photo.objects]]
+    own = f"{seed}-{fingerprint(sorted({sample.mask for group in groups for sample in group}))[:12]}"
+    return close_ups.make(folder / own, count, groups, seed)
 
 
 def fill(

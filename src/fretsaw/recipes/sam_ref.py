@@ -8,12 +8,13 @@ model    sam2-hiera-tiny, or any that takes clicks
 data     objects of coco_mval, ccp and human_seg (train parts), masks that the model finds by itself on photos without labels, and objects pasted on photos
 decides  the val parts of the three sets: the refiner with the lowest NoC@90 + NoC@95 is kept as refiner.safetensors
 
-Every photo is encoded once. A step clicks a batch of objects n times with the model in the loop, makes one more click, and learns from the answer to it.
+Every photo is encoded once. A step clicks a batch of objects with the model in the loop; stage 1 learns from the answer to the last click, stage 2 from crops
+of the answers to any.
 
-Deviation: The paper does not say how often clicks are simulated; InterFormer's n with probability gamma^n at gamma 0.6 rarely goes beyond three, and the
-refiner is there for the later ones, so gamma is 0.75.
+Deviation: Stage 2 learns from the answers to all clicks of an object alike, InterFormer's strategy from one, the n-th with probability gamma^n: at its gamma,
+0.6, n rarely goes beyond three, the refiner is there for the later ones, and clicking is what takes the time. Stage 1 learns from one, at gamma 0.75.
 
-Deviation: GlobalDiff learns on crops of half the map's side, since errors are where the object is and a step costs a quarter.
+Deviation: GlobalDiff learns on crops of half the map's side, since errors are where the object is and a crop costs a quarter.
 
 Deviation: Targets are the share of a map's pixel that the object covers, not a decision, so that a mask enlarged four times keeps its edge.
 
@@ -46,11 +47,12 @@ from fretsaw.layers.roi_align import roi_align
 from fretsaw.methods.sam_clicks import SamClicks, pad_points
 from fretsaw.methods.sam_ref.model import SamRef, check_map_scale
 from fretsaw.methods.sam_ref.networks import RefinerFeatures
-from fretsaw.recipes.click_data import ClickData, collect, fill, make_photos
-from fretsaw.recipes.sam_ref_crops import CELL, MARGIN, cut_crops, draw_crop, patch_box
+from fretsaw.methods.sam_ref.places import click_place
+from fretsaw.recipes.click_data import ClickData, collect, fill, make_close_ups, make_photos
+from fretsaw.recipes.sam_ref_crops import CELL, MARGIN, Seen, cut_crop, draw_crop, patch_box, together
 from fretsaw.recipes.sam_ref_losses import decoder_losses, refinement_losses
 from fretsaw.training.click_batches import ClickBatch, ClickObjects, collate
-from fretsaw.training.clicking import click_through, coarse_logits, draw_clicks
+from fretsaw.training.clicking import answered_clicks, click_through, draw_clicks
 from fretsaw.training.embedding_cache import EmbeddingCache
 from fretsaw.training.loop import Schedule, Watcher, cosine, fit, say
 from fretsaw.training.losses import normalised_focal
@@ -76,6 +78,8 @@ class Config:
         photos: Folders of photos without labels, separated by commas.
         teacher_photos: At most so many of these photos are searched for objects.
         pasted: So many photos are made by pasting objects of the labelled sets on photos without labels (or on their own photos): exact masks.
+        close_ups: So many parts of photos around one object are learned from beside the photos, as a session that zooms in sees them: of pasted objects and of
+            the labelled sets other than coco_mval, whose outlines are too coarse to be looked at closely.
         limit: Learn from the first so many photos only; 0 from all.
         cache: Folder of embeddings and teacher masks, shared by runs; "" is `out`/cache.
         encode_minutes: Stop encoding after so long and learn from what is there; the same command goes on encoding. 0 encodes everything first.
@@ -90,8 +94,9 @@ class Config:
         blocks: Residual blocks.
         map_scale: Side of the refiner's maps over that of the decoder's: 1, or 2 for an input so small that the decoder's map lacks thin parts.
         crop: Side of the crops that GlobalDiff learns on, in pixels of the refiner's maps; 0 is the whole map.
-        clicks: Most clicks made before the one that is learned from, plus one.
-        gamma: Probability of n clicks before falls as gamma^n.
+        crops: Crops a step.
+        clicks: Clicks an object, at most in stage 1, where the last of them is learned from.
+        gamma: Of stage 1; the probability of n clicks before the last falls as gamma^n.
         batch: Objects a step.
         steps: Steps in all.
         rate: Peak learning rate.
@@ -114,6 +119,7 @@ class Config:
     photos: str = ""
     teacher_photos: int = 600
     pasted: int = 0
+    close_ups: int = 0
     limit: int = 0
     cache: str = ""
     encode_minutes: float = 0.0
@@ -127,6 +133,7 @@ class Config:
     blocks: int = 3
     map_scale: int = 1
     crop: int = 128
+    crops: int = 16
     clicks: int = 12
     gamma: float = 0.75
     batch: int = 2
@@ -159,22 +166,13 @@ class RefinerStage(nn.Module):
         self._config = config
 
     def step(self, batch: ClickBatch, done: int) -> Mapping[str, Tensor]:
-        """Return the losses of equation 3 for a batch; "decoder" is the frozen decoder's own, for comparison."""
-        config, model, refiner = self._config, self._model[0], self.refiner
-        batch = batch.to(config.device)
+        """Return the losses of equation 3 for crops of a batch at any of its clicks; "decoder" is the frozen decoder's own, for comparison."""
+        config, refiner = self._config, self.refiner
         rng = np.random.default_rng((config.seed, 1, done))
-        refiner.eval()
-        with torch.no_grad():
-            features = refiner.global_diff.prepare(batch.pixels, batch.embedding)
-            point = click_through(model, batch, draw_clicks(rng, config.clicks, config.gamma), rng, lambda *asked: refine_batch(refiner, features, *asked))
-            coarse = refiner.enlarged(coarse_logits(model, batch, point))
-        refiner.train()
-        sides = coarse.shape[-1], batch.pixels.shape[-1], config.crop, CELL * refiner.map_scale
-        places = [draw_crop(rng, point, row, *sides) for row in range(len(coarse))]
-        seen = cut_crops(batch, point, coarse, places)
+        seen = self._crops(batch.to(config.device), rng)
         with torch.autocast(config.device.split(":")[0], torch.bfloat16, enabled=config.dtype == "bfloat16"):
             result = refiner.global_diff(refiner.global_diff.prepare(seen.pixels, seen.embedding), seen.disks, seen.coarse)
-            boxes = torch.tensor([patch_box(rng, result, seen, row) for row in range(len(coarse))], device=coarse.device)
+            boxes = torch.tensor([patch_box(rng, result, seen, row) for row in range(len(seen.coarse))], device=seen.coarse.device)
             local, local_errors, _ = refiner.patch_diff(result.feature, seen.coarse, boxes)
         around = refinement_losses(result.logits, result.error_map, seen.coarse, seen.coverage, seen.valid)
         crops = [roi_align(values, boxes, local.shape[-1]) for values in (seen.coarse, seen.coverage, seen.valid)]
@@ -189,6 +187,23 @@ class RefinerStage(nn.Module):
                 "patch wrong after": _wrong(local, crops[1], crops[2]),
             }
         return {"loss": torch.stack([*around.values(), *close.values()]).sum(), **losses}
+
+    @torch.no_grad()
+    def _crops(self, batch: ClickBatch, rng: np.random.Generator) -> Seen:
+        """Click every object with model and refiner in the loop, and cut crops at clicks that are drawn among all."""
+        config, refiner = self._config, self.refiner
+        refiner.eval()
+        features = refiner.global_diff.prepare(batch.pixels, batch.embedding)
+        clicked = answered_clicks(self._model[0], batch, config.clicks, rng, lambda *asked: refine_batch(refiner, features, *asked))
+        refiner.train()
+        crops = []
+        for _ in range(config.crops):
+            point, answer = clicked[int(rng.integers(len(clicked)))]
+            row, coarse = int(rng.integers(len(answer))), refiner.enlarged(answer)
+            place = click_place(point.point_coords[row : row + 1], point.point_labels[row : row + 1], batch.pixels.shape[-1], coarse)
+            wrong = ((coarse[row, 0] > 0) != (batch.coverage[row, 0] > 0.5)) & (batch.valid[row, 0] > 0)
+            crops.append(cut_crop(batch, point, coarse, row, draw_crop(rng, place, wrong, config.crop, CELL * refiner.map_scale)))
+        return together(crops)
 
 
 class DecoderStage(nn.Module):
@@ -326,7 +341,8 @@ def _collect(config: Config, folder: Path) -> ClickData:
     names, photos, deciding = ([part for part in text.split(",") if part] for text in (config.sets, config.photos, config.deciding or config.sets))
     root, grounds = Path(config.data), [Path(photo_folder) for photo_folder in photos]
     made = make_photos(root, names, grounds, config.pasted, folder / "pasted", config.seed) if config.pasted else []
-    return collect(root, names, grounds, config.teacher_photos, config.held_out, config.seed, config.limit, deciding, made)
+    close = make_close_ups(root, names, made, config.close_ups, folder / "close_ups", config.seed) if config.close_ups else []
+    return collect(root, names, grounds, config.teacher_photos, config.held_out, config.seed, config.limit, deciding, (made, close))
 
 
 def run(config: Config, watcher: Watcher | None = None) -> int:

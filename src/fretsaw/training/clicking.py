@@ -48,8 +48,33 @@ def draw_clicks(rng: np.random.Generator, most: int, gamma: float) -> int:
     return int(rng.choice(most, p=weights / weights.sum()))
 
 
+class Annotator:
+    """Clicks the objects of a batch, each where its own answer is wrong.
+
+    Args:
+        batch: Objects.
+        rng: Draws among equally deep places.
+    """
+
+    def __init__(self, batch: ClickBatch, rng: np.random.Generator) -> None:
+        self._truth = (batch.coverage > 0.5).cpu().numpy()[:, 0].astype(np.int8)
+        self._truth[batch.valid.cpu().numpy()[:, 0] == 0] = -1
+        self._clicked = np.zeros(self._truth.shape, bool)
+        self._places, self._labels = np.zeros((len(self._truth), 0, 2)), np.zeros((len(self._truth), 0), np.int64)
+        self._scale, self._device, self._rng = batch.pixels.shape[-1] / self._truth.shape[-1], batch.coverage.device, rng
+
+    def click(self, answer: Tensor | None, state: Any) -> Interaction:
+        """Click every object once more, answer (B, 1, s, s) being what came of the clicks before and state the refiner's; None at the first."""
+        masks = np.zeros(self._truth.shape, bool) if answer is None else (answer[:, 0] > 0).cpu().numpy()
+        made = [_next_click(*row, self._rng) for row in zip(masks, self._truth, self._clicked, strict=True)]
+        self._places = np.concatenate([self._places, np.array([[(x, y)] for x, y, _ in made])], 1)
+        self._labels = np.concatenate([self._labels, np.array([[label] for _, _, label in made])], 1)
+        coords = (torch.from_numpy(self._places).float() + 0.5) * self._scale - 0.5
+        return Interaction(coords.to(self._device), torch.from_numpy(self._labels).to(self._device), answer, state)
+
+
 @torch.no_grad()
-def click_through(model: SamClicks, batch: ClickBatch, clicks: int, rng: np.random.Generator, refine: Refine | None = None) -> Interaction:
+def click_through(model: SamClicks, batch: ClickBatch, clicks: int, rng: np.random.Generator) -> Interaction:
     """Click every object of a batch `clicks` times, each answer fed back, and make one more click, which is not answered.
 
     Args:
@@ -57,27 +82,35 @@ def click_through(model: SamClicks, batch: ClickBatch, clicks: int, rng: np.rand
         batch: Objects.
         clicks: Clicks that are answered.
         rng: Draws among equally deep places.
-        refine: Improves every answer before it is fed back, or None.
     """
-    truth = (batch.coverage > 0.5).cpu().numpy()[:, 0].astype(np.int8)
-    truth[batch.valid.cpu().numpy()[:, 0] == 0] = -1
-    clicked = np.zeros(truth.shape, bool)
+    annotator = Annotator(batch, rng)
+    answer: Tensor | None = None
+    for _ in range(clicks):
+        answer = coarse_logits(model, batch, annotator.click(answer, None))
+    return annotator.click(answer, None)
+
+
+@torch.no_grad()
+def answered_clicks(model: SamClicks, batch: ClickBatch, clicks: int, rng: np.random.Generator, refine: Refine) -> list[tuple[Interaction, Tensor]]:
+    """Click every object of a batch `clicks` times, each answer refined and fed back; return what was asked at each click, and the decoder's answer.
+
+    Args:
+        model: As for `click_through`.
+        batch: Objects; their maps may be finer than the decoder's.
+        clicks: How many.
+        rng: Draws among equally deep places.
+        refine: Improves every answer (B, 1, S/4, S/4) before it is fed back.
+    """
+    annotator = Annotator(batch, rng)
     answer: Tensor | None = None
     state: Any = None
-    places, labels = np.zeros((len(truth), 0, 2)), np.zeros((len(truth), 0), np.int64)
-    while True:
-        mask = np.zeros(truth.shape, bool) if answer is None else (answer[:, 0] > 0).cpu().numpy()
-        made = [_next_click(mask[row], truth[row], clicked[row], rng) for row in range(len(truth))]
-        places = np.concatenate([places, np.array([[(x, y)] for x, y, _ in made])], 1)
-        labels = np.concatenate([labels, np.array([[label] for _, _, label in made])], 1)
-        side = truth.shape[-1]
-        coords = (torch.from_numpy(places).float() + 0.5) * (batch.pixels.shape[-1] / side) - 0.5
-        point = Interaction(coords.to(model.device), torch.from_numpy(labels).to(model.device), answer, state)
-        if places.shape[1] > clicks:
-            return point
-        answer = coarse_logits(model, batch, point)
-        if refine is not None:
-            answer, state = refine(point.point_coords, point.point_labels, answer, point.previous_logits, state)
+    asked = []
+    for _ in range(clicks):
+        point = annotator.click(answer, state)
+        coarse = coarse_logits(model, batch, point)
+        asked.append((point, coarse))
+        answer, state = refine(point.point_coords, point.point_labels, coarse, point.previous_logits, state)
+    return asked
 
 
 def coarse_logits(model: SamClicks, batch: ClickBatch, point: Interaction) -> Tensor:

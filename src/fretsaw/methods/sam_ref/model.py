@@ -93,12 +93,13 @@ class SamRef(nn.Module):
         """Mend a coarse mask; see `fretsaw.types.Refiner`.
 
         The state holds `error_map`, GlobalDiff's error logits of the interaction before, and `given` where the mask came from elsewhere (a person's own, an
-        automatic cut): such a mask is mended around the clicks only, at the first click and all later ones, so that what was not clicked stays.
+        automatic cut): such a mask is mended around the clicks only, at the first click and all later ones, so that what was not clicked stays. A mask comes
+        from elsewhere where there is no state; an empty state means an answer of this refiner to another part of the image.
         """
         point_coords, point_labels = point_coords.to(logits.device), point_labels.to(logits.device)
         logits = self.enlarged(logits)
-        given = previous_logits if previous_logits is not None and (not state or "given" in state) else None
-        before = state["error_map"] if state and given is None else None
+        given = previous_logits if previous_logits is not None and (state is None or "given" in state) else None
+        before = state.get("error_map") if state and given is None else None
         count = int(((point_labels[0] == POSITIVE) | (point_labels[0] == NEGATIVE)).sum())
         patches = given is not None or count >= self.patch_from
         answer, error_map = self._selected(features, point_coords, point_labels, logits, previous_logits, before, patches)
