@@ -21,7 +21,7 @@ def refiner(tmp_path, monkeypatch):
     monkeypatch.setattr(catalog, "build", lambda name, **_: catalog.Parts(clicks=tiny_sam2(64)))
     network = SamRef(8, 1, CHANNELS)
     torch.nn.init.constant_(network.global_diff.heads.error.bias, 50.0)
-    torch.nn.init.constant_(network.global_diff.heads.detail.bias, 50.0)
+    torch.nn.init.constant_(network.global_diff.heads.change.bias, 50.0)
     save_file(network.state_dict(), tmp_path / "ref.safetensors", {"config": json.dumps(network.config)})
     return tmp_path / "ref.safetensors"
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from fretsaw import catalog, images, session_file
 from fretsaw.catalog import refiners
-from fretsaw.errors import ConfigError, DeviceError, ModelError
+from fretsaw.errors import DeviceError, ModelError
 from fretsaw.segmentation import LabelMap, Segmentation
 from fretsaw.session import Session
 from fretsaw.types import Refiner

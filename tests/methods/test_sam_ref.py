@@ -7,13 +7,15 @@ import json
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from fretsaw.clicks.encode import disk_maps
+from fretsaw.errors import ModelError
 from fretsaw.layers.roi_align import roi_align
 from fretsaw.methods.sam_ref import places as places_module
 from fretsaw.methods.sam_ref.model import PATCH_FROM, SURE_LOGIT, SamRef, build_sam_ref
-from fretsaw.methods.sam_ref.networks import GlobalResult, RefinerFeatures, blend
+from fretsaw.methods.sam_ref.networks import GlobalDiff, GlobalResult, Heads, RefinerFeatures, blend
 from fretsaw.methods.sam_ref.places import changed_box, error_region_grew, paste_crop, unsure_box
 from fretsaw.session import Session
 from fretsaw.types import Box, ImageEmbedding
@@ -128,12 +130,37 @@ def test_a_crop_returns_to_where_it_came_from():
     assert torch.allclose(paste_crop(crop, box, smooth), smooth, atol=0.02)
 
 
-def test_a_fresh_refiner_is_almost_the_identity(refiner):
-    """Training starts from the decoder's own mask: the error heads begin at sigmoid(-4)."""
+def test_a_fresh_refiner_changes_nothing(refiner):
+    """Training starts from the decoder's own mask."""
     coarse = torch.randn(1, 1, 32, 32) * 8
     with torch.no_grad():
         logits, _ = refiner.refine(features_of(refiner), torch.tensor([[[60.0, 60.0]]]), torch.tensor([[1]]), coarse, None, None)
-    assert ((logits > 0) == (coarse > 0)).float().mean() > 0.97
+    assert torch.equal(logits, coarse)
+
+
+def test_what_the_heads_predict_is_added_to_the_coarse_logits():
+    heads = Heads(4, 8)
+    torch.nn.init.normal_(heads.change.weight)
+    feature, coarse = torch.randn(2, 4, 6, 6), torch.randn(2, 1, 6, 6)
+    error_map, detail_map = heads(feature, coarse)
+    further, moved = heads(feature, coarse + 3)
+    assert torch.equal(error_map, further)
+    assert torch.allclose(moved - detail_map, torch.full_like(coarse, 3.0), atol=1e-5)
+    assert (detail_map != coarse).any()
+
+
+def test_an_encoders_finer_maps_are_seen():
+    torch.manual_seed(1)
+    network = GlobalDiff(8, 1, CHANNELS, levels=(4, 6)).eval()
+    pixels, final = torch.randn(1, 3, 128, 128), torch.randn(1, CHANNELS, 8, 8)
+    fine, middle = torch.randn(1, 4, 32, 32), torch.randn(1, 6, 16, 16)
+    with torch.no_grad():
+        features = network.prepare(pixels, ImageEmbedding(final, (fine, middle)))
+        expected = network.upscale(final) + network.levels[0](fine) + F.interpolate(network.levels[1](middle), (32, 32), mode="bilinear")
+    assert torch.allclose(features.embedding, expected, atol=1e-5)
+    for other in (ImageEmbedding(final), ImageEmbedding(final, (middle, fine)), ImageEmbedding(fine, (fine, middle))):
+        with pytest.raises(ModelError, match="another model's"):
+            network.prepare(pixels, other)
 
 
 def fixed(refiner: SamRef, monkeypatch, logits: torch.Tensor, errors: int) -> None:

@@ -33,6 +33,8 @@ def refiner(map_scale) -> SamRef:
     network = SamRef(8, 2, CHANNELS, map_scale).eval().requires_grad_(False)
     torch.nn.init.constant_(network.global_diff.heads.error.bias, 0.0)
     torch.nn.init.constant_(network.patch_diff.heads.error.bias, 0.0)
+    for heads in (network.global_diff.heads, network.patch_diff.heads):
+        torch.nn.init.normal_(heads.change.weight)
     return network
 
 
@@ -57,7 +59,7 @@ def test_a_click_on_ones_own_mask_changes_nothing_outside_the_crop(refiner, imag
     refiner.heeds_clicks = False  # random maps may contradict the click
     # What GlobalDiff says is object everywhere: the change is all that the own mask lacks, and the piece of it that holds the click is refined.
     torch.nn.init.constant_(refiner.global_diff.heads.error.bias, 50.0)
-    torch.nn.init.constant_(refiner.global_diff.heads.detail.bias, 50.0)
+    torch.nn.init.constant_(refiner.global_diff.heads.change.bias, 50.0)
     own = np.ones((70, 90), bool)
     y, x = click[1], click[0]
     own[max(0, y - 9) : y + 9, max(0, x - 9) : x + 9] = False
@@ -88,7 +90,7 @@ def test_a_click_on_ones_own_mask_changes_nothing_outside_the_crop(refiner, imag
 def test_a_click_that_agrees_with_ones_own_mask_keeps_every_bit(refiner, image):
     """No change around the click: the user's mask stays, detail and all."""
     torch.nn.init.constant_(refiner.global_diff.heads.error.bias, 50.0)
-    torch.nn.init.constant_(refiner.global_diff.heads.detail.bias, 50.0)
+    torch.nn.init.constant_(refiner.global_diff.heads.change.bias, 50.0)
     own = np.zeros((70, 90), bool)
     own[20:50, 30:60] = True
     own[25:45:7, 32:58:9] = False  # holes that the decoder's map cannot hold
@@ -117,9 +119,7 @@ def test_finer_maps_keep_thin_parts_that_the_decoders_map_cannot_hold(refiner, i
 def answers(refiner: SamRef, detail: float, coarse: torch.Tensor, label: int, previous: torch.Tensor | None = None, state=None) -> torch.Tensor:
     """What the refiner makes of a coarse mask when it is sure of `detail` everywhere, with one click in the middle of the map."""
     for heads in (refiner.global_diff.heads, refiner.patch_diff.heads):
-        torch.nn.init.constant_(heads.error.bias, 50.0)
-        torch.nn.init.zeros_(heads.detail.weight)
-        torch.nn.init.constant_(heads.detail.bias, detail)
+        heads.forward = lambda feature, coarse: (torch.full_like(coarse, 50.0), torch.full_like(coarse, detail))
     features = refiner.prepare(torch.zeros(1, 3, 128, 128), ImageEmbedding(torch.zeros(1, CHANNELS, 8, 8)))
     return refiner.refine(features, torch.tensor([[[64.0, 64.0]]]), torch.tensor([[label]]), coarse, previous, state)[0]
 

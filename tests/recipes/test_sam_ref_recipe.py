@@ -167,7 +167,7 @@ def test_a_refiner_of_finer_maps_learns_from_finer_truths(config, tmp_path):
     assert run(config) == 2
     refiner = build_refiner(Path(config.out) / "refiner.safetensors")
     assert refiner.map_scale == 2
-    features = refiner.prepare(torch.zeros(1, 3, SIZE, SIZE), ImageEmbedding(torch.zeros(1, CHANNELS, SIZE // 16, SIZE // 16)))
+    features = refiner.prepare(torch.zeros(1, 3, SIZE, SIZE), batch_of(1).embedding)
     answer, _ = refiner.refine(features, torch.tensor([[[9.0, 9.0]]]), torch.tensor([[1]]), torch.zeros(1, 1, SIZE // 4, SIZE // 4), None, None)
     assert answer.shape == (1, 1, SIZE // 2, SIZE // 2)
 
@@ -197,7 +197,7 @@ def test_a_short_run_learns_keeps_its_best_and_writes_a_refiner_that_loads(confi
     assert [line["step"] for line in log if "val/NoC@90" in line] == [20, 40]
     best = json.loads((Path(config.out) / "best.json").read_text())
     refiner = build_refiner(Path(config.out) / "refiner.safetensors")
-    assert refiner.config == {"width": 8, "blocks": 1, "channels": CHANNELS, "map_scale": 1}
+    assert refiner.config == {"width": 8, "blocks": 1, "channels": CHANNELS, "map_scale": 1, "levels": [CHANNELS // 8, CHANNELS // 4]}
     assert best["step"] in (20, 40)
     start = json.loads((Path(config.out) / "start.json").read_text())
     assert set(start) == set(best) - {"step"}

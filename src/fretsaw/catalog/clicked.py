@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fretsaw import catalog
 from fretsaw.catalog.entries import Parts
 from fretsaw.errors import ModelError
 from fretsaw.weights import load_state_dict, read_metadata
+
+if TYPE_CHECKING:
+    from fretsaw.methods.sam_clicks import SamClicks
 
 
 def build_clicked(path: Path, size: int | None = None, checksum: str = "") -> Parts:
@@ -23,11 +27,20 @@ def build_clicked(path: Path, size: int | None = None, checksum: str = "") -> Pa
         ModelError: If the file does not name its model, or one that takes no clicks.
         WeightsError: If the file is damaged or does not fit, or the model's weights are missing and cannot be fetched.
     """
-    from fretsaw.weights import low_rank
-
     name = read_metadata(path).get("model", "")
     parts = catalog.build(name, size=size) if name else Parts()
     if parts.clicks is None:
         raise ModelError(f"expected a file of fretsaw train sam_ref --set stage=decoder, whose metadata names a model that takes clicks, got {path}")
-    low_rank.load_trained(parts.clicks.mask_decoder, load_state_dict(path), parts.clicks.mask_decoder.state_dict())
+    install_change(path, parts.clicks)
     return replace(parts, zooms=True)  # it answers as nobody published, so that nothing speaks against its better answers
+
+
+def install_change(path: Path, clicks: SamClicks) -> None:
+    """Give a model the decoder that such a file holds as its change.
+
+    Raises:
+        WeightsError: If the file is damaged or does not fit.
+    """
+    from fretsaw.weights import low_rank
+
+    low_rank.load_trained(clicks.mask_decoder, load_state_dict(path), clicks.mask_decoder.state_dict())

@@ -14,19 +14,21 @@ if TYPE_CHECKING:
     from fretsaw.methods.sam_clicks import SamClicks
     from fretsaw.methods.sam_ref.model import SamRef
 
+
+def _shipped(model: str, file: str) -> Weights:
+    return Weights(f"sam-ref-{model}", (Route({"network": WeightFile(f"package:{file}")}),), "Apache-2.0", f"Fretsaw, SAM-REF trained over {model}", 0)
+
+
 REFINERS: dict[str, dict[str, Weights]] = {
     "sam-ref": {
-        "sam2-hiera-tiny": Weights(
-            "sam-ref-sam2-hiera-tiny",
-            (Route({"network": WeightFile("package:sam_ref_sam2_hiera_tiny.safetensors")}),),
-            "Apache-2.0",
-            "Fretsaw, SAM-REF trained over SAM 2 Hiera-T",
-            0,
-        ),
+        "fretsaw-tiny": _shipped("fretsaw-tiny", "sam_ref_fretsaw_tiny.safetensors"),
+        "sam2-hiera-tiny-clicks": _shipped("sam2-hiera-tiny-clicks", "sam_ref_sam2_hiera_tiny.safetensors"),
     },
 }
 """{name of the refiner: {name of the model that it was trained for: weights}}. The weights travel in the package."""
 
+FIRST_STAGE = {"sam2-hiera-tiny": "sam2-hiera-tiny-clicks"}
+"""{model: itself with the decoder that SAM-REF's first stage made}: a refiner by name brings that decoder along."""
 
 DECODER_PREFIX = "decoder."
 """Before the names of a fine-tuned decoder's parameters in a refiner's file (SAM-REF's first stage of training)."""
@@ -54,7 +56,7 @@ def build_refiner(name: str | Path, model: str = "sam2-hiera-tiny") -> SamRef:
 
 
 def install_decoder(name: str | Path, model: str, clicks: SamClicks) -> None:
-    """Give a model the fine-tuned decoder that a refiner was trained over, where its file holds one.
+    """Give a model the fine-tuned decoder that a refiner was trained over, where its file holds one, or a model beside it does (`FIRST_STAGE`).
 
     Args:
         name: As for `build_refiner`.
@@ -65,9 +67,13 @@ def install_decoder(name: str | Path, model: str, clicks: SamClicks) -> None:
         ModelError: As `build_refiner`.
         StateDictError: If the decoder does not fit.
     """
+    from fretsaw import catalog
+    from fretsaw.catalog.clicked import install_change
     from fretsaw.weights import low_rank
 
     path = refiner_path(name, model)
+    if not Path(name).is_file() and model in FIRST_STAGE:
+        install_change(catalog.weights_path(FIRST_STAGE[model]), clicks)
     trained = {key.removeprefix(DECODER_PREFIX): value for key, value in load_state_dict(path).items() if key.startswith(DECODER_PREFIX)}
     if trained:
         start = clicks.mask_decoder.state_dict() if low_rank.RANK in read_metadata(path) else {}
@@ -80,12 +86,13 @@ def refiner_path(name: str | Path, model: str) -> Path:
         return Path(name)
     if str(name) not in REFINERS:
         raise ModelError(f"expected a refiner out of {', '.join(REFINERS)}, or the weight file of one, got {str(name)!r}, which is no file")
-    trained = REFINERS[str(name)]
-    if model not in trained:
-        raise ModelError(f"expected a model that {name} was trained for ({', '.join(trained)}), got {model!r}; fretsaw train sam_ref trains one for it")
-    if not shipped_path(trained[model].routes[0].files["network"]).is_file():
+    trained, over = REFINERS[str(name)], FIRST_STAGE.get(model, model)
+    if over not in trained:
+        known = ", ".join(sorted({*trained, *FIRST_STAGE}))
+        raise ModelError(f"expected a model that {name} was trained for ({known}), got {model!r}; fretsaw train sam_ref trains one for it")
+    if not shipped_path(trained[over].routes[0].files["network"]).is_file():
         raise ModelError(
             f"no trained refiner comes with this version: {name} for {model} is absent from this installation; "
             "fretsaw train sam_ref trains one, whose refiner.safetensors can be given in place of the name"
         )
-    return materialise(trained[model])
+    return materialise(trained[over])

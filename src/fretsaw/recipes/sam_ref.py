@@ -95,6 +95,7 @@ class Config:
         map_scale: Side of the refiner's maps over that of the decoder's: 1, or 2 for an input so small that the decoder's map lacks thin parts.
         crop: Side of the crops that GlobalDiff learns on, in pixels of the refiner's maps; 0 is the whole map.
         crops: Crops a step.
+        patches: Of these, PatchDiff learns from so many: its crops are 256 pixels wide whatever they show.
         clicks: Clicks an object, at most in stage 1, where the last of them is learned from.
         gamma: Of stage 1; the probability of n clicks before the last falls as gamma^n.
         batch: Objects a step.
@@ -134,6 +135,7 @@ class Config:
     map_scale: int = 1
     crop: int = 128
     crops: int = 16
+    patches: int = 4
     clicks: int = 12
     gamma: float = 0.75
     batch: int = 2
@@ -172,10 +174,11 @@ class RefinerStage(nn.Module):
         seen = self._crops(batch.to(config.device), rng)
         with torch.autocast(config.device.split(":")[0], torch.bfloat16, enabled=config.dtype == "bfloat16"):
             result = refiner.global_diff(refiner.global_diff.prepare(seen.pixels, seen.embedding), seen.disks, seen.coarse)
-            boxes = torch.tensor([patch_box(rng, result, seen, row) for row in range(len(seen.coarse))], device=seen.coarse.device)
-            local, local_errors, _ = refiner.patch_diff(result.feature, seen.coarse, boxes)
+            few = slice(0, config.patches)
+            boxes = torch.tensor([patch_box(rng, result, seen, row) for row in range(len(seen.coarse[few]))], device=seen.coarse.device)
+            local, local_errors, _ = refiner.patch_diff(result.feature[few], seen.coarse[few], boxes)
         around = refinement_losses(result.logits, result.error_map, seen.coarse, seen.coverage, seen.valid)
-        crops = [roi_align(values, boxes, local.shape[-1]) for values in (seen.coarse, seen.coverage, seen.valid)]
+        crops = [roi_align(values[few], boxes, local.shape[-1]) for values in (seen.coarse, seen.coverage, seen.valid)]
         close = refinement_losses(local, local_errors, crops[0], crops[1], (crops[2] > 0.999).float())
         losses = {f"global {name}": value for name, value in around.items()} | {f"patch {name}": value for name, value in close.items()}
         with torch.no_grad():
@@ -381,9 +384,12 @@ def run(config: Config, watcher: Watcher | None = None) -> int:
         export_model(config, own, model.checksum)
         return done
     torch.manual_seed(config.seed)
-    channels = cache.get((*data.held_out_photos, *data.training)[0].key).final.shape[1]
-    refiner = catalog.build_refiner(config.start) if config.start else SamRef(config.width, config.blocks, channels, config.map_scale)
-    refiner = refiner.requires_grad_(True).to(config.device)
+    stored = cache.get((*data.held_out_photos, *data.training)[0].key)
+    levels = [level.shape[1] for level in stored.high_res]
+    new = SamRef(config.width, config.blocks, stored.final.shape[1], config.map_scale, levels)
+    refiner = catalog.build_refiner(config.start) if config.start else new
+    # With the channels last in memory a CPU's step takes a third of the time.
+    refiner = refiner.requires_grad_(True).to(config.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] (torch's stubs lack it)
     for module in refiner.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = NORM_MOMENTUM

@@ -5,7 +5,7 @@ Source: SAM-REF (Yu et al. 2024), sections 3.2 and 3.4.2.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -38,6 +38,7 @@ class SamRef(nn.Module):
         width: Channels; 64 in the paper, 32 for speed.
         blocks: Residual blocks in GlobalDiff.
         channels: C of the image embedding.
+        levels: See `GlobalDiff`.
         map_scale: See `GlobalDiff`; the decoder's logits are enlarged to it before they are refined, and what comes out has that size.
         sure_logit: See `unsure_box`; it is no part of the weights.
         heeds_clicks: Whether an answer that contradicts more clicks than the decoder's own gives way to the decoder's; it is no part of the weights.
@@ -63,18 +64,19 @@ class SamRef(nn.Module):
         blocks: int = 3,
         channels: int = 256,
         map_scale: int = 1,
+        levels: Sequence[int] = (),
         sure_logit: float = SURE_LOGIT,
         heeds_clicks: bool = True,
         patch_from: int = PATCH_FROM,
     ) -> None:
         super().__init__()
         check_map_scale(map_scale)
-        self.config = {"width": width, "blocks": blocks, "channels": channels, "map_scale": map_scale}
+        self.config = {"width": width, "blocks": blocks, "channels": channels, "map_scale": map_scale, "levels": list(levels)}
         self.map_scale = map_scale
         self.sure_logit = sure_logit
         self.heeds_clicks = heeds_clicks
         self.patch_from = patch_from
-        self.global_diff = GlobalDiff(width, blocks, channels, map_scale)
+        self.global_diff = GlobalDiff(width, blocks, channels, map_scale, levels)
         self.patch_diff = PatchDiff(width)
 
     def prepare(self, pixels: Tensor, embedding: ImageEmbedding) -> RefinerFeatures:

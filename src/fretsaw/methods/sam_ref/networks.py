@@ -5,12 +5,14 @@ Source: SAM-REF (Yu et al. 2024), sections 3.3 and 3.4.1, figure 2.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fretsaw.errors import ModelError
 from fretsaw.layers.roi_align import roi_align
 from fretsaw.types import Box, ImageEmbedding
 
@@ -19,6 +21,9 @@ LOGIT_SCALE = 10.0
 
 CROP_SIZE = 256
 """Side of the crop that PatchDiff works on."""
+
+CHANGE_SCALE = 4.0
+"""Logits to a unit of what the heads predict: a step of training moves them as far as SAM's logits lie apart."""
 
 NO_ERROR = -30.0
 """The error map's logit where nothing is looked at."""
@@ -30,7 +35,7 @@ class RefinerFeatures:
 
     Attributes:
         fused: (1, width, s, s) the image branch.
-        embedding: (1, width, s, s) the upscaled image embedding.
+        embedding: (1, width, s, s) the upscaled image embedding, finer maps included.
         model_size: Side S of the model frame; s = S / 4, times the refiner's `map_scale`.
     """
 
@@ -80,20 +85,26 @@ class Heads(nn.Module):
     """Halve the channels, then predict error map and detail map by 1 x 1 convolutions.
 
     Source: SAM-REF, section 3.3.3.
+
+    Deviation: What is predicted of the detail map is its difference from the coarse logits, nothing at first, so that a new refiner changes nothing. A detail
+    map that has to repeat the coarse mask wherever an error is possible costs thousands of steps before the refined mask is as good as the coarse one.
     """
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
         self.reduce = nn.Conv2d(channels, width // 2, 3, padding=1)
         self.error = nn.Conv2d(width // 2, 1, 1)
-        self.detail = nn.Conv2d(width // 2, 1, 1)
-        # Start as the identity: sigmoid(-4) = 0.02 of the detail map.
+        self.change = nn.Conv2d(width // 2, 1, 1)
         assert self.error.bias is not None
-        nn.init.constant_(self.error.bias, -4.0)
+        assert self.change.bias is not None
+        nn.init.constant_(self.error.bias, -2.0)
+        nn.init.zeros_(self.change.weight)
+        nn.init.zeros_(self.change.bias)
 
-    def forward(self, feature: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, feature: Tensor, coarse: Tensor) -> tuple[Tensor, Tensor]:
+        """Return error map and detail map (P, 1, a, a) of features (P, channels, a, a) and the coarse logits (P, 1, a, a)."""
         reduced = F.relu(self.reduce(feature))
-        return self.error(reduced), self.detail(reduced)
+        return self.error(reduced), coarse + CHANGE_SCALE * self.change(reduced)
 
 
 class GlobalDiff(nn.Module):
@@ -104,15 +115,18 @@ class GlobalDiff(nn.Module):
         blocks: Residual blocks N.
         channels: C of the image embedding.
         map_scale: Side of all maps over that of the decoder's: 1 (the paper's), or 2 for a decoder whose map is coarse.
+        levels: Channels of the image embedding's finer maps, `ImageEmbedding.high_res`, where the encoder has them (SAM 2); empty for the paper's network.
 
     Source: SAM-REF, section 3.3.
+
+    Deviation: An encoder's finer maps, which SAM 2's decoder adds while it upscales, are added to the upscaled embedding; SAM's has none.
 
     Deviation: The image branch and the upscaled embedding are computed once per image and kept; the paper computes them at every click.
 
     Deviation: Coarse logits are divided by 10 and clamped to [-2, 2] before they enter; the paper does not say how they are scaled.
     """
 
-    def __init__(self, width: int = 64, blocks: int = 3, channels: int = 256, map_scale: int = 1) -> None:
+    def __init__(self, width: int = 64, blocks: int = 3, channels: int = 256, map_scale: int = 1, levels: Sequence[int] = ()) -> None:
         super().__init__()
         half = width // 2
         self.image = nn.Sequential(nn.Conv2d(3, half, 3, 2, 1), nn.BatchNorm2d(half), nn.ReLU(), nn.Conv2d(half, width, 3, 2 // map_scale, 1))
@@ -122,12 +136,26 @@ class GlobalDiff(nn.Module):
         )
         if map_scale == 2:
             self.upscale.extend([nn.BatchNorm2d(width), nn.ReLU(), nn.ConvTranspose2d(width, width, 2, 2)])
+        self.levels = nn.ModuleList(nn.Conv2d(level, width, 1) for level in levels)
         self.blocks = nn.ModuleList(BasicBlock(width) for _ in range(blocks))
         self.heads = Heads(width, width)
 
     def prepare(self, pixels: Tensor, embedding: ImageEmbedding) -> RefinerFeatures:
-        """Return what depends on the image alone."""
-        return RefinerFeatures(self.image(pixels), self.upscale(embedding.final), pixels.shape[-1])
+        """Return what depends on the image alone.
+
+        Raises:
+            ModelError: If the embedding is not of the kind that the refiner was made for.
+        """
+        expected = [self.upscale[0].in_channels, *(adapt.in_channels for adapt in self.levels)]
+        found = [embedding.final.shape[1], *(level.shape[1] for level in embedding.high_res[: len(self.levels)])]
+        if found != expected:
+            raise ModelError(
+                f"expected an image embedding of {expected} channels, the finer maps' included, for this refiner, got {found}; it is another model's"
+            )
+        upscaled = self.upscale(embedding.final)
+        for adapt, level in zip(self.levels, embedding.high_res, strict=False):
+            upscaled = upscaled + F.interpolate(adapt(level), upscaled.shape[-2:], mode="bilinear", align_corners=False)
+        return RefinerFeatures(self.image(pixels), upscaled, pixels.shape[-1])
 
     @property
     def reach(self) -> int:
@@ -163,7 +191,7 @@ class GlobalDiff(nn.Module):
         x = features.fused + self.prompt(torch.cat([disks, (coarse / LOGIT_SCALE).clamp(-2, 2)], 1))
         for block in self.blocks:
             x = block(x + features.embedding)
-        error_map, detail_map = self.heads(x)
+        error_map, detail_map = self.heads(x, coarse)
         return GlobalResult(blend(error_map, detail_map, coarse), error_map, detail_map, x)
 
 
@@ -190,5 +218,5 @@ class PatchDiff(nn.Module):
         """
         local = roi_align(coarse, boxes, CROP_SIZE)
         crops = torch.cat([roi_align(feature, boxes, CROP_SIZE), (local / LOGIT_SCALE).clamp(-2, 2)], 1)
-        error_map, detail_map = self.heads(crops)
+        error_map, detail_map = self.heads(crops, local)
         return blend(error_map, detail_map, local), error_map, detail_map
