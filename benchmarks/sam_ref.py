@@ -1,7 +1,7 @@
 """What SAM-REF costs, with and without the refiner in one interleaved run: SPC, SAT latency, the parts of a click.
 
     python benchmarks/sam_ref.py --data ../shared/data/coco_mval --split ../shared/data/splits/coco_mval_val.txt --photos 12 --report sam_ref.json
-    python benchmarks/sam_ref.py --data ... --refiner runs/sam_ref/refiner.safetensors --sat
+    python benchmarks/sam_ref.py --data ... --refiner runs/sam_ref/refiner.safetensors --sat 3 --dtype bfloat16
 
 Without --refiner the widths 64 and 32 run with random weights: their time depends on the weights only through the masks that are made, so figures to
 report come from a trained refiner. Rows:
@@ -37,6 +37,9 @@ from fretsaw.methods.sam_ref.model import SamRef
 from fretsaw.types import ImageEmbedding
 from interleave import machine, median_ratio, order, versions
 
+LEVELS = (32, 64)
+"""Channels of SAM 2's finer maps, for refiners with random weights."""
+
 
 class PreparedAgain:
     """A refiner that keeps nothing of the image: the paper's way."""
@@ -51,19 +54,18 @@ class PreparedAgain:
         return self._refiner.refine(self._refiner.prepare(*features), *asked)
 
 
-def refiners(file: str | None, widths: list[int], device: str) -> dict[str, Any]:
+def refiners(file: str | None, model: str, widths: list[int], device: str, dtype: torch.dtype) -> dict[str, Any]:
     """Return what is timed beside the decoder alone, name -> refiner."""
     found: dict[str, Any] = {}
     for width in widths:
         if file:
-            refiner = catalog.build_refiner(file)
+            learned = catalog.build_refiner(file, model)
         else:
             torch.manual_seed(0)
-            refiner = SamRef(width).eval().requires_grad_(False).to(memory_format=torch.channels_last)
-        refiner = refiner.to(device)
+            learned = SamRef(width, levels=LEVELS)
+        refiner, whole = (learned.to(device).for_answers(dtype) for _ in range(2))
+        whole.sure_logit = float("inf")
         name = f"width {refiner.config['width']}"
-        whole = SamRef(**refiner.config, sure_logit=float("inf")).eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
-        whole.load_state_dict(refiner.state_dict())
         found |= {name: refiner, f"{name}, again": PreparedAgain(refiner), f"{name}, whole map": whole}
         if file:
             break
@@ -75,22 +77,24 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="a folder of objects, as `fretsaw evaluate clicks` takes it")
     parser.add_argument("--split", type=Path, help="stems of the images to use")
     parser.add_argument("--model", default="sam2-hiera-tiny")
-    parser.add_argument("--refiner", help="a trained refiner's file; without, random weights")
+    parser.add_argument("--refiner", help="sam-ref, or a trained refiner's file; without, random weights")
     parser.add_argument("--widths", default="64,32")
     parser.add_argument("--size", type=int, help="side of the model's input; the model's own by default")
     parser.add_argument("--photos", type=int, default=12)
-    parser.add_argument("--sat", action="store_true", help="also SAT latency: 256 single points on one photo, a minute or more a row on a CPU")
+    parser.add_argument("--sat", type=int, default=0, help="also SAT latency, so many interleaved rounds: 256 single points on one photo each")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32", help="of the image encoder and the refiner")
     parser.add_argument("--report", type=Path)
     options = parser.parse_args()
-    segmenter = api.load(options.model, size=options.size, device=options.device)
+    segmenter = api.load(options.model, size=options.size, device=options.device, dtype=options.dtype, zoom=False)
     model = segmenter.parts.clicks
     assert model is not None, "the catalogue's entry takes clicks"
     objects = open_dataset(options.data)
     if options.split:
         objects = split(objects, read_list(options.split), options.split.stem)
     samples = list(objects.samples)[: options.photos]
-    rows: dict[str, Any] = {"decoder": None} | refiners(options.refiner, [int(width) for width in options.widths.split(",")], options.device)
+    widths = [int(width) for width in options.widths.split(",")]
+    rows: dict[str, Any] = {"decoder": None} | refiners(options.refiner, options.model, widths, options.device, api.resolve_dtype(options.dtype))
     synchronise = torch.cuda.synchronize if options.device.startswith("cuda") else lambda: None
     times: dict[str, list[dict[str, float]]] = {name: [] for name in rows}
     for i, sample in enumerate(samples):
@@ -98,14 +102,15 @@ def main() -> None:
             predictor = SessionPredictor(api.Segmenter(options.model, segmenter.parts, rows[name]))
             times[name].append(seconds_per_click(predictor, [sample], SAM, synchronise, warm_up=1 if i == 0 else 0))
         print(f"photo {i + 1} of {len(samples)}", file=sys.stderr, flush=True)
-    sat: dict[str, float] = {}
-    if options.sat:
-        image = samples[0].read_image()
-        for name, refiner in rows.items():
-            sat[name] = sat_latency(DecoderPredictor(model, best_of_three, refiner=refiner), image, synchronise)
+    image = samples[0].read_image()
+    sat: dict[str, list[float]] = {name: [] for name in rows}
+    for i in range(options.sat):
+        for name in order(rows, i):
+            sat[name].append(sat_latency(DecoderPredictor(model, best_of_three, refiner=rows[name]), image, synchronise))
+        print(f"SAT round {i + 1} of {options.sat}", file=sys.stderr, flush=True)
     weights = f"weights of {options.refiner}" if options.refiner else "random refiner weights"
     print(f"{machine(options.device)}, {versions()}; {options.model}, {weights}; {len(samples)} objects of {objects.name},")
-    print("20 clicks each by the protocol sam, fp32")
+    print(f"20 clicks each by the protocol sam, encoder and refiner in {options.dtype}")
     print("| row | SPC, s | ratio | a click alone, s | ratio | opening, s | SAT latency, s | ratio |\n|---|---|---|---|---|---|---|---|")
     for name, measured in times.items():
         cells = []
@@ -113,7 +118,7 @@ def main() -> None:
             seconds, base = ([one[key] for one in found] for found in (measured, times["decoder"]))
             cells += [f"{statistics.median(seconds):.3f}", f"{median_ratio(seconds, base):.2f}"]
         cells.append(f"{statistics.median(one['encoding'] for one in measured):.3f}")
-        cells += [f"{sat[name]:.1f}", f"{sat[name] / sat['decoder']:.2f}"] if sat else ["", ""]
+        cells += [f"{statistics.median(sat[name]):.1f}", f"{median_ratio(sat[name], sat['decoder']):.2f}"] if options.sat else ["", ""]
         print(f"| {name} | {' | '.join(cells)} |")
     if options.report:
         options.report.write_text(json.dumps({"machine": machine(options.device), "versions": versions(), "rows": times, "SAT latency": sat}, indent=1))

@@ -69,10 +69,10 @@ class PatchOnGlobal(GlobalOnly):
 def rows_of(files: list[Path], wanted: str) -> dict[str, Any]:
     rows: dict[str, Any] = {"decoder alone": None}
     for file in files:
-        refiner = catalog.build_refiner(file)
+        refiner = catalog.build_refiner(file).for_answers()
         name = f"{file.parent.name}, {refiner.config['blocks']} blocks, width {refiner.config['width']}"
         if wanted == "ladder":
-            papers = catalog.build_refiner(file)
+            papers = catalog.build_refiner(file).for_answers()
             papers.heeds_clicks, papers.patch_from = False, 2
             rows |= {f"{name}: GD": GlobalOnly(papers), f"{name}: GD + PD": PatchOnGlobal(papers), f"{name}: GD + PD + selector": papers}
         rows[f"{name}: as used"] = refiner

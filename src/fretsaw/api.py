@@ -158,7 +158,7 @@ def load(
             {"sam": "sam2-hiera-tiny"} lets SAM 2 refine, {"sam": "runs/tiny/student.safetensors"} a student of the recipe hrsam_lite,
             {"dino": "dinov2-vit-s14"} takes patch affinities from DINOv2.
         device: "cpu", "cuda", "cuda:1", "mps"; None takes the best there is.
-        dtype: Precision of the image encoder: "float32", "bfloat16", "float16"; None means float32. Decoders always compute in float32.
+        dtype: Precision of the image encoder and the refiner: "float32", "bfloat16", "float16"; None means float32. Decoders always compute in float32.
         progress: Called while weights are fetched, see `fretsaw.weights`; None shows a progress bar on a terminal.
 
     Raises:
@@ -179,7 +179,8 @@ def load(
     if refiner is not None and parts.clicks is not None:
         refiners.install_decoder(refiner, name, parts.clicks)
     zooms = parts.zooms or refiner is not None if zoom is None else zoom
-    return Segmenter(name, parts, catalog.build_refiner(refiner, name).to(target) if refiner is not None else None, ZoomRules() if zooms else None)
+    improves = catalog.build_refiner(refiner, name).to(target).for_answers(precision) if refiner is not None else None
+    return Segmenter(name, parts, improves, ZoomRules() if zooms else None)
 
 
 def _require_memory(parts: catalog.Parts, device: torch.device, dtype: torch.dtype) -> None:

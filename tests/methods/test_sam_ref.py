@@ -317,7 +317,37 @@ def test_saved_weights_build_the_same_refiner(refiner):
     with torch.no_grad():
         one, _ = refiner.refine(features, *CLICK, coarse, None, None)
         other, _ = again.refine(features, *CLICK, coarse, None, None)
-    assert torch.allclose(one, other, atol=1e-5)  # its memory is laid out for speed
+    assert torch.equal(one, other)
+
+
+def trusting(network: SamRef) -> SamRef:
+    """The same refiner, believing in its own random maps, and with norms that have seen something."""
+    for heads in (network.global_diff.heads, network.patch_diff.heads):
+        torch.nn.init.normal_(heads.change.weight)
+        torch.nn.init.constant_(heads.error.bias, 0.5)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.normal_(module.running_mean)
+            torch.nn.init.uniform_(module.running_var, 0.5, 2)
+    return network.eval()
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 0.5)])
+def test_what_answers_is_the_refiner_that_learned(dtype, tolerance):
+    """Global answers and pasted ones; in half the precision sums of some hundred products differ in the second digit, as logits of 20 do by less than 0.5."""
+    torch.manual_seed(4)
+    network = trusting(SamRef(8, 2, CHANNELS))
+    quick = network.for_answers(dtype)
+    coarse, previous = torch.randn(1, 1, 32, 32) * 5, torch.randn(1, 1, 32, 32) * 5
+    with torch.no_grad():
+        for before, state in ((None, None), (previous, None)):
+            ours, known = network.refine(features_of(network), *CLICK, coarse, before, state)
+            theirs, same = quick.refine(features_of(quick), *CLICK, coarse, before, state)
+            assert theirs.dtype == same["error_map"].dtype == torch.float32
+            assert (ours != coarse).any()
+            assert torch.allclose(theirs, ours, atol=tolerance, rtol=0.02)
+            assert torch.allclose(same["error_map"], known["error_map"], atol=tolerance, rtol=0.02)
+    assert next(network.parameters()).dtype == torch.float32
 
 
 def test_a_refiner_file_is_loaded_by_path_and_anything_else_is_refused(refiner, tmp_path):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fretsaw.clicks.encode import disk_maps
 from fretsaw.errors import ConfigError
+from fretsaw.layers.folding import fold_norms
 from fretsaw.methods.sam_ref.networks import GlobalDiff, PatchDiff, RefinerFeatures
 from fretsaw.methods.sam_ref.places import changed_around, changed_box, click_place, contains, contradictions, error_region_grew, paste_crop, unsure_box
 from fretsaw.types import NEGATIVE, POSITIVE, ImageEmbedding
@@ -78,6 +79,15 @@ class SamRef(nn.Module):
         self.patch_from = patch_from
         self.global_diff = GlobalDiff(width, blocks, channels, map_scale, levels)
         self.patch_diff = PatchDiff(width)
+
+    def for_answers(self, dtype: torch.dtype = torch.float32) -> SamRef:
+        """Return a copy that computes the same faster and no longer learns: norms folded into convolutions, channels last in memory, which a CPU prefers.
+
+        Args:
+            dtype: Of the convolutions; logits and all that is decided by them stay float32.
+        """
+        folded = fold_norms(self).requires_grad_(False)
+        return folded.to(dtype=dtype, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] (torch's stubs lack it)
 
     def prepare(self, pixels: Tensor, embedding: ImageEmbedding) -> RefinerFeatures:
         """Return the features of an image: pixels (1, 3, S, S) and its embedding."""
@@ -152,5 +162,4 @@ def build_sam_ref(state_dict: Mapping[str, Tensor], config: Mapping[str, Any]) -
 
     refiner = SamRef(**config)
     load_strictly(refiner, dict(state_dict))
-    # A CPU's convolutions are quicker with the channels last in memory; results stay the same.
-    return refiner.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] (torch's stubs lack it)
+    return refiner.eval().requires_grad_(False)

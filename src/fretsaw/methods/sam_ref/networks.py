@@ -104,7 +104,7 @@ class Heads(nn.Module):
     def forward(self, feature: Tensor, coarse: Tensor) -> tuple[Tensor, Tensor]:
         """Return error map and detail map (P, 1, a, a) of features (P, channels, a, a) and the coarse logits (P, 1, a, a)."""
         reduced = F.relu(self.reduce(feature))
-        return self.error(reduced), coarse + CHANGE_SCALE * self.change(reduced)
+        return self.error(reduced).to(coarse.dtype), coarse + CHANGE_SCALE * self.change(reduced).to(coarse.dtype)
 
 
 class GlobalDiff(nn.Module):
@@ -152,10 +152,11 @@ class GlobalDiff(nn.Module):
             raise ModelError(
                 f"expected an image embedding of {expected} channels, the finer maps' included, for this refiner, got {found}; it is another model's"
             )
-        upscaled = self.upscale(embedding.final)
+        dtype = self.upscale[0].weight.dtype
+        upscaled = self.upscale(embedding.final.to(dtype))
         for adapt, level in zip(self.levels, embedding.high_res, strict=False):
-            upscaled = upscaled + F.interpolate(adapt(level), upscaled.shape[-2:], mode="bilinear", align_corners=False)
-        return RefinerFeatures(self.image(pixels), upscaled, pixels.shape[-1])
+            upscaled = upscaled + F.interpolate(adapt(level.to(dtype)), upscaled.shape[-2:], mode="bilinear", align_corners=False)
+        return RefinerFeatures(self.image(pixels.to(dtype)), upscaled, pixels.shape[-1])
 
     @property
     def reach(self) -> int:
@@ -188,7 +189,7 @@ class GlobalDiff(nn.Module):
             disks: (P, 2, s, s) positive and negative prompt map.
             coarse: (P, 1, s, s) mask logits of this interaction.
         """
-        x = features.fused + self.prompt(torch.cat([disks, (coarse / LOGIT_SCALE).clamp(-2, 2)], 1))
+        x = features.fused + self.prompt(torch.cat([disks, (coarse / LOGIT_SCALE).clamp(-2, 2)], 1).to(features.fused.dtype))
         for block in self.blocks:
             x = block(x + features.embedding)
         error_map, detail_map = self.heads(x, coarse)
@@ -217,6 +218,6 @@ class PatchDiff(nn.Module):
             Refined logits, error map and detail map of the crops, each (P, 1, 256, 256).
         """
         local = roi_align(coarse, boxes, CROP_SIZE)
-        crops = torch.cat([roi_align(feature, boxes, CROP_SIZE), (local / LOGIT_SCALE).clamp(-2, 2)], 1)
+        crops = torch.cat([roi_align(feature, boxes, CROP_SIZE), (local / LOGIT_SCALE).clamp(-2, 2).to(feature.dtype)], 1)
         error_map, detail_map = self.heads(crops, local)
         return blend(error_map, detail_map, local), error_map, detail_map
