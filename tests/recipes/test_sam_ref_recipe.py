@@ -224,13 +224,14 @@ def test_a_new_run_goes_on_from_a_refiners_file(config, tmp_path):
 
 
 def test_made_photos_are_learned_from_and_every_set_decides(config, tmp_path):
-    config = replace(config, stage="decoder", pasted=3, held_out=2, steps=2, warmup=1, validate_every=2)
+    config = replace(config, stage="decoder", pasted=3, close_ups=2, held_out=2, steps=2, warmup=1, validate_every=2)
     told: list[str] = []
     run(config, SimpleNamespace(advance=lambda note="": None, say=told.append))
     assert len(list((tmp_path / "cache" / "pasted").rglob("*.jpg"))) == 3
+    assert len(list((tmp_path / "cache" / "close_ups").rglob("*.png"))) == 2
     run(replace(config, seed=1, out=str(tmp_path / "other")))
     assert len(list((tmp_path / "cache" / "pasted").rglob("*.jpg"))) == 6, "another seed does not take the first one's photos"
-    assert any("learning from 9 photos, deciding by 2 objects" in text for text in told), told
+    assert any("learning from 11 photos, deciding by 2 objects" in text for text in told), told
     names = [sample.image.parts[-3] for sample in collect(Path(config.data), ["coco_mval"], [], 0, 2, 0, deciding=["coco_mval", "human_seg"]).held_out]
     assert names == ["coco_mval", "human_seg"]
 
