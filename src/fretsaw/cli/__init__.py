@@ -13,7 +13,7 @@ import typer
 
 from fretsaw.cli import convert, evaluate, models, semantic, serve, text, train
 from fretsaw.cli.batch import Record, finish, run
-from fretsaw.cli.options import Device, Dtype, Inputs, Json, Out, Overwrite, Recursive, Size
+from fretsaw.cli.options import Device, Dtype, Inputs, Json, Out, Overwrite, Recursive, Refiner, Size
 from fretsaw.errors import FretsawError, OutputError, PromptError
 from fretsaw.outputs import Job, find_images, plan
 
@@ -136,7 +136,7 @@ def click(
     box: Annotated[str | None, typer.Option("--box", metavar="X0,Y0,X1,Y1", help="A box around the object, half open.")] = None,
     mask: Annotated[Path | None, typer.Option("--mask", help="Start from this mask (white is the object).", show_default=False)] = None,
     model: Model = None,
-    refiner: Annotated[str | None, typer.Option("--refiner", help="Improve the mask: sam-ref, or a refiner's weight file.", show_default=False)] = None,
+    refiner: Refiner = None,
     format: Format = "mask",
     overwrite: Overwrite = False,
     device: Device = None,
@@ -153,6 +153,8 @@ def click(
       fretsaw click photo.jpg -p 210,140 -o mask.png
 
       fretsaw click photo.jpg --box 80,40,400,300 -n 350,60 -o cut.png --format cutout
+
+      fretsaw click photo.jpg --mask mine.png -n 350,60 --refiner sam-ref -o mended.png
 
       fretsaw click photo.jpg --scribble '180,120 210,140 260,150' --scribble-out '20,20 300,20' -o mask.png
     """

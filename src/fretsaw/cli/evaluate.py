@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from fretsaw.cli.evaluate_run import COLUMNS, StepsProgress, exit_status, finish, open_data, prepare, times
-from fretsaw.cli.options import Device, Size, Zoom
+from fretsaw.cli.options import Device, Refiner, Size, Zoom
 from fretsaw.errors import ConfigError
 
 app = typer.Typer(name="evaluate", help="Measure a model on a data set by a named protocol.", no_args_is_help=True, rich_markup_mode="rich")
@@ -28,7 +28,6 @@ Workers = Annotated[
 ]
 Threads = Annotated[int, typer.Option("--threads", help="Threads of each worker on the CPU; the last digits of results may depend on it.")]
 Dtype = Annotated[str, typer.Option("--dtype", help="float32, bfloat16 or float16, of the image encoder.")]
-RefinerName = Annotated[str | None, typer.Option("--refiner", help="Improve each answer: sam-ref, or a refiner's weight file.", show_default=False)]
 Split = Annotated[Path | None, typer.Option("--split", help="Measure the images listed in this file only, one stem a line.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print the report as JSON, and no progress.")]
 SaveMasks = Annotated[Path | None, typer.Option("--save-masks", help="Write what was measured into this folder, one PNG a sample.", show_default=False)]
@@ -57,7 +56,7 @@ def clicks(
     device: Device = None,
     dtype: Dtype = "float32",
     size: Size = None,
-    refiner: RefinerName = None,
+    refiner: Refiner = None,
     zoom: Zoom = None,
     as_json: Json = False,
 ) -> None:

@@ -12,12 +12,15 @@ Out = Annotated[Path, typer.Option("--out", "-o", help="A file for one input, el
 Recursive = Annotated[bool, typer.Option("--recursive", help="Go into subfolders; the tree is kept in OUT.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Write again what exists already; otherwise it is skipped.")]
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1 or mps; default: the best there is.", show_default=False)]
-Dtype = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16, of the image encoder.", show_default=False)]
+Dtype = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16, of the image encoder and a refiner.", show_default=False)]
 Size = Annotated[int | None, typer.Option("--size", help="Side of the model's input; default: the model's own.", show_default=False)]
+Refiner = Annotated[str | None, typer.Option("--refiner", help="Improve every answer: sam-ref, or a refiner's weight file.", show_default=False)]
 Zoom = Annotated[
     bool | None,
     typer.Option(
-        "--zoom/--no-zoom", help="From the third click on look at a small object's surroundings alone; default: the model's own choice.", show_default=False
+        "--zoom/--no-zoom",
+        help="From the third click on look at a small object's surroundings alone; default: as the model chooses.",
+        show_default=False,
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print what was done as JSON, and no progress.")]

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from fretsaw.cli.options import Device, Zoom
+from fretsaw.cli.options import Device, Refiner, Zoom
 from fretsaw.errors import MissingExtraError
 
 
@@ -22,7 +22,7 @@ def serve(
     model: Annotated[
         str | None, typer.Option("--model", help="A name from [b]fretsaw models list[/b]; default: the default model.", show_default=False)
     ] = None,
-    refiner: Annotated[Path | None, typer.Option("--refiner", help="A weight file of SAM-REF made for the model.", show_default=False)] = None,
+    refiner: Refiner = None,
     zoom: Zoom = None,
     device: Device = None,
 ) -> None:

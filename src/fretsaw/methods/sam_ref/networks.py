@@ -77,8 +77,9 @@ class BasicBlock(nn.Module):
         self.norm2 = nn.BatchNorm2d(width)
 
     def forward(self, x: Tensor) -> Tensor:
-        inner = F.relu(self.norm1(self.conv1(x)))
-        return F.relu(x + self.norm2(self.conv2(inner)))
+        # In place, since on a CPU a third of the time goes into reading and writing maps; no gradient needs what is overwritten.
+        inner = F.relu(self.norm1(self.conv1(x)), inplace=True)
+        return F.relu(self.norm2(self.conv2(inner)).add_(x), inplace=True)
 
 
 class Heads(nn.Module):
@@ -103,7 +104,7 @@ class Heads(nn.Module):
 
     def forward(self, feature: Tensor, coarse: Tensor) -> tuple[Tensor, Tensor]:
         """Return error map and detail map (P, 1, a, a) of features (P, channels, a, a) and the coarse logits (P, 1, a, a)."""
-        reduced = F.relu(self.reduce(feature))
+        reduced = F.relu(self.reduce(feature), inplace=True)
         return self.error(reduced).to(coarse.dtype), coarse + CHANGE_SCALE * self.change(reduced).to(coarse.dtype)
 
 
