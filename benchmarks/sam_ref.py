@@ -7,7 +7,8 @@ Without --refiner the widths 64 and 32 run with random weights: their time depen
 report come from a trained refiner. Rows:
 
     decoder            SAM 2 alone
-    width N            with the refiner, what depends on the image alone kept from click to click
+    width N, as used   with the refiner, which answers from the fourth click on
+    width N            at every click, by the paper's rules; what depends on the image alone is kept from click to click
     width N, again     the same, the image branch computed at every click, as the paper's is
     width N, whole map GlobalDiff on the whole map, as the paper's is, not only where the decoder is not sure
 
@@ -63,10 +64,12 @@ def refiners(file: str | None, model: str, widths: list[int], device: str, dtype
         else:
             torch.manual_seed(0)
             learned = SamRef(width, levels=LEVELS)
-        refiner, whole = (learned.to(device).for_answers(dtype) for _ in range(2))
+        used, refiner, whole = (learned.to(device).for_answers(dtype) for _ in range(3))
+        refiner.global_from = whole.global_from = 1
+        refiner.patch_from = whole.patch_from = 2
         whole.sure_logit = float("inf")
         name = f"width {refiner.config['width']}"
-        found |= {name: refiner, f"{name}, again": PreparedAgain(refiner), f"{name}, whole map": whole}
+        found |= {f"{name}, as used": used, name: refiner, f"{name}, again": PreparedAgain(refiner), f"{name}, whole map": whole}
         if file:
             break
     return found

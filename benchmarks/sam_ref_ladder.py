@@ -73,7 +73,7 @@ def rows_of(files: list[Path], wanted: str) -> dict[str, Any]:
         name = f"{file.parent.name}, {refiner.config['blocks']} blocks, width {refiner.config['width']}"
         if wanted == "ladder":
             papers = catalog.build_refiner(file).for_answers()
-            papers.heeds_clicks, papers.patch_from = False, 2
+            papers.heeds_clicks, papers.global_from, papers.patch_from = False, 1, 2
             rows |= {f"{name}: GD": GlobalOnly(papers), f"{name}: GD + PD": PatchOnGlobal(papers), f"{name}: GD + PD + selector": papers}
         rows[f"{name}: as used"] = refiner
     return rows

@@ -49,16 +49,17 @@ def heat(logits: np.ndarray) -> np.ndarray:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photo", type=Path)
-    parser.add_argument("--refiner", required=True)
+    parser.add_argument("--refiner", default="sam-ref")
     parser.add_argument("-p", "--positive", action="append", default=[], metavar="X,Y")
     parser.add_argument("-n", "--negative", action="append", default=[], metavar="X,Y")
     parser.add_argument("-o", "--out", type=Path, required=True)
-    parser.add_argument("--model", default="sam2-hiera-tiny")
+    parser.add_argument("--model", default="sam2-hiera-tiny-clicks")
     parser.add_argument("--size", type=int)
     options = parser.parse_args()
     clicks = [Click(*(float(v) for v in text.split(",")), sign) for texts, sign in ((options.positive, True), (options.negative, False)) for text in texts]
     image = images.read_image(options.photo)
-    model, refiner = api.load(options.model, size=options.size, device="cpu").parts.clicks, catalog.build_refiner(options.refiner)
+    model, refiner = api.load(options.model, size=options.size, device="cpu").parts.clicks, catalog.build_refiner(options.refiner, options.model)
+    refiner.global_from, refiner.patch_from = 1, 2  # the paper's rules
     assert model is not None, "the catalogue's entry takes clicks"
     frame, pixels = model.preprocessing.frame_of(image), model.preprocessing.pixels_of(image)
     with torch.no_grad():

@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from fretsaw import catalog, cli
-from fretsaw.methods.sam_ref.model import SamRef
+from fretsaw.methods.sam_ref.model import GLOBAL_FROM, SamRef
 from tiny import CHANNELS, tiny_sam2
 
 
@@ -40,8 +40,9 @@ def clicked(photo, out, *options) -> np.ndarray:
 
 
 def test_click_takes_a_refiners_file(refiner, photo, tmp_path):
-    plain = clicked(photo, tmp_path / "plain.png")
-    refined = clicked(photo, tmp_path / "refined.png", "--refiner", str(refiner))
+    more = [text for x in range(GLOBAL_FROM - 1) for text in ("-p", f"{21 + x},20")]  # clicks before the decoder's own mask is refined
+    plain = clicked(photo, tmp_path / "plain.png", *more)
+    refined = clicked(photo, tmp_path / "refined.png", *more, "--refiner", str(refiner))
     assert refined.all()
     assert not plain.all()
 

@@ -91,7 +91,7 @@ def model():
 @pytest.fixture
 def refiner():
     torch.manual_seed(0)
-    return SamRef(8, 1, CHANNELS).eval().requires_grad_(False)
+    return SamRef(8, 1, CHANNELS, global_from=1).eval().requires_grad_(False)
 
 
 @pytest.fixture

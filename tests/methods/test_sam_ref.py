@@ -14,7 +14,7 @@ from fretsaw.clicks.encode import disk_maps
 from fretsaw.errors import ModelError
 from fretsaw.layers.roi_align import roi_align
 from fretsaw.methods.sam_ref import places as places_module
-from fretsaw.methods.sam_ref.model import PATCH_FROM, SURE_LOGIT, SamRef, build_sam_ref
+from fretsaw.methods.sam_ref.model import GLOBAL_FROM, SURE_LOGIT, SamRef, build_sam_ref
 from fretsaw.methods.sam_ref.networks import GlobalDiff, GlobalResult, Heads, RefinerFeatures, blend
 from fretsaw.methods.sam_ref.places import changed_box, error_region_grew, paste_crop, unsure_box
 from fretsaw.session import Session
@@ -25,7 +25,7 @@ from tiny import CHANNELS, tiny_sam, tiny_sam2
 @pytest.fixture(scope="module")
 def refiner() -> SamRef:
     torch.manual_seed(0)
-    return SamRef(width=8, blocks=2, channels=CHANNELS).eval()
+    return SamRef(width=8, blocks=2, channels=CHANNELS, global_from=1, patch_from=2).eval()
 
 
 @pytest.fixture
@@ -185,6 +185,21 @@ def clicked(times: int) -> tuple[torch.Tensor, torch.Tensor]:
     return CLICK[0].repeat(1, times, 1), CLICK[1].repeat(1, times)
 
 
+def test_early_answers_are_the_decoders(refiner, monkeypatch):
+    """As it is used; the state says that no error is known, so that any that GlobalDiff sees later is new."""
+    monkeypatch.setattr(refiner, "global_from", GLOBAL_FROM)
+    monkeypatch.setattr(refiner, "patch_from", None)
+    features, coarse, previous = features_of(refiner), torch.randn(1, 1, 32, 32), torch.randn(1, 1, 32, 32)
+    fixed(refiner, monkeypatch, signed(square(6, 6, 30, 30)), errors=10)
+    early, state = refiner.refine(features, *clicked(GLOBAL_FROM - 1), coarse, previous, {"error_map": torch.full((1, 1, 32, 32), -1.0)})
+    assert torch.equal(early, coarse)
+    assert not (state["error_map"] > 0).any()
+    late, state = refiner.refine(features, *clicked(GLOBAL_FROM), coarse, previous, state)
+    assert torch.equal(late, signed(square(6, 6, 30, 30)))
+    mended, state = refiner.refine(features, *clicked(1), coarse, previous, None)
+    assert "given" in state, "a mask that came from elsewhere is mended from the first click on"
+
+
 def test_selector_takes_the_global_mask_while_the_error_region_shrinks(refiner, monkeypatch):
     features, previous = features_of(refiner), signed(square(4, 4, 20, 20))
     fixed(refiner, monkeypatch, signed(square(6, 6, 30, 30)), errors=10)
@@ -194,12 +209,10 @@ def test_selector_takes_the_global_mask_while_the_error_region_shrinks(refiner, 
     assert int((state["error_map"] > 0).sum()) == 10
 
 
-@pytest.mark.parametrize(
-    ("patch_from", "clicks", "patched"), [(2, 2, True), (PATCH_FROM, PATCH_FROM - 1, False), (PATCH_FROM, PATCH_FROM, True)], ids=["paper", "early", "late"]
-)
+@pytest.mark.parametrize(("patch_from", "clicks", "patched"), [(2, 2, True), (6, 5, False), (6, 6, True), (None, 20, False)], ids=str)
 def test_selector_patches_the_previous_mask_when_the_error_region_grows(refiner, monkeypatch, patch_from, clicks, patched):
     """At early clicks the whole mask may turn out to have been the wrong thing, and nothing of it is kept."""
-    refiner.patch_from = patch_from
+    monkeypatch.setattr(refiner, "patch_from", patch_from)
     features, previous = features_of(refiner), signed(square(20, 20, 30, 30))
     whole = signed(square(4, 4, 14, 14) | square(22, 22, 31, 31))
     fixed(refiner, monkeypatch, whole, errors=10)
@@ -250,7 +263,7 @@ def test_ones_own_mask_keeps_every_pixel_outside_the_refined_region(refiner, ima
 @pytest.mark.parametrize("blocks", [1, 3])
 def test_inside_a_box_the_result_is_that_of_the_whole_map(blocks):
     torch.manual_seed(5)
-    network = SamRef(8, blocks, CHANNELS).eval()
+    network = SamRef(8, blocks, CHANNELS, global_from=1, patch_from=2).eval()
     torch.nn.init.constant_(network.global_diff.heads.error.bias, 0.0)
     features, coarse, disks = features_of(network), torch.randn(1, 1, 32, 32) * 5, (torch.rand(1, 2, 32, 32) > 0.9).float()
     with torch.no_grad():
@@ -272,7 +285,7 @@ def test_inside_a_box_the_result_is_that_of_the_whole_map(blocks):
 def test_a_refined_mask_does_not_depend_on_where_the_box_of_the_work_lies():
     """All of the map in doubt or a part of it: PatchDiff's crop and GlobalDiff's mask are the same."""
     torch.manual_seed(6)
-    near, whole = SamRef(8, 1, CHANNELS).eval(), SamRef(8, 1, CHANNELS, sure_logit=float("inf")).eval()
+    near, whole = (SamRef(8, 1, CHANNELS, sure_logit=sure, global_from=1, patch_from=2).eval() for sure in (SURE_LOGIT, float("inf")))
     torch.nn.init.constant_(near.global_diff.heads.error.bias, 0.0)
     whole.load_state_dict(near.state_dict())
     features, coarse = features_of(near), torch.full((1, 1, 32, 32), -20.0)
@@ -313,6 +326,7 @@ def test_gradients_reach_every_parameter(refiner):
 
 def test_saved_weights_build_the_same_refiner(refiner):
     again = build_sam_ref(refiner.state_dict(), refiner.config)
+    again.global_from = refiner.global_from
     features, coarse = features_of(refiner), torch.randn(1, 1, 32, 32)
     with torch.no_grad():
         one, _ = refiner.refine(features, *CLICK, coarse, None, None)
@@ -336,7 +350,7 @@ def trusting(network: SamRef) -> SamRef:
 def test_what_answers_is_the_refiner_that_learned(dtype, tolerance):
     """Global answers and pasted ones; in half the precision sums of some hundred products differ in the second digit, as logits of 20 do by less than 0.5."""
     torch.manual_seed(4)
-    network = trusting(SamRef(8, 2, CHANNELS))
+    network = trusting(SamRef(8, 2, CHANNELS, global_from=1))
     quick = network.for_answers(dtype)
     coarse, previous = torch.randn(1, 1, 32, 32) * 5, torch.randn(1, 1, 32, 32) * 5
     with torch.no_grad():

@@ -30,7 +30,7 @@ BOTH_SCALES = pytest.mark.parametrize("map_scale", [1, 2])
 def refiner(map_scale) -> SamRef:
     """A refiner that trusts its own random maps, so that every click changes something."""
     torch.manual_seed(2)
-    network = SamRef(8, 2, CHANNELS, map_scale).eval().requires_grad_(False)
+    network = SamRef(8, 2, CHANNELS, map_scale, global_from=1, patch_from=6).eval().requires_grad_(False)
     torch.nn.init.constant_(network.global_diff.heads.error.bias, 0.0)
     torch.nn.init.constant_(network.patch_diff.heads.error.bias, 0.0)
     for heads in (network.global_diff.heads, network.patch_diff.heads):

@@ -174,7 +174,7 @@ def test_a_refiner_of_finer_maps_learns_from_finer_truths(config, tmp_path):
 
 def test_a_batch_is_refined_as_its_images_one_by_one():
     torch.manual_seed(3)
-    refiner = SamRef(8, 1, CHANNELS).eval()
+    refiner = SamRef(8, 1, CHANNELS, global_from=1).eval()
     batch = batch_of(2)
     coords, labels = torch.tensor([[[60.0, 50.0]], [[10.0, 120.0]]]), torch.tensor([[1], [0]])
     coarse, previous, before = torch.randn(2, 1, 32, 32), torch.randn(2, 1, 32, 32), torch.randn(2, 1, 32, 32)

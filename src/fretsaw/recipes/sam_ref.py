@@ -63,6 +63,9 @@ from fretsaw.weights import load_state_dict, load_strictly, low_rank
 NORM_MOMENTUM = 0.01
 """Of the running statistics of batch normalisation: a batch holds a few crops, and what is measured must not hang on the last ten of them."""
 
+LEARNING_FROM = 1, 6
+"""While it learns and where it is decided, GlobalDiff answers from the first click on, and PatchDiff from the sixth: both see what they will have made."""
+
 STAGES = ("refiner", "decoder")
 
 
@@ -388,6 +391,7 @@ def run(config: Config, watcher: Watcher | None = None) -> int:
     levels = [level.shape[1] for level in stored.high_res]
     new = SamRef(config.width, config.blocks, stored.final.shape[1], config.map_scale, levels)
     refiner = catalog.build_refiner(config.start) if config.start else new
+    refiner.global_from, refiner.patch_from = LEARNING_FROM
     # With the channels last in memory a CPU's step takes a third of the time.
     refiner = refiner.requires_grad_(True).to(config.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] (torch's stubs lack it)
     for module in refiner.modules():

@@ -47,7 +47,8 @@ class EmbeddingCache:
         path = folder / "identity.json"
         if path.exists() and (found := json.loads(path.read_text())) != identity:
             raise ConfigError(f"expected the embeddings of {identity} in {folder}, got those of {found}; use another folder")
-        path.write_text(json.dumps(identity))
+        if not path.exists():
+            write_bytes(path, json.dumps(identity).encode())  # at once: other processes may open the folder at this moment
         self._shards = list(_read_index(folder))
         self._places = {key: shard["file"] for shard in self._shards for key in shard["keys"]}
         self._open: dict[str, Any] = {}
