@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from fretsaw import catalog
 from fretsaw.backbones import sam, sam2, sam_keys
+from fretsaw.catalog.refiners import SAM_REF
 from fretsaw.cli import models
 from fretsaw.errors import MissingWeightsError, ModelError, WeightsError
 from fretsaw.methods.sam_clicks import SamClicks
@@ -92,6 +93,7 @@ def test_every_checksum_stands_in_notice():
         for route in entry.weights.routes:
             for file in route.files.values():
                 assert (file.sha256 or file.address.partition("@")[0]) in notice, f"{name}: {file.member or file.address}"
+    assert SAM_REF.routes[0].files["network"].sha256 in notice
 
 
 @pytest.mark.parametrize("name", ["u2netp", "pmg-tiny", "pmg-fretsaw-tiny", "grc-clothes", "grc-people"])

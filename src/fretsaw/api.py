@@ -151,7 +151,8 @@ def load(
     Args:
         name: A name from `list_models`, or None for the default model.
         size: Side of the model's input in pixels; None for the model's own.
-        refiner: "sam-ref", or a weight file of SAM-REF that was trained for this model, or None.
+        refiner: "sam-ref", or a weight file of SAM-REF that was trained for this model, or None. It mends masks of one's own and automatic cuts around the
+            clicks alone; without zooming in it also refines what four clicks and more have made.
         zoom: Whether sessions zoom in on small objects from the third click on: more exact, for one more encoding; see `fretsaw.zoom`. None is the model's own
             choice: those whose decoder Fretsaw trained do, and all with a refiner; published models answer as published.
         networks: For a model that is made of several, such as s2clip: {role: name or path} of those to exchange. The roles are "clip", "dino" and "sam";
@@ -180,6 +181,8 @@ def load(
         refiners.install_decoder(refiner, name, parts.clicks)
     zooms = parts.zooms or refiner is not None if zoom is None else zoom
     improves = catalog.build_refiner(refiner, name).to(target).for_answers(precision) if refiner is not None else None
+    if improves is not None and zooms:
+        improves.global_from = None  # on held-out objects it costs clicks on what is seen closely already
     return Segmenter(name, parts, improves, ZoomRules() if zooms else None)
 
 

@@ -199,6 +199,10 @@ def test_a_short_run_learns_keeps_its_best_and_writes_a_refiner_that_loads(confi
     refiner = build_refiner(Path(config.out) / "refiner.safetensors")
     assert refiner.config == {"width": 8, "blocks": 1, "channels": CHANNELS, "map_scale": 1, "levels": [CHANNELS // 8, CHANNELS // 4]}
     assert best["step"] in (20, 40)
+    last, kept = (load_state_dict(Path(config.out) / f"{name}.safetensors") for name in ("last", "refiner"))
+    assert last.keys() == kept.keys()
+    same = all(torch.equal(last[name], kept[name]) for name in last)
+    assert same == (best["step"] == 40)
     start = json.loads((Path(config.out) / "start.json").read_text())
     assert set(start) == set(best) - {"step"}
 

@@ -14,18 +14,17 @@ if TYPE_CHECKING:
     from fretsaw.methods.sam_clicks import SamClicks
     from fretsaw.methods.sam_ref.model import SamRef
 
+SAM_REF = Weights(
+    "sam-ref",
+    (Route({"network": WeightFile("package:sam_ref.safetensors", "", 317432, "64328d4df8b443ad54b9b49479366b8b849b535cb6cdf163a09cd46be486deba")}),),
+    "Apache-2.0",
+    "Fretsaw, SAM-REF's refiner trained over SAM 2 Hiera-T",
+    0,
+)
 
-def _shipped(model: str, file: str) -> Weights:
-    return Weights(f"sam-ref-{model}", (Route({"network": WeightFile(f"package:{file}")}),), "Apache-2.0", f"Fretsaw, SAM-REF trained over {model}", 0)
-
-
-REFINERS: dict[str, dict[str, Weights]] = {
-    "sam-ref": {
-        "fretsaw-tiny": _shipped("fretsaw-tiny", "sam_ref_fretsaw_tiny.safetensors"),
-        "sam2-hiera-tiny-clicks": _shipped("sam2-hiera-tiny-clicks", "sam_ref_sam2_hiera_tiny.safetensors"),
-    },
-}
-"""{name of the refiner: {name of the model that it was trained for: weights}}. The weights travel in the package."""
+REFINERS: dict[str, dict[str, Weights]] = {"sam-ref": {"fretsaw-tiny": SAM_REF, "sam2-hiera-tiny-clicks": SAM_REF}}
+"""{name of the refiner: {name of the model that it was made for: weights}}. The weights travel in the package. One file serves both models: fretsaw-tiny's
+encoder learned to give SAM 2 Hiera-T's embeddings."""
 
 FIRST_STAGE = {"sam2-hiera-tiny": "sam2-hiera-tiny-clicks"}
 """{model: itself with the decoder that SAM-REF's first stage made}: a refiner by name brings that decoder along."""

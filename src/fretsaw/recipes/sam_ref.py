@@ -6,7 +6,8 @@ command  fretsaw train sam_ref --set data=FOLDER --set photos=FOLDER --set out=r
          on a GPU: --set device=cuda --set dtype=bfloat16 --set batch=8 --set workers=8
 model    sam2-hiera-tiny, or any that takes clicks
 data     objects of coco_mval, ccp and human_seg (train parts), masks that the model finds by itself on photos without labels, and objects pasted on photos
-decides  the val parts of the three sets: the refiner with the lowest NoC@90 + NoC@95 is kept as refiner.safetensors
+decides  the val parts of the three sets: the refiner with the lowest NoC@90 + NoC@95 is kept as refiner.safetensors,
+         what the last step left as last.safetensors
 
 Every photo is encoded once. A step clicks a batch of objects with the model in the loop; stage 1 learns from the answer to the last click, stage 2 from crops
 of the answers to any.
@@ -45,7 +46,7 @@ from fretsaw.errors import ConfigError
 from fretsaw.evaluation.held_out import held_out_figures
 from fretsaw.layers.roi_align import roi_align
 from fretsaw.methods.sam_clicks import SamClicks, pad_points
-from fretsaw.methods.sam_ref.model import SamRef, check_map_scale
+from fretsaw.methods.sam_ref.model import GLOBAL_FROM, SamRef, check_map_scale
 from fretsaw.methods.sam_ref.networks import RefinerFeatures
 from fretsaw.methods.sam_ref.places import click_place
 from fretsaw.recipes.click_data import ClickData, collect, fill, make_close_ups, make_photos
@@ -64,7 +65,7 @@ NORM_MOMENTUM = 0.01
 """Of the running statistics of batch normalisation: a batch holds a few crops, and what is measured must not hang on the last ten of them."""
 
 LEARNING_FROM = 1, 6
-"""While it learns and where it is decided, GlobalDiff answers from the first click on, and PatchDiff from the sixth: both see what they will have made."""
+"""While it learns GlobalDiff answers from the first click on and PatchDiff from the sixth, so that both learn from what they made of many masks."""
 
 STAGES = ("refiner", "decoder")
 
@@ -304,7 +305,7 @@ class Decision:
     def __call__(self, done: int) -> Mapping[str, float]:
         """Return the held-out figures, and by how much they differ from those of the model before training ("less NoC@90" is better)."""
         self._learner.eval()
-        figures = dict(self._measure(self._learner.refiner if isinstance(self._learner, RefinerStage) else None))
+        figures = dict(self._measure(_as_used(self._learner.refiner) if isinstance(self._learner, RefinerStage) else None))
         best = json.loads(self._best.read_text()) if self._best.exists() else None
         if best is None or _order(figures) < _order(best):
             export(self._learner, self._config, self._model, done)
@@ -320,13 +321,20 @@ class Decision:
         return held_out_figures(self._data.held_out, self._model, refiner, stored)
 
 
+def _as_used(refiner: SamRef) -> SamRef:
+    """Return a refiner that answers when one that was loaded does."""
+    copy = refiner.for_answers()
+    copy.global_from, copy.patch_from = GLOBAL_FROM, None
+    return copy
+
+
 def _order(figures: Mapping[str, float]) -> tuple[float, float]:
     """Lower is better: clicks to 0.90 and 0.95 together, then the boundary."""
     return figures["NoC@90"] + figures["NoC@95"], -figures["boundary IoU"]
 
 
-def export(learner: RefinerStage | DecoderStage, config: Config, model: SamClicks, done: int) -> Path:
-    """Write `out`/refiner.safetensors, or `out`/decoder.safetensors: matrices in half precision, vectors as they are, and what they were made from."""
+def export(learner: RefinerStage | DecoderStage, config: Config, model: SamClicks, done: int, name: str = "") -> Path:
+    """Write `out`/refiner.safetensors, `out`/decoder.safetensors or another name: matrices in half precision, vectors as they are, what they were made from."""
     from safetensors.torch import save
 
     from fretsaw.images import write_bytes
@@ -338,7 +346,7 @@ def export(learner: RefinerStage | DecoderStage, config: Config, model: SamClick
         metadata["config"] = json.dumps(learner.refiner.config)
         tensors |= {f"{DECODER_PREFIX}{name}": tensor for name, tensor in learner.change.items()}
         metadata |= {low_rank.RANK: str(config.rank)} if learner.change and config.rank else {}
-    path = Path(config.out) / f"{config.stage}.safetensors"
+    path = Path(config.out) / f"{name or config.stage}.safetensors"
     write_bytes(path, save(tensors, metadata))
     return path
 
@@ -397,7 +405,10 @@ def run(config: Config, watcher: Watcher | None = None) -> int:
     for module in refiner.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = NORM_MOMENTUM
-    return train(config, model, RefinerStage(refiner, model, config, change), data, cache, watcher)
+    stage = RefinerStage(refiner, model, config, change)
+    done = train(config, model, stage, data, cache, watcher)
+    export(stage, config, model, done, "last")
+    return done
 
 
 def learned_change(file: Path, own: Mapping[str, Tensor], config: Config) -> dict[str, Tensor]:

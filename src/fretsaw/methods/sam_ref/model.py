@@ -43,7 +43,7 @@ class SamRef(nn.Module):
         map_scale: See `GlobalDiff`; the decoder's logits are enlarged to it before they are refined, and what comes out has that size.
         sure_logit: See `unsure_box`; it is no part of the weights.
         heeds_clicks: Whether an answer that contradicts more clicks than the decoder's own gives way to the decoder's; it is no part of the weights.
-        global_from: The click from which on the decoder's own masks are refined; 1 is the paper's, and no part of the weights either.
+        global_from: The click from which on the decoder's own masks are refined, 1 in the paper; None for never. It is no part of the weights either.
         patch_from: The click from which on PatchDiff may answer on them, 2 in the paper; None for never.
 
     Source: SAM-REF, section 3.2 and 3.4.2.
@@ -59,7 +59,7 @@ class SamRef(nn.Module):
     came to 90 % when it was kept.
 
     Deviation: GlobalDiff answers on the decoder's own masks from the fourth click on (the paper: from the first): before, clicks say what is meant, not where
-    it ends, and the refiner has nothing to add.
+    it ends, and the refiner has nothing to add. Where sessions zoom in it does not answer at all (`fretsaw.load`): what is seen closely it does not improve.
 
     Deviation: Over an encoder of 672 pixels the decoder's map has 168, too few for thin parts: `map_scale` 2 refines at half the model frame's side.
     """
@@ -73,7 +73,7 @@ class SamRef(nn.Module):
         levels: Sequence[int] = (),
         sure_logit: float = SURE_LOGIT,
         heeds_clicks: bool = True,
-        global_from: int = GLOBAL_FROM,
+        global_from: int | None = GLOBAL_FROM,
         patch_from: int | None = None,
     ) -> None:
         super().__init__()
@@ -119,7 +119,7 @@ class SamRef(nn.Module):
         given = previous_logits if previous_logits is not None and (state is None or "given" in state) else None
         before = state.get("error_map") if state and given is None else None
         count = int(((point_labels[0] == POSITIVE) | (point_labels[0] == NEGATIVE)).sum())
-        if given is None and count < self.global_from:
+        if given is None and (self.global_from is None or count < self.global_from):
             return logits, {"error_map": torch.full_like(logits, NO_ERROR)}
         patches = given is not None or (self.patch_from is not None and count >= self.patch_from)
         answer, error_map = self._selected(features, point_coords, point_labels, logits, previous_logits, before, patches)
