@@ -3,8 +3,8 @@
     python benchmarks/sam_ref_errors.py --data ../shared/data/coco_mval --split ../shared/data/splits/coco_mval_val.txt --model fretsaw-tiny
 
 Every object gets eight clicks by the protocol sam, without zooming in. At the second, fifth and eighth answer: pixels on the wrong side over the object's area,
-in all and by their distance from the truth's edge in pixels of the decoder's map (four of the model's input); the share of answers that obey the last click, the
-share of clicks that are obeyed, and the share of clicks that made the mask worse.
+in all and by their distance from the truth's edge in pixels of the decoder's map (four of the model's input); the share of answers that obey the last click,
+the share of clicks that are obeyed, and the share of clicks that made the mask worse.
 """
 
 from __future__ import annotations
