@@ -137,6 +137,7 @@ class GlobalDiff(nn.Module):
         )
         if map_scale == 2:
             self.upscale.extend([nn.BatchNorm2d(width), nn.ReLU(), nn.ConvTranspose2d(width, width, 2, 2)])
+        self.channels = (channels, *levels)
         self.levels = nn.ModuleList(nn.Conv2d(level, width, 1) for level in levels)
         self.blocks = nn.ModuleList(BasicBlock(width) for _ in range(blocks))
         self.heads = Heads(width, width)
@@ -147,13 +148,13 @@ class GlobalDiff(nn.Module):
         Raises:
             ModelError: If the embedding is not of the kind that the refiner was made for.
         """
-        expected = [self.upscale[0].in_channels, *(adapt.in_channels for adapt in self.levels)]
+        expected = list(self.channels)
         found = [embedding.final.shape[1], *(level.shape[1] for level in embedding.high_res[: len(self.levels)])]
         if found != expected:
             raise ModelError(
                 f"expected an image embedding of {expected} channels, the finer maps' included, for this refiner, got {found}; it is another model's"
             )
-        dtype = self.upscale[0].weight.dtype
+        dtype = next(self.upscale.parameters()).dtype
         upscaled = self.upscale(embedding.final.to(dtype))
         for adapt, level in zip(self.levels, embedding.high_res, strict=False):
             upscaled = upscaled + F.interpolate(adapt(level.to(dtype)), upscaled.shape[-2:], mode="bilinear", align_corners=False)
