@@ -5,20 +5,17 @@ Source: f-BRS (Sofiiuk et al. 2020), zoom-in, for what is cut out; drawing the f
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from fretsaw import frames
-from fretsaw.data.click_samples import Photo, content_key
+from fretsaw.data.click_samples import Photo
+from fretsaw.data.made_photos import make_once
 from fretsaw.data.samples import Sample
-from fretsaw.data.teacher_masks import read_object
 from fretsaw.errors import DataError
-from fretsaw.images import encode_image, write_bytes
-from fretsaw.masks import encode_rle, mask_to_box
+from fretsaw.masks import mask_to_box
 from fretsaw.types import Box
 
 FACTORS = 1.25, 1.8
@@ -38,7 +35,7 @@ def make(folder: Path, count: int, groups: Sequence[Sequence[Sample]], seed: int
     """Cut parts out of photos, or find those that an earlier run cut out.
 
     Args:
-        folder: They lie here: `00012.png` and its mask, `00012.json`.
+        folder: They lie here, see `fretsaw.data.made_photos`.
         count: How many.
         groups: Samples to draw objects from; every group is drawn equally often.
         seed: Part i is a function of (seed, i) and the groups.
@@ -46,15 +43,12 @@ def make(folder: Path, count: int, groups: Sequence[Sequence[Sample]], seed: int
     Raises:
         DataError: If there are no objects that are small enough.
     """
-    photos = []
-    for i in range(count):
-        path, masks = folder / f"{i:05d}.png", folder / f"{i:05d}.json"
-        if not masks.exists():
-            image, mask = draw_part(np.random.default_rng((seed, i)), groups)
-            write_bytes(path, encode_image(image, path.suffix))
-            write_bytes(masks, json.dumps({"masks": [encode_rle(mask)]}).encode())
-        photos.append(Photo(path, content_key(path), (Sample(path.stem, path, masks, partial(read_object, index=0)),)))
-    return photos
+
+    def draw(i: int) -> tuple[np.ndarray, list[np.ndarray]]:
+        image, mask = draw_part(np.random.default_rng((seed, i)), groups)
+        return image, [mask]
+
+    return make_once(folder, count, ".png", draw)
 
 
 def draw_part(rng: np.random.Generator, groups: Sequence[Sequence[Sample]]) -> tuple[np.ndarray, np.ndarray]:

@@ -8,21 +8,18 @@ Source: simple copy-paste (Ghiasi et al. 2021) for the idea; the shrunken outlin
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from fretsaw import frames
-from fretsaw.data.click_samples import Photo, content_key
+from fretsaw.data.click_samples import Photo
+from fretsaw.data.made_photos import make_once
 from fretsaw.data.samples import Sample
-from fretsaw.data.teacher_masks import read_object
 from fretsaw.errors import DataError
-from fretsaw.images import encode_image, read_image, write_bytes
-from fretsaw.masks import encode_rle
+from fretsaw.images import read_image
 
 SIDE = 768
 """Longest side of the photos made."""
@@ -44,7 +41,7 @@ def make(folder: Path, count: int, objects: Sequence[Sample], grounds: Sequence[
     """Make photos, or find those that an earlier run made.
 
     Args:
-        folder: They lie here: `00012.jpg` and its masks, `00012.json`.
+        folder: They lie here, see `fretsaw.data.made_photos`.
         count: How many.
         objects: Samples to take objects from.
         grounds: Photos to paste them on.
@@ -53,17 +50,12 @@ def make(folder: Path, count: int, objects: Sequence[Sample], grounds: Sequence[
     Raises:
         DataError: If there are no objects that are large enough.
     """
-    photos = []
-    for i in range(count):
-        path, masks = folder / f"{i:05d}.jpg", folder / f"{i:05d}.json"
-        if not masks.exists():
-            rng = np.random.default_rng((seed, i))
-            image, found = paste_objects(rng, objects, read_image(grounds[int(rng.integers(len(grounds)))]))
-            write_bytes(path, encode_image(image, path.suffix))
-            write_bytes(masks, json.dumps({"masks": [encode_rle(mask) for mask in found]}).encode())
-        kept = len(json.loads(masks.read_text())["masks"])
-        photos.append(Photo(path, content_key(path), tuple(Sample(f"{path.stem}_{n}", path, masks, partial(read_object, index=n)) for n in range(kept))))
-    return photos
+
+    def draw(i: int) -> tuple[np.ndarray, list[np.ndarray]]:
+        rng = np.random.default_rng((seed, i))
+        return paste_objects(rng, objects, read_image(grounds[int(rng.integers(len(grounds)))]))
+
+    return make_once(folder, count, ".jpg", draw)
 
 
 def paste_objects(rng: np.random.Generator, objects: Sequence[Sample], ground: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
