@@ -1,4 +1,4 @@
-"""`--refiner` on the command line: a weight file refines the clicked mask and the measured model, and a name without weights is said in one line."""
+"""`--refiner` on the command line: a weight file mends one's own mask, and a name without weights is said in one line."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from fretsaw import catalog, cli
-from fretsaw.methods.sam_ref.model import GLOBAL_FROM, SamRef
+from fretsaw.methods.sam_ref.model import SamRef
 from tiny import CHANNELS, tiny_sam2
 
 
 @pytest.fixture
 def refiner(tmp_path, monkeypatch):
-    """A refiner's file whose error map is on everywhere and whose detail map says object everywhere."""
+    """A refiner's file whose error maps are on everywhere and whose detail maps say object everywhere."""
     monkeypatch.setattr(catalog, "build", lambda name, **_: catalog.Parts(clicks=tiny_sam2(64)))
     network = SamRef(8, 1, CHANNELS)
-    torch.nn.init.constant_(network.global_diff.heads.error.bias, 50.0)
-    torch.nn.init.constant_(network.global_diff.heads.change.bias, 50.0)
+    for heads in (network.global_diff.heads, network.patch_diff.heads):
+        torch.nn.init.constant_(heads.error.bias, 50.0)
+        torch.nn.init.constant_(heads.change.bias, 50.0)
     save_file(network.state_dict(), tmp_path / "ref.safetensors", {"config": json.dumps(network.config)})
     return tmp_path / "ref.safetensors"
 
@@ -39,11 +40,13 @@ def clicked(photo, out, *options) -> np.ndarray:
     return np.asarray(Image.open(out)) > 0
 
 
-def test_click_takes_a_refiners_file(refiner, photo, tmp_path):
-    more = [text for x in range(GLOBAL_FROM - 1) for text in ("-p", f"{21 + x},20")]  # clicks before the decoder's own mask is refined
-    plain = clicked(photo, tmp_path / "plain.png", *more)
-    refined = clicked(photo, tmp_path / "refined.png", *more, "--refiner", str(refiner))
-    assert refined.all()
+def test_click_mends_ones_own_mask_by_a_refiners_file(refiner, photo, tmp_path):
+    own = np.full((40, 50), 255, np.uint8)
+    own[16:25, 16:25] = 0
+    Image.fromarray(own).save(tmp_path / "own.png")
+    plain = clicked(photo, tmp_path / "plain.png", "--mask", str(tmp_path / "own.png"))
+    refined = clicked(photo, tmp_path / "refined.png", "--mask", str(tmp_path / "own.png"), "--refiner", str(refiner))
+    assert refined.all(), "the hole is filled, and nothing else has changed"
     assert not plain.all()
 
 
