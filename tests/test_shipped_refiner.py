@@ -11,6 +11,7 @@ import torch
 import fretsaw
 from fretsaw import catalog
 from fretsaw.methods.sam_ref.model import GLOBAL_FROM
+from fretsaw.types import Click
 from fretsaw.weights import Cache, is_present
 
 PHOTO = Path(__file__).parents[1] / "examples" / "astronaut.png"
@@ -53,6 +54,24 @@ def test_a_negative_click_takes_a_blob_off_and_nothing_else(segmenter, person):
     assert not mended[FLAG[1], FLAG[0]]
     assert (mended & blob).sum() < 0.2 * blob.sum()
     assert np.array_equal(mended[:, 200:], person[:, 200:])
+
+
+def test_clicks_that_come_together_mend_each_its_own_place(segmenter, person):
+    """As `fretsaw click --mask mine.png -p ... -n ...` gives them: one entry in the history, and what one click after the other would make."""
+    rows, columns = np.ogrid[: person.shape[0], : person.shape[1]]
+    faulty = person & ~((columns - SUIT[0]) ** 2 + (rows - SUIT[1]) ** 2 <= 40**2)
+    faulty[FLAG[1] - 25 : FLAG[1] + 25, FLAG[0] - 25 : FLAG[0] + 25] = True
+    session, singly = segmenter.open(PHOTO), segmenter.open(PHOTO)
+    for opened in (session, singly):
+        opened.mask(faulty)
+    result = session.clicks([Click(*SUIT), Click(*FLAG, positive=False)])
+    assert result.mask[SUIT[1], SUIT[0]]
+    assert not result.mask[FLAG[1], FLAG[0]]
+    singly.click(*SUIT)
+    assert np.array_equal(result.logits, singly.click(*FLAG, positive=False).logits)
+    assert len(session.history) == 3
+    assert np.array_equal(session.undo().mask, faulty)
+    assert np.array_equal(session.redo().logits, result.logits)
 
 
 def test_clicks_from_nothing_are_answered_as_without_it(segmenter):

@@ -171,6 +171,8 @@ class Session:
     def clicks(self, clicks: Sequence[Click], box: Box | None = None) -> Segmentation:
         """Add several clicks, and a box if one is given, and run the decoder once for all of them; one entry in the history.
 
+        With a refiner, a mask of one's own or an automatic cut is mended around each of them, one after the other; one entry still.
+
         Raises:
             PromptError: If there is nothing to add, or a click or the box lies outside the image.
         """
@@ -181,8 +183,15 @@ class Session:
         if box is not None:
             self._check_box(box)
         with self._lock:
-            prompt = self.step.prompt
-            return self._predict(replace(prompt, clicks=(*prompt.clicks, *clicks), box=box or prompt.box))
+            before = self._position
+            # A refiner mends a mask that came from elsewhere around the last click alone, so that there each has its turn.
+            singly = self._refiner is not None and self.step.full is not None and len(clicks) > 1
+            for group in [(click,) for click in clicks] if singly else [clicks]:
+                prompt = self.step.prompt
+                result = self._predict(replace(prompt, clicks=(*prompt.clicks, *group), box=box or prompt.box))
+            del self._history[before + 1 : self._position]
+            self._position = before + 1
+            return result
 
     def box(self, x0: float, y0: float, x1: float, y1: float) -> Segmentation:
         """Set the object's box, half open, in pixels of the image; it replaces an earlier box and joins the clicks made so far.
