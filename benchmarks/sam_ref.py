@@ -28,8 +28,6 @@ from typing import Any
 import torch
 
 from fretsaw import api, catalog
-from fretsaw.data.datasets import open_dataset, split
-from fretsaw.data.layouts import read_list
 from fretsaw.evaluation.adapters import DecoderPredictor, SessionPredictor
 from fretsaw.evaluation.protocols import SAM
 from fretsaw.evaluation.timing import sat_latency, seconds_per_click
@@ -37,6 +35,7 @@ from fretsaw.methods.sam_clicks import best_of_three
 from fretsaw.methods.sam_ref.model import SamRef
 from fretsaw.types import ImageEmbedding
 from interleave import machine, median_ratio, order, versions
+from objects import open_objects
 
 LEVELS = (32, 64)
 """Channels of SAM 2's finer maps, for refiners with random weights."""
@@ -92,9 +91,7 @@ def main() -> None:
     segmenter = api.load(options.model, size=options.size, device=options.device, dtype=options.dtype, zoom=False)
     model = segmenter.parts.clicks
     assert model is not None, "the catalogue's entry takes clicks"
-    objects = open_dataset(options.data)
-    if options.split:
-        objects = split(objects, read_list(options.split), options.split.stem)
+    objects = open_objects(options.data, options.split)
     samples = list(objects.samples)[: options.photos]
     widths = [int(width) for width in options.widths.split(",")]
     rows: dict[str, Any] = {"decoder": None} | refiners(options.refiner, options.model, widths, options.device, api.resolve_dtype(options.dtype))

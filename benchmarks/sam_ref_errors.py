@@ -19,8 +19,7 @@ import numpy as np
 
 import fretsaw
 from fretsaw.clicks.simulate import simulate_click
-from fretsaw.data.datasets import open_dataset, split
-from fretsaw.data.layouts import read_list
+from objects import open_objects
 
 SHOWN = (2, 5, 8)
 NEAR, FAR = 1.5, 4.0
@@ -59,8 +58,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int)
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
-    objects = open_dataset(options.data)
-    objects = split(objects, read_list(options.split), options.split.stem) if options.split else objects
+    objects = open_objects(options.data, options.split)
     segmenter = fretsaw.load(options.model, zoom=False, device=options.device)
     found: dict[int, list[list[float]]] = {number: [] for number in SHOWN}
     samples = list(objects.samples)[: options.limit]

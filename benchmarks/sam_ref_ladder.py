@@ -27,8 +27,6 @@ import torch
 from torch import Tensor
 
 from fretsaw import api, catalog
-from fretsaw.data.datasets import open_dataset, split
-from fretsaw.data.layouts import read_list
 from fretsaw.evaluation.adapters import SessionPredictor
 from fretsaw.evaluation.clicks import ClickTally, click_through, sample_rng
 from fretsaw.evaluation.held_out import StoredOpener
@@ -36,6 +34,7 @@ from fretsaw.evaluation.overlap import boundary_iou
 from fretsaw.evaluation.protocols import CURVE_TARGET, SAM
 from fretsaw.images import read_image
 from fretsaw.methods.sam_ref.model import SamRef
+from objects import open_objects
 
 SHOWN = ("NoC@90", "NoC@95", "NoF@95", "IoU@1", "IoU@5", "IoU@10", "IoU@15", "IoU@20")
 
@@ -96,8 +95,7 @@ def main() -> None:
     options = parser.parse_args()
     model = api.load(options.model, size=options.size, device=options.device).parts.clicks
     assert model is not None, "the catalogue's entry takes clicks"
-    objects = open_dataset(options.data)
-    objects = split(objects, read_list(options.split), options.split.stem) if options.split else objects
+    objects = open_objects(options.data, options.split)
     rows = rows_of(options.refiner, options.model, options.rows)
     for row in rows.values():
         getattr(row, "refiner", row).to(options.device) if row is not None else None

@@ -23,11 +23,10 @@ import numpy as np
 
 import fretsaw
 from fretsaw.clicks.simulate import simulate_click
-from fretsaw.data.datasets import open_dataset, split
-from fretsaw.data.layouts import read_list
-from fretsaw.evaluation.clicks import sample_rng
+from fretsaw.evaluation.clicks import iou, sample_rng
 from fretsaw.evaluation.overlap import boundary_iou
 from fretsaw.methods.sam_ref.model import SamRef
+from objects import open_objects
 
 FAULT = 0.1
 """Area of each fault over the object's."""
@@ -55,11 +54,6 @@ def with_faults(truth: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     for place, value in ((first, 0), ((first + len(outline) // 2) % len(outline), 1)):
         cv2.circle(mask, tuple(int(n) for n in outline[place]), radius, value, -1)
     return mask > 0
-
-
-def iou(mask: np.ndarray, truth: np.ndarray) -> float:
-    known = truth >= 0
-    return float((mask & (truth == 1)).sum() / max(1, ((mask | (truth == 1)) & known).sum()))
 
 
 def mend(session: Any, start: np.ndarray, truth: np.ndarray) -> Mended:
@@ -90,8 +84,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--report", type=Path)
     options = parser.parse_args()
-    objects = open_dataset(options.data)
-    objects = split(objects, read_list(options.split), options.split.stem) if options.split else objects
+    objects = open_objects(options.data, options.split)
     segmenters = {
         "decoder alone, zooming in": fretsaw.load(options.model, zoom=True, device=options.device),
         "decoder alone": fretsaw.load(options.model, zoom=False, device=options.device),

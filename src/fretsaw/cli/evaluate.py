@@ -27,7 +27,7 @@ Workers = Annotated[
     int | None, typer.Option("--workers", help="Processes; results do not depend on it. Default: 1 on a GPU, else up to 4.", show_default=False)
 ]
 Threads = Annotated[int, typer.Option("--threads", help="Threads of each worker on the CPU; the last digits of results may depend on it.")]
-Dtype = Annotated[str, typer.Option("--dtype", help="float32, bfloat16 or float16, of the image encoder.")]
+Dtype = Annotated[str, typer.Option("--dtype", help="float32, bfloat16 or float16, of the image encoder and a refiner.")]
 Split = Annotated[Path | None, typer.Option("--split", help="Measure the images listed in this file only, one stem a line.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print the report as JSON, and no progress.")]
 SaveMasks = Annotated[Path | None, typer.Option("--save-masks", help="Write what was measured into this folder, one PNG a sample.", show_default=False)]

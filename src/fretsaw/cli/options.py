@@ -14,7 +14,7 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Write again what e
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1 or mps; default: the best there is.", show_default=False)]
 Dtype = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16, of the image encoder and a refiner.", show_default=False)]
 Size = Annotated[int | None, typer.Option("--size", help="Side of the model's input; default: the model's own.", show_default=False)]
-Refiner = Annotated[str | None, typer.Option("--refiner", help="Improve every answer: sam-ref, or a refiner's weight file.", show_default=False)]
+Refiner = Annotated[str | None, typer.Option("--refiner", help="Mend masks around the clicks: sam-ref, or a refiner's weight file.", show_default=False)]
 Zoom = Annotated[
     bool | None,
     typer.Option(
