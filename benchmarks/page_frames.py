@@ -27,7 +27,8 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from browser import Hand, find_chromium, open_page  # noqa: E402
+from browser import Hand, open_page  # noqa: E402
+from tools import find  # noqa: E402
 
 SIDE = 4096
 FRAMES = 60
@@ -145,7 +146,7 @@ def main() -> None:
     parser.add_argument("--against", type=Path, help="another checkout, measured in turns with this one")
     parser.add_argument("--report", type=Path)
     options = parser.parse_args()
-    chromium = find_chromium()
+    chromium = find("chromium")
     if chromium is None:
         sys.exit("needs Chromium: apt-get install chromium, or FRETSAW_CHROMIUM=PATH")
     checkouts = {"this": ROOT} | ({"against": options.against.resolve()} if options.against else {})

@@ -19,9 +19,10 @@ sys.path.insert(0, str(ROOT / "tests"))
 import numpy as np  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from browser import Hand, find_chromium, open_page  # noqa: E402
+from browser import Hand, open_page  # noqa: E402
 from fretsaw import masks  # noqa: E402
 from fretsaw.images import read_mask  # noqa: E402
+from tools import find  # noqa: E402
 
 PICTURES = ROOT / "docs" / "pictures"
 
@@ -101,7 +102,7 @@ def do_job(address: str, folder: Path, chromium: str) -> None:
 
 
 def main() -> None:
-    chromium = find_chromium()
+    chromium = find("chromium")
     if chromium is None:
         sys.exit("needs Chromium: apt-get install chromium, or FRETSAW_CHROMIUM=PATH")
     with tempfile.TemporaryDirectory() as temporary:

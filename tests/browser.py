@@ -5,8 +5,6 @@ Chromium comes from the system (Debian: apt-get install chromium); Playwright on
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,13 +19,6 @@ PIXEL = """([x, y]) => {
         done([...canvas.getContext("2d").getImageData((x - left) * ratio, (y - top) * ratio, 1, 1).data]))));
 }"""
 """Reads the canvas at a place of the window, after the next frame."""
-
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-
-
-def find_chromium() -> str | None:
-    """Return the path of a Chromium, or None; FRETSAW_CHROMIUM names one elsewhere."""
-    return os.environ.get("FRETSAW_CHROMIUM") or next((path for name in NAMES if (path := shutil.which(name))), None)
 
 
 @contextmanager

@@ -17,12 +17,13 @@ import pytest
 
 pytest.importorskip("playwright", reason="needs playwright, which is in the extra 'dev'")
 
-from browser import Hand, find_chromium, launched, open_page
+from browser import Hand, launched, open_page
 from fretsaw import masks
 from fretsaw.images import encode_image, read_mask
 from fretsaw.interchange import coco
 from fretsaw.interchange.pictures import AnnotatedPicture, NamedMask
 from serving import make_folder, photo
+from tools import need
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -32,10 +33,7 @@ SERVING = Path(__file__).resolve().parents[1] / "serving.py"
 
 @pytest.fixture(scope="module")
 def chromium():
-    path = find_chromium()
-    if path is None:
-        pytest.skip("needs Chromium: apt-get install chromium, or FRETSAW_CHROMIUM=PATH")
-    with launched(path) as browser:
+    with launched(need("chromium")) as browser:
         yield browser
 
 

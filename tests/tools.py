@@ -1,0 +1,41 @@
+"""Programs of the system that some tests drive: a browser, a proxy, a JavaScript engine. A test that needs one says `need("nginx")`.
+
+Where the program is absent, the test skips and names it; `make test` counts such skips at its end. Continuous integration installs these programs, and
+names them in FRETSAW_NO_SKIP (separated by spaces): there a test that lacks one fails.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import pytest
+
+PROGRAMS = {
+    "chromium": ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"),
+    "nginx": ("nginx",),
+    "node": ("node", "nodejs"),
+    "openssl": ("openssl",),
+}
+"""Each program by the name of Debian's package that brings it (nodejs brings node), with the commands it may be called by."""
+
+PACKAGES = {"node": "nodejs"}
+FOLDERS = ("/usr/sbin", "/usr/local/sbin")
+"""Where Debian puts servers; the PATH of an ordinary user lacks these folders."""
+
+
+def find(program: str) -> str | None:
+    """Return the path of a program of `PROGRAMS`, or None; FRETSAW_CHROMIUM (FRETSAW_NGINX, ...) names one elsewhere."""
+    path = os.pathsep.join((os.environ.get("PATH", os.defpath), *FOLDERS))
+    return os.environ.get(f"FRETSAW_{program.upper()}") or next((found for name in PROGRAMS[program] if (found := shutil.which(name, path=path))), None)
+
+
+def need(program: str) -> str:
+    """Return the path of a program; where it is absent, skip the test, or fail it if FRETSAW_NO_SKIP names the program."""
+    path = find(program)
+    if path is not None:
+        return path
+    reason = f"needs {program} (absent): apt-get install {PACKAGES.get(program, program)}, or FRETSAW_{program.upper()}=PATH"
+    if program in os.environ.get("FRETSAW_NO_SKIP", "").split():
+        pytest.fail(f"{reason}; FRETSAW_NO_SKIP allows no skip for want of {program}", pytrace=False)
+    pytest.skip(reason)
