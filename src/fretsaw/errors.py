@@ -64,5 +64,9 @@ class OutputError(FretsawError):
     """A result cannot be written: the place exists, is not writable, or the format is unknown."""
 
 
+class BusyError(OutputError):
+    """Another process writes this folder or file; the message says which."""
+
+
 class ConfigError(FretsawError):
     """A recipe, protocol or setting has an unknown name or a value outside its range."""

@@ -15,6 +15,7 @@ Writing is atomic: a file is either there in full or not at all. The suffix choo
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import os
@@ -280,8 +281,14 @@ def _on_white(rgba: np.ndarray) -> np.ndarray:
     return ((rgba[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
 
 
-def write_bytes(path: str | os.PathLike, content: bytes) -> Path:
+def write_bytes(path: str | os.PathLike, content: bytes, durable: bool = False, mode: int = 0o666) -> Path:
     """Write a file atomically: a temporary file in the same folder takes the name when it is complete. Folders above are made.
+
+    Args:
+        path: Of the file; what stands there is replaced.
+        content: All of it.
+        durable: Return only when file and name are on the disk, so that they outlive a failure of power.
+        mode: Permissions before the process's umask is taken away: 0o600 for what nobody else may read.
 
     Raises:
         OutputError: If that is not possible, for example because the path is a folder, or not writable, or the disk is full.
@@ -289,15 +296,39 @@ def write_bytes(path: str | os.PathLike, content: bytes) -> Path:
     target = Path(path)
     try:
         temporary = target.with_name(f".{uuid.uuid4().hex}.part")
+        absent = [folder for folder in target.parents if durable and not folder.exists()]
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            temporary.write_bytes(content)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+            with open(temporary, "wb", opener=lambda name, _: os.open(name, flags, mode)) as file:
+                file.write(content)
+                if durable:
+                    file.flush()
+                    os.fsync(file.fileno())
             os.replace(temporary, target)
+            if durable:
+                for folder in (target.parent, *(made.parent for made in absent)):
+                    _sync_folder(folder)
         finally:
             temporary.unlink(missing_ok=True)
     except (OSError, ValueError) as error:
         raise OutputError(f"{_printable(path)}: expected a place that can be written, got: {getattr(error, 'strerror', None) or error}") from error
     return target
+
+
+def _sync_folder(folder: Path) -> None:
+    """Bring a folder's names onto the disk, where the system can: Windows opens no folder, and some network file systems sync none."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except PermissionError:
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def encode_image(image: np.ndarray | Image.Image, suffix: str) -> bytes:
