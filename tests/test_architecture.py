@@ -19,7 +19,8 @@ TREES = {path: ast.parse(path.read_text()) for path in FILES}
 
 # A module imports only from modules to its left. A folder stands for all its files; a name with a prefix (evaluation.report) is found by its first part.
 DIRECTION = (
-    *("errors", "types", "ownership", "frames", "edges", "outlines", "masks", "images", "segmentation", "layers", "backbones", "clicks", "weights", "memory", "methods"),
+    *("errors", "types", "ownership", "frames", "edges", "outlines", "masks", "images", "segmentation", "layers", "backbones", "clicks", "weights", "memory"),
+    "methods",
     *("zoom", "catalog", "session_file", "session", "api", "compat", "outputs", "coco_file", "interchange", "doctor"),
     *("data", "training", "evaluation", "recipes", "server", "cli"),
 )
