@@ -99,6 +99,11 @@ class Preprocessing:
         numbers = ",".join(f"{value:.6g}" for value in (*self.mean, *self.std))
         return f"{self.frame.__name__}-{self.size}-{numbers}"
 
+    @property
+    def logit_side(self) -> int:
+        """Side of the decoder's low-resolution logits, S / 4. A refiner returns `map_scale` times as many; see `Session.logit_side`."""
+        return self.size // 4
+
     def frame_of(self, image: np.ndarray) -> Frame:
         """Return the frame for an image (H, W, 3)."""
         return self.frame(image.shape[0], image.shape[1], self.size)

@@ -63,6 +63,14 @@ class Step:
     name: str = ""
     view: Box | None = None
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of its masks, logits and refiner's state."""
+        logits = self.prompt.previous_logits
+        own = (self.full.nbytes if self.full is not None else 0) + (logits.nbytes if logits is not None else 0)
+        state = sum(tensor.nbytes for tensor in (self.refiner_state or {}).values())
+        return own + state + sum(part.logits.nbytes for part in self.instances)
+
 
 class TextLabels(Protocol):
     """Labels an image by names, on an embedding that exists already."""
@@ -113,6 +121,21 @@ class Session:
     @property
     def embedding(self) -> ImageEmbedding:
         return self._whole.embedding
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of what all sessions on this image share: the embedding, the refiner's features, and those of the views that were looked at."""
+        return self._whole.nbytes + self.views.nbytes
+
+    @property
+    def logit_side(self) -> int:
+        """Side of the low-resolution logits that prompts start from and steps keep."""
+        return self._model.preprocessing.logit_side * (self._refiner.map_scale if self._refiner is not None else 1)
+
+    @property
+    def history_nbytes(self) -> int:
+        """Memory of this session's own steps, those that were undone included."""
+        return sum(step.nbytes for step in tuple(self._history))
 
     @property
     def step(self) -> Step:
@@ -183,12 +206,16 @@ class Session:
         if box is not None:
             self._check_box(box)
         with self._lock:
-            before = self._position
+            before, history = self._position, list(self._history)
             # A refiner mends a mask that came from elsewhere around the last click alone, so that there each has its turn.
             singly = self._refiner is not None and self.step.full is not None and len(clicks) > 1
-            for group in [(click,) for click in clicks] if singly else [clicks]:
-                prompt = self.step.prompt
-                result = self._predict(replace(prompt, clicks=(*prompt.clicks, *group), box=box or prompt.box))
+            try:
+                for group in [(click,) for click in clicks] if singly else [clicks]:
+                    prompt = self.step.prompt
+                    result = self._predict(replace(prompt, clicks=(*prompt.clicks, *group), box=box or prompt.box))
+            except BaseException:  # all of them, or none
+                self._history, self._position = history, before
+                raise
             del self._history[before + 1 : self._position]
             self._position = before + 1
             return result
@@ -254,14 +281,30 @@ class Session:
         Raises:
             ModelError: If the model has no automatic mode.
         """
+        return self.adopt(self.cut(instances))
+
+    def cut(self, instances: bool = False) -> Segmentation:
+        """Return what `auto` would give, and change nothing: for those who compute in one thread and decide in another.
+
+        Raises:
+            ModelError: If the model has no automatic mode.
+        """
         if self._automatic is None:
             raise ModelError("expected a model with an automatic mode, got one that needs clicks")
         cut = self._automatic(self.image, self.embedding, self.frame)
         if instances and (split := getattr(self._automatic, "split", None)) is not None:
             cut = split(cut, self.embedding, self.frame)
+        return cut
+
+    def adopt(self, cut: Segmentation) -> Segmentation:
+        """Take an automatic cut of this image as the current mask; the next click corrects it. Earlier clicks and box are dropped (undo brings them back).
+
+        Raises:
+            ShapeError: If it is not of the image's size.
+        """
+        low_res_logits = self._low_res(cut.logits)
         with self._lock:
-            prompt = Prompt(previous_logits=self._low_res(cut.logits))
-            return self._push(Step(prompt, score=cut.score, full=cut.logits, instances=cut.instances))
+            return self._push(Step(Prompt(previous_logits=low_res_logits), score=cut.score, full=cut.logits, instances=cut.instances))
 
     def text(self, names: Sequence[str], background: Sequence[str] | None = None) -> Segmentation:
         """Name the current mask and its instances: each gets the name that most of its pixels have in the image's label map, "" where most have none.
@@ -387,6 +430,17 @@ class Session:
             logits = np.full(self.image.shape[:2], EMPTY_LOGIT, np.float32)
         return Segmentation(logits, step.score, image=self.image, instances=step.instances, name=step.name)
 
+    def start_from(self, mask: np.ndarray) -> Tensor:
+        """Return the low-resolution logits that a prompt on a mask of one's own starts from, (1, 1, k, k) float32, as `mask` makes them.
+
+        Args:
+            mask: (H, W) bool, or (H, W) float logits, original frame.
+
+        Raises:
+            ShapeError: If the size is not the image's, or the dtype neither bool nor float.
+        """
+        return self._low_res(mask)
+
     def _low_res(self, mask: np.ndarray) -> Tensor:
         if mask.shape != self.image.shape[:2]:
             raise ShapeError(f"expected a mask of the image's size {self.image.shape[:2]}, got {mask.shape}")
@@ -394,8 +448,8 @@ class Session:
 
     def _start_of(self, mask: np.ndarray, view: Box | None, seen: Seen) -> Tensor:
         """Return a mask or logits (H, W) as what the decoder starts from, on the image or on a view."""
-        size = 4 * seen.embedding.final.shape[-1] * (self._refiner.map_scale if self._refiner is not None else 1)
-        return frames.mask_to_logits(mask if view is None else frames.crop(mask, view), seen.frame, size).to(seen.embedding.final.device)
+        part = mask if view is None else frames.crop(mask, view)
+        return frames.mask_to_logits(part, seen.frame, self.logit_side).to(seen.embedding.final.device)
 
     def _check_inside(self, x: float, y: float, name: str = "a click") -> None:
         height, width = self.image.shape[:2]

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -113,6 +114,11 @@ class Seen:
     embedding: ImageEmbedding
     features: Any = None
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of the embedding and of what the refiner prepared."""
+        return self.embedding.nbytes + tensor_bytes(self.features)
+
 
 class Views:
     """What the model saw of an image's views, computed when it is first asked for; the last few are kept. One may serve several sessions and threads.
@@ -130,8 +136,8 @@ class Views:
 
     @property
     def nbytes(self) -> int:
-        """Memory of the embeddings that are kept."""
-        return sum(seen.embedding.nbytes for seen in list(self._known.values()))
+        """Memory of what is kept of the views."""
+        return sum(seen.nbytes for seen in list(self._known.values()))
 
     def frame(self, view: Box) -> frames.Frame:
         """Return how a view lies in the model's input."""
@@ -159,6 +165,19 @@ def look_at(image: np.ndarray, model: SamClicks, refiner: Refiner | None, embedd
         pixels = model.preprocessing.pixels_of(image)
         embedding = model.encode(pixels) if embedding is None else embedding
         return Seen(frame, embedding, refiner.prepare(pixels, embedding) if refiner is not None else None)
+
+
+def tensor_bytes(value: Any) -> int:
+    """Return the memory of all tensors in a value: a tensor, or a nest of lists, tuples, mappings and objects with fields, as refiners prepare them."""
+    if hasattr(value, "nbytes"):
+        return int(value.nbytes)
+    if isinstance(value, Mapping):
+        return sum(map(tensor_bytes, value.values()))
+    if isinstance(value, list | tuple):
+        return sum(map(tensor_bytes, value))
+    if is_dataclass(value):
+        return sum(tensor_bytes(getattr(value, row.name)) for row in fields(value))
+    return 0
 
 
 def _told(prompt: Prompt) -> tuple[Click, ...]:

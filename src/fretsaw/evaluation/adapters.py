@@ -92,7 +92,7 @@ class _DecoderImage:
         mask_logits = self._last
         if previous is not None:
             refiner = self._predictor.refiner
-            size = 4 * self._embedding.final.shape[-1] * (refiner.map_scale if refiner is not None else 1)
+            size = self._predictor.preprocessing.logit_side * (refiner.map_scale if refiner is not None else 1)
             given = np.clip(logits(previous.astype(np.float32), "probabilities"), -frames.MASK_PROMPT_LOGIT, frames.MASK_PROMPT_LOGIT)
             mask_logits = frames.mask_to_logits(given, self._frame, size).to(self._embedding.final.device)
         prompt = Prompt(tuple(clicks), previous_logits=mask_logits)

@@ -105,7 +105,7 @@ class FirstCut(nn.Module):
         probs = saliency_map(self.saliency, image)
         small = frames.resize_map(probs, MAP_SIDE, MAP_SIDE)
         found = salient_parts(small, image.shape[:2], self._threshold, self._most_parts, self._smallest_part, self._clicks)
-        size = 4 * embedding.final.shape[-1]
+        size = self._model[0].preprocessing.logit_side
         whole = self._prompt_map(small, frame, size).to(embedding.final.device)
         if not found:
             return Segmentation(at_own_resolution(whole, image, frame), 0.0, image=image)

@@ -85,7 +85,7 @@ class ClickObjects(Dataset[ClickBatch]):
 
 def truth_maps(truth: np.ndarray, preprocessing: Preprocessing, map_scale: int = 1) -> tuple[Tensor, Tensor]:
     """Return a truth (H, W) int8 of 1, 0, -1 as coverage and validity, (1, 1, k S/4, k S/4) float32 each; k = `map_scale`, 1 for the decoder's size."""
-    frame, size = preprocessing.frame_of(truth), map_scale * preprocessing.size // 4
+    frame, size = preprocessing.frame_of(truth), map_scale * preprocessing.logit_side
 
     def share(mask: np.ndarray) -> Tensor:
         return (mask_to_logits(mask, frame, size) / (2 * MASK_PROMPT_LOGIT) + 0.5).clamp(0, 1)

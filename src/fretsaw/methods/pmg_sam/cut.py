@@ -98,7 +98,7 @@ class PmgCut(nn.Module):
         else:
             embedding = self._model[0].encode(self._model[0].preprocessing.pixels_of(image))
             features = DualFeatures(stages_of(embedding), (), embedding.final.new_zeros(0), embedding.final, embedding.high_res)
-        size = 4 * features.final.shape[-1]
+        size = self._model[0].preprocessing.logit_side
         pre_mask: Tensor = frames.mask_to_logits(coarse, frame, size).to(features.final.device)
         return frames.logits_to_image(self.network.refine(features, pre_mask), frame)[0, 0].cpu().numpy()
 

@@ -71,7 +71,7 @@ def split_component(
     Returns:
         One or more (mask (H, W) bool, score): disjoint, together the component. The score is the decoder's predicted IoU, 0 where nothing was split.
     """
-    size = 4 * embedding.final.shape[-1]
+    size = model.preprocessing.logit_side
     own = (frames.mask_to_logits(component, frame, size)[0, 0] > 0).to(embedding.final.device)
     answers = _answers(own, model, embedding, frame, rules)
     if len(answers) < 2:

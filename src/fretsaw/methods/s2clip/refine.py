@@ -93,7 +93,7 @@ def class_prompts(maps: ClassMaps, preprocessing: Preprocessing, refinement: Ref
     height, width = (int(side) for side in maps.labels.shape)
     labels = coarse_labels(maps, threshold)
     small = preprocessing.frame(labels.shape[0], labels.shape[1], preprocessing.size)
-    prompt_frame = preprocessing.frame(height, width, preprocessing.size // 4)
+    prompt_frame = preprocessing.frame(height, width, preprocessing.logit_side)
     found = []
     for label in present_labels(labels, maps.classes):
         probabilities = reduce_map(maps.probabilities(label))
