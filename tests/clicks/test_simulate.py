@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from fretsaw.clicks.simulate import depths, error_regions, simulate_click, simulate_click_hrsam
-from fretsaw.errors import ShapeError
+from fretsaw.clicks.simulate import depths, error_regions, simulate_click, simulate_click_around, simulate_click_hrsam
+from fretsaw.errors import ConfigError, ShapeError
 from fretsaw.types import Click
 
 SHAPE = (16, 12)
@@ -147,3 +147,41 @@ def test_hrsam_makes_no_click_on_a_perfect_mask_nor_where_every_wrong_pixel_is_c
 def test_arrays_that_do_not_fit_are_refused(prediction, truth, clicked):
     with pytest.raises(ShapeError, match="expected"):
         simulate_click(prediction, truth, clicked)
+
+
+@settings(max_examples=60, deadline=None)
+@given(BOOLS, TRUTHS, BOOLS, st.integers(0, 5), st.floats(0, 3))
+def test_a_click_around_the_centre_falls_on_the_same_error_and_repeats_with_its_seed(prediction, truth, clicked, seed, spread):
+    click = simulate_click_around(prediction, truth, clicked, np.random.default_rng(seed), spread)
+    centre = simulate_click_hrsam(prediction, truth, clicked, np.random.default_rng(seed))
+    assert (click is None) == (centre is None)
+    if click is None or centre is None:
+        return
+    place = int(click.y), int(click.x)
+    assert click.positive == centre.positive
+    assert error_regions(prediction, truth)[0 if click.positive else 1][place]
+    assert not clicked[place]
+    assert click == simulate_click_around(prediction, truth, clicked, np.random.default_rng(seed), spread)
+
+
+def test_clicks_scatter_in_proportion_to_the_depth_of_the_error_and_spread_0_is_the_centre():
+    truth = region((10, 10, 91, 91), shape=(101, 101)).astype(np.int8)
+    nothing = np.zeros(truth.shape, bool)
+
+    def scatter(spread: float) -> tuple[np.ndarray, np.ndarray]:
+        clicks = [simulate_click_around(nothing, truth, None, np.random.default_rng(seed), spread) for seed in range(400)]
+        places = np.array([(click.x, click.y) for click in clicks if click is not None])
+        return places.mean(0), places.std(0)
+
+    for spread in (0.0, 0.1, 0.2):
+        mean, deviation = scatter(spread)
+        assert np.allclose(mean, 50, atol=1)
+        assert np.allclose(deviation, spread * 41, rtol=0.15, atol=1e-6)
+    with pytest.raises(ConfigError, match="expected a spread of at least 0, got -1"):
+        simulate_click_around(nothing, truth, None, np.random.default_rng(0), -1)
+
+
+def test_an_error_that_is_missed_by_every_draw_is_clicked_at_its_centre():
+    truth = region((5, 5, 6, 6)).astype(np.int8)
+    click = simulate_click_around(np.zeros(truth.shape, bool), truth, None, np.random.default_rng(0), 1e6)
+    assert click == Click(5, 5, True)

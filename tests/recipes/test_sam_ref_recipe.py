@@ -18,7 +18,7 @@ from fretsaw import api, catalog
 from fretsaw.catalog import build_file, build_refiner
 from fretsaw.errors import ConfigError
 from fretsaw.methods.sam_ref.model import SamRef
-from fretsaw.recipes.click_data import collect
+from fretsaw.recipes.click_data import collect, training_objects
 from fretsaw.recipes.sam_ref import Config, learned_change, refine_batch, run
 from fretsaw.recipes.sam_ref_crops import ERRORS, MARGIN, cut_crop, draw_crop, together
 from fretsaw.recipes.sam_ref_losses import decoder_losses, refinement_losses
@@ -238,6 +238,30 @@ def test_made_photos_are_learned_from_and_every_set_decides(config, tmp_path):
     assert any("learning from 11 photos, deciding by 2 objects" in text for text in told), told
     names = [sample.image.parts[-3] for sample in collect(Path(config.data), ["coco_mval"], [], 0, 2, 0, deciding=["coco_mval", "human_seg"]).held_out]
     assert names == ["coco_mval", "human_seg"]
+
+
+def test_so_many_photos_of_a_set_always_the_same_ones(config):
+    root = Path(config.data)
+    some = [sample.name for sample in training_objects(root, "human_seg@2", 0)]
+    assert len(some) == 2
+    assert some == [sample.name for sample in training_objects(root, "human_seg@2", 0)]
+    assert set(some) < {sample.name for sample in training_objects(root, "human_seg", 0)}
+    assert len({tuple(sample.name for sample in training_objects(root, "human_seg@2", seed)) for seed in range(9)}) > 1
+    assert len(training_objects(root, "human_seg@99", 0)) == 3
+    for wrong in ("human_seg@", "human_seg@0", "human_seg@few"):
+        with pytest.raises(ConfigError, match=f"expected NAME or NAME@COUNT .* got {wrong}"):
+            training_objects(root, wrong, 0)
+
+
+def test_every_deciding_set_is_reported_by_itself(config):
+    config = replace(
+        config, stage="decoder", real=0.5, sets="coco_mval@2,human_seg", fine="human_seg", pasted=1, held_out=2, steps=2, warmup=1, validate_every=2
+    )
+    run(config)
+    [figures] = [line for line in read_log(Path(config.out)) if "val/NoC@90" in line]
+    for name in ("NoC@90", "NoC@95", "boundary IoU"):
+        parts = [figures[f"val/{which} {name}"] for which in ("coco_mval", "human_seg")]
+        assert figures[f"val/{name}"] == pytest.approx(sum(parts) / 2)
 
 
 def test_stage_1_trains_the_decoder_and_nothing_else(config, monkeypatch):

@@ -47,6 +47,24 @@ def test_the_first_click_is_the_deepest_place_of_the_object():
     assert point.point_coords[1, 0, 0].item() == (11 + 0.5) * 4 - 0.5
 
 
+def test_some_objects_are_clicked_as_people_click():
+    model, objects = tiny_sam2(64), batch()
+
+    def first_places(real: float) -> list[list[float]]:
+        point = [click_through(model, objects, 0, np.random.default_rng(seed), real) for seed in range(60)]
+        assert all((one.point_labels == 1).all() for one in point)
+        return [one.point_coords[0, 0].tolist() for one in point]
+
+    centre = [(6 + 0.5) * 4 - 0.5] * 2
+    assert all(place == centre for place in first_places(0.0))
+    beside = [place != centre for place in first_places(1.0)]
+    assert np.mean(beside) > 0.6
+    assert 0.25 < np.mean([place != centre for place in first_places(0.5)]) / np.mean(beside) < 0.75
+    inside = [[(value + 0.5) / 4 - 0.5 for value in place] for place in first_places(1.0)]
+    assert all(4 <= value <= 8 for place in inside for value in place), "a click lies on the object"
+    assert first_places(0.7) == first_places(0.7)
+
+
 def test_every_click_answers_the_refined_mask_before(monkeypatch):
     """A refiner that answers with the truth but for one hole: the next click falls into the hole, and its state travels."""
     objects, seen = batch(), []

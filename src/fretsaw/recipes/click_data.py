@@ -7,18 +7,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from fretsaw.data import close_ups, pasted, teacher_masks
 from fretsaw.data.click_samples import Photo, interleaved, labelled_objects, photos_of, unlabelled_photos, with_teacher_masks
 from fretsaw.data.samples import Sample
 from fretsaw.data.views import fingerprint, list_photos
+from fretsaw.errors import ConfigError
 from fretsaw.images import read_image
 from fretsaw.methods.sam_clicks import SamClicks
 from fretsaw.training.embedding_cache import EmbeddingCache
 from fretsaw.types import ImageEmbedding
 
-COARSE_OUTLINES = ("coco_mval",)
+COARSE_OUTLINES = ("coco_mval", "coco_multi", "coco_person")
 """Sets whose outlines are polygons with few corners: seen closely they are not the object's."""
 
 CHUNK = 8
@@ -33,11 +35,13 @@ class ClickData:
         training: In an order of which any beginning is a fair sample.
         held_out: Objects of val parts; their embeddings are stored first.
         held_out_photos: Their photos.
+        held_out_sets: The set of each of these objects.
     """
 
     training: Sequence[Photo]
     held_out: Sequence[Sample]
     held_out_photos: Sequence[Photo]
+    held_out_sets: Sequence[str] = ()
 
 
 def collect(
@@ -55,7 +59,7 @@ def collect(
 
     Args:
         data: Folder of labelled sets and their splits.
-        sets: Names of `fretsaw.data.click_samples.LABELLED`; their train parts.
+        sets: Names of `fretsaw.data.click_samples.LABELLED`; their train parts. "ccp@150" takes 150 photos of the set.
         unlabelled: Folders of photos for the teacher's masks.
         teacher_photos: At most so many of them.
         held_out: At most so many objects to decide by, equal shares of every set.
@@ -65,13 +69,31 @@ def collect(
         made: Groups of photos to learn from beside the sets', see `fretsaw.data.pasted` and `fretsaw.data.close_ups`.
     """
     ends = [held_out * i // len(deciding) for i in range(len(deciding) + 1)]
-    chosen = [sample for i, name in enumerate(deciding) for sample in draw(labelled_objects(data, name, "val"), ends[i + 1] - ends[i])]
-    groups: list[Sequence[Photo]] = [photos_of(labelled_objects(data, name, "train")) for name in sets]
+    drawn = [draw(labelled_objects(data, name, "val"), ends[i + 1] - ends[i]) for i, name in enumerate(deciding)]
+    chosen, of_sets = [sample for part in drawn for sample in part], [name for name, part in zip(deciding, drawn, strict=True) for _ in part]
+    groups: list[Sequence[Photo]] = [photos_of(training_objects(data, name, seed)) for name in sets]
     if unlabelled and teacher_photos:
         groups.append(interleaved([unlabelled_photos(list_photos(unlabelled))], seed)[:teacher_photos])
     groups += [group for group in made if group]
     training = interleaved(groups, seed)
-    return ClickData(training[:photos] if photos else training, chosen, photos_of(chosen))
+    return ClickData(training[:photos] if photos else training, chosen, photos_of(chosen), of_sets)
+
+
+def training_objects(data: Path, name: str, seed: int) -> list[Sample]:
+    """Return the objects of a set's train part; of "NAME@COUNT" those of so many photos, drawn by the seed.
+
+    Raises:
+        ConfigError: If the count is no number above 0, or the set is unknown.
+    """
+    name, marked, count = name.partition("@")
+    if marked and not (count.isdecimal() and int(count) > 0):
+        raise ConfigError(f"expected NAME or NAME@COUNT with a number of photos above 0, got {name}@{count}")
+    objects = labelled_objects(data, name, "train")
+    if not marked:
+        return objects
+    photos = list(dict.fromkeys(sample.image for sample in objects))
+    kept = {photos[i] for i in np.random.default_rng(seed).permutation(len(photos))[: int(count)]}
+    return [sample for sample in objects if sample.image in kept]
 
 
 def draw(samples: Sequence[Sample], count: int) -> list[Sample]:
@@ -87,7 +109,7 @@ def draw(samples: Sequence[Sample], count: int) -> list[Sample]:
 
 def make_photos(data: Path, sets: Sequence[str], grounds: Sequence[Path], count: int, folder: Path, seed: int) -> list[Photo]:
     """Make photos with exact masks from the train parts of some sets, see `fretsaw.data.pasted`; on those of `grounds`, or on the sets' own."""
-    objects = [sample for name in sets for sample in labelled_objects(data, name, "train")]
+    objects = [sample for name in sets for sample in training_objects(data, name, seed)]
     photos = list_photos(grounds) if grounds else sorted({sample.image for sample in objects})
     # Other lists or another seed make other photos, so that each has a folder of its own.
     own = f"{seed}-{fingerprint([*photos, *(sample.mask for sample in objects)])[:12]}"
@@ -96,7 +118,8 @@ def make_photos(data: Path, sets: Sequence[str], grounds: Sequence[Path], count:
 
 def make_close_ups(data: Path, sets: Sequence[str], made: Sequence[Photo], count: int, folder: Path, seed: int) -> list[Photo]:
     """Cut parts around single objects out of photos, see `fretsaw.data.close_ups`: of pasted objects, and of the train parts of sets with fine outlines."""
-    groups = [labelled_objects(data, name, "train") for name in sets if name not in COARSE_OUTLINES] + [[sample for photo in made for sample in photo.objects]]
+    fine = [name for name in sets if name.partition("@")[0] not in COARSE_OUTLINES]
+    groups = [training_objects(data, name, seed) for name in fine] + [[sample for photo in made for sample in photo.objects]]
     own = f"{seed}-{fingerprint(sorted({sample.mask for group in groups for sample in group}))[:12]}"
     return close_ups.make(folder / own, count, groups, seed)
 

@@ -5,8 +5,9 @@ command  fretsaw train sam_ref --set data=FOLDER --set photos=FOLDER --set out=r
          fretsaw train sam_ref --set stage=decoder --set data=FOLDER --set out=runs/sam_ref_decoder      (stage 1; left out where the decoder is good as it is)
          on a GPU: --set device=cuda --set dtype=bfloat16 --set batch=8 --set workers=8
 model    sam2-hiera-tiny, or any that takes clicks
-data     objects of coco_mval, ccp and human_seg (train parts), masks that the model finds by itself on photos without labels, and objects pasted on photos
-decides  the val parts of the three sets: the refiner with the lowest NoC@90 + NoC@95 is kept as refiner.safetensors,
+data     objects of labelled sets (train parts; coco_mval, ccp and human_seg unless `sets` says others), masks that the model finds by itself on photos
+         without labels, and objects pasted on photos
+decides  the val parts of the sets, the mean over which counts: the refiner with the lowest NoC@90 + NoC@95 is kept as refiner.safetensors,
          what the last step left as last.safetensors
 
 Every photo is encoded once. A step clicks a batch of objects with the model in the loop; stage 1 learns from the answer to the last click, stage 2 from crops
@@ -33,7 +34,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -78,12 +79,14 @@ class Config:
         data: Folder of labelled sets with their `splits`.
         out: Folder of the run: checkpoint, log, weights.
         stage: "refiner", or "decoder", the paper's first stage.
-        sets: Labelled sets, separated by commas.
+        sets: Labelled sets, separated by commas; NAME@COUNT learns from so many photos of a set, drawn by the seed.
+        fine: Of these, the sets that objects to paste and close-ups are taken from, in the same spelling; "" takes all of them, for close-ups those with fine
+            outlines.
         photos: Folders of photos without labels, separated by commas.
         teacher_photos: At most so many of these photos are searched for objects.
         pasted: So many photos are made by pasting objects of the labelled sets on photos without labels (or on their own photos): exact masks.
         close_ups: So many parts of photos around one object are learned from beside the photos, as a session that zooms in sees them: of pasted objects and of
-            the labelled sets other than coco_mval, whose outlines are too coarse to be looked at closely.
+            the labelled sets other than COCO's, whose outlines are too coarse to be looked at closely.
         limit: Learn from the first so many photos only; 0 from all.
         cache: Folder of embeddings and teacher masks, shared by runs; "" is `out`/cache.
         encode_minutes: Stop encoding after so long and learn from what is there; the same command goes on encoding. 0 encodes everything first.
@@ -102,6 +105,7 @@ class Config:
         patches: Of these, PatchDiff learns from so many: its crops are 256 pixels wide whatever they show.
         clicks: Clicks an object, at most in stage 1, where the last of them is learned from.
         gamma: Of stage 1; the probability of n clicks before the last falls as gamma^n.
+        real: Of stage 1; the share of objects that are clicked as people click, around the deepest place of what is wrong in place of at it.
         batch: Objects a step.
         steps: Steps in all.
         rate: Peak learning rate.
@@ -121,6 +125,7 @@ class Config:
     out: str
     stage: str = "refiner"
     sets: str = "coco_mval,ccp,human_seg"
+    fine: str = ""
     photos: str = ""
     teacher_photos: int = 600
     pasted: int = 0
@@ -142,6 +147,7 @@ class Config:
     patches: int = 4
     clicks: int = 12
     gamma: float = 0.75
+    real: float = 0.0
     batch: int = 2
     steps: int = 8000
     rate: float = 5e-4
@@ -229,7 +235,7 @@ class DecoderStage(nn.Module):
         """Return the losses of the answer to the last click."""
         batch = batch.to(self._config.device)
         rng = np.random.default_rng((self._config.seed, 1, done))
-        point = click_through(self._model[0], batch, draw_clicks(rng, self._config.clicks, self._config.gamma), rng)
+        point = click_through(self._model[0], batch, draw_clicks(rng, self._config.clicks, self._config.gamma), rng, self._config.real)
         prompt = self._model[0].embed_prompt(*pad_points(point.point_coords, point.point_labels), point.previous_logits)
         losses, answer = decoder_losses(*self._model[0].decode(batch.embedding, prompt), batch.coverage, batch.valid, first=point.previous_logits is None)
         return {"loss": torch.stack([*losses.values()]).sum(), **losses, "wrong": _wrong(answer.detach(), batch.coverage, batch.valid)}
@@ -303,7 +309,7 @@ class Decision:
         self.start: dict[str, float] = json.loads(start.read_text())
 
     def __call__(self, done: int) -> Mapping[str, float]:
-        """Return the held-out figures, and by how much they differ from those of the model before training ("less NoC@90" is better)."""
+        """Return the held-out figures, of each set by itself as well, and by how much they differ from those before training ("less NoC@90" is better)."""
         self._learner.eval()
         figures = dict(self._measure(_as_used(self._learner.refiner) if isinstance(self._learner, RefinerStage) else None))
         best = json.loads(self._best.read_text()) if self._best.exists() else None
@@ -318,7 +324,11 @@ class Decision:
             embedding = self._cache.get(self._keys[path])
             return ImageEmbedding(embedding.final.to(self._config.device), tuple(level.to(self._config.device) for level in embedding.high_res))
 
-        return held_out_figures(self._data.held_out, self._model, refiner, stored)
+        sets = self._data.held_out_sets
+        groups = {name: [sample for sample, own in zip(self._data.held_out, sets, strict=True) if own == name] for name in dict.fromkeys(sets)}
+        parts = {name: held_out_figures(samples, self._model, refiner, stored) for name, samples in groups.items()}
+        means = {figure: float(np.mean([part[figure] for part in parts.values()])) for figure in next(iter(parts.values()))}
+        return means | {f"{name} {figure}": part[figure] for name, part in parts.items() if len(parts) > 1 for figure in ("NoC@90", "NoC@95", "boundary IoU")}
 
 
 def _as_used(refiner: SamRef) -> SamRef:
@@ -352,10 +362,11 @@ def export(learner: RefinerStage | DecoderStage, config: Config, model: SamClick
 
 
 def _collect(config: Config, folder: Path) -> ClickData:
-    names, photos, deciding = ([part for part in text.split(",") if part] for text in (config.sets, config.photos, config.deciding or config.sets))
+    names, photos, fine = ([part for part in text.split(",") if part] for text in (config.sets, config.photos, config.fine or config.sets))
+    deciding = [part for part in config.deciding.split(",") if part] or [name.partition("@")[0] for name in names]
     root, grounds = Path(config.data), [Path(photo_folder) for photo_folder in photos]
-    made = make_photos(root, names, grounds, config.pasted, folder / "pasted", config.seed) if config.pasted else []
-    close = make_close_ups(root, names, made, config.close_ups, folder / "close_ups", config.seed) if config.close_ups else []
+    made = make_photos(root, fine, grounds, config.pasted, folder / "pasted", config.seed) if config.pasted else []
+    close = make_close_ups(root, fine, made, config.close_ups, folder / "close_ups", config.seed) if config.close_ups else []
     return collect(root, names, grounds, config.teacher_photos, config.held_out, config.seed, config.limit, deciding, (made, close))
 
 
@@ -389,7 +400,7 @@ def run(config: Config, watcher: Watcher | None = None) -> int:
     model = model.to(config.device).to_precision(torch.bfloat16 if config.dtype == "bfloat16" else torch.float32)
     cache = EmbeddingCache(folder / f"{model.checksum[:12]}-{config.size}", model.checksum, model.preprocessing.key)
     photos = fill(data, model, cache, folder / "teacher", config.encode_minutes or None, lambda text: say(watcher, text))
-    data = ClickData(photos, data.held_out, data.held_out_photos)
+    data = replace(data, training=photos)
     if config.stage == "decoder":
         done = train(config, model, DecoderStage(model, config), data, cache, watcher)
         export_model(config, own, model.checksum)

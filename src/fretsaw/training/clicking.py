@@ -13,10 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fretsaw.clicks.simulate import depths, simulate_click_hrsam
+from fretsaw.clicks.simulate import SPREAD, depths, simulate_click_around, simulate_click_hrsam
 from fretsaw.methods.sam_clicks import Choice, SamClicks, best_of_three, pad_points
 from fretsaw.training.click_batches import ClickBatch
 from fretsaw.types import NEGATIVE, POSITIVE, ImageEmbedding
+
+FIRST_SPREAD = 2 * SPREAD
+"""Of a first click as people make it: it says which object is meant and need not be near the middle."""
 
 Refine = Callable[[Tensor, Tensor, Tensor, "Tensor | None", Any], "tuple[Tensor, Any]"]
 """(point_coords, point_labels, coarse logits, previous logits or None, state) -> (logits, state), for B prompt sets at once."""
@@ -54,19 +57,23 @@ class Annotator:
     Args:
         batch: Objects.
         rng: Draws among equally deep places.
+        real: Probability that an object is clicked as people click, around the deepest place, in place of at it (`simulate_click_around`).
     """
 
-    def __init__(self, batch: ClickBatch, rng: np.random.Generator) -> None:
+    def __init__(self, batch: ClickBatch, rng: np.random.Generator, real: float = 0.0) -> None:
         self._truth = (batch.coverage > 0.5).cpu().numpy()[:, 0].astype(np.int8)
         self._truth[batch.valid.cpu().numpy()[:, 0] == 0] = -1
         self._clicked = np.zeros(self._truth.shape, bool)
         self._places, self._labels = np.zeros((len(self._truth), 0, 2)), np.zeros((len(self._truth), 0), np.int64)
+        self._around = rng.random(len(self._truth)) < real if real else np.zeros(len(self._truth), bool)
         self._scale, self._device, self._rng = batch.pixels.shape[-1] / self._truth.shape[-1], batch.coverage.device, rng
 
     def click(self, answer: Tensor | None, state: Any) -> Interaction:
         """Click every object once more, answer (B, 1, s, s) being what came of the clicks before and state the refiner's; None at the first."""
         masks = np.zeros(self._truth.shape, bool) if answer is None else (answer[:, 0] > 0).cpu().numpy()
-        made = [_next_click(*row, self._rng) for row in zip(masks, self._truth, self._clicked, strict=True)]
+        spread = FIRST_SPREAD if answer is None else SPREAD
+        rows = zip(masks, self._truth, self._clicked, self._around, strict=True)
+        made = [_next_click(mask, truth, clicked, self._rng, spread * around) for mask, truth, clicked, around in rows]
         self._places = np.concatenate([self._places, np.array([[(x, y)] for x, y, _ in made])], 1)
         self._labels = np.concatenate([self._labels, np.array([[label] for _, _, label in made])], 1)
         coords = (torch.from_numpy(self._places).float() + 0.5) * self._scale - 0.5
@@ -74,7 +81,7 @@ class Annotator:
 
 
 @torch.no_grad()
-def click_through(model: SamClicks, batch: ClickBatch, clicks: int, rng: np.random.Generator) -> Interaction:
+def click_through(model: SamClicks, batch: ClickBatch, clicks: int, rng: np.random.Generator, real: float = 0.0) -> Interaction:
     """Click every object of a batch `clicks` times, each answer fed back, and make one more click, which is not answered.
 
     Args:
@@ -82,8 +89,9 @@ def click_through(model: SamClicks, batch: ClickBatch, clicks: int, rng: np.rand
         batch: Objects.
         clicks: Clicks that are answered.
         rng: Draws among equally deep places.
+        real: Share of objects that are clicked as people click, see `Annotator`.
     """
-    annotator = Annotator(batch, rng)
+    annotator = Annotator(batch, rng, real)
     answer: Tensor | None = None
     for _ in range(clicks):
         answer = coarse_logits(model, batch, annotator.click(answer, None))
@@ -126,9 +134,9 @@ def answer_clicks(
     return choose(*model.decode(embedding, prompt))[0]
 
 
-def _next_click(mask: np.ndarray, truth: np.ndarray, clicked: np.ndarray, rng: np.random.Generator) -> tuple[int, int, int]:
+def _next_click(mask: np.ndarray, truth: np.ndarray, clicked: np.ndarray, rng: np.random.Generator, spread: float = 0.0) -> tuple[int, int, int]:
     """Return x, y and label of the next click, and mark it; where nothing is wrong, the deepest place of the object that was not clicked."""
-    click = simulate_click_hrsam(mask, truth, clicked, rng)
+    click = simulate_click_around(mask, truth, clicked, rng, spread) if spread else simulate_click_hrsam(mask, truth, clicked, rng)
     if click is not None:
         x, y, label = int(click.x), int(click.y), POSITIVE if click.positive else NEGATIVE
     else:
