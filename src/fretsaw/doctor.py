@@ -11,11 +11,10 @@ from typing import Any
 EXTRAS = {
     "convert": ("onnx", "onnxruntime"),
     "evaluate": ("skimage", "matplotlib"),
-    "serve": ("fastapi", "uvicorn"),
+    "serve": ("fastapi", "starlette", "uvicorn", "prometheus_client"),
     "train": ("lightning_fabric", "matplotlib"),
-    "fast-io": ("simplejpeg",),
 }
-
+"""The modules that each extra brings; tests/test_dependencies.py compares them with pyproject.toml."""
 
 BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16", "svebf16"})
 """What /proc/cpuinfo calls instructions that multiply bfloat16, on x86 and Arm."""
