@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tools import pytest_terminal_summary as pytest_terminal_summary  # a hook of pytest: counts what was skipped
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 

@@ -1,13 +1,16 @@
 """Programs of the system that some tests drive: a browser, a proxy, a JavaScript engine. A test that needs one says `need("nginx")`.
 
-Where the program is absent, the test skips and names it; `make test` counts such skips at its end. Continuous integration installs these programs, and
+Where the program is absent, the test skips and names it; the last line of `make test` counts such skips. Continuous integration installs these programs, and
 names them in FRETSAW_NO_SKIP (separated by spaces): there a test that lacks one fails.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
+from collections import Counter
+from collections.abc import Iterable
 
 import pytest
 
@@ -39,3 +42,20 @@ def need(program: str) -> str:
     if program in os.environ.get("FRETSAW_NO_SKIP", "").split():
         pytest.fail(f"{reason}; FRETSAW_NO_SKIP allows no skip for want of {program}", pytrace=False)
     pytest.skip(reason)
+
+
+def skips(reasons: Iterable[str]) -> str:
+    """Return one line that counts skipped tests by what they need: "skipped: 31 need chromium (absent), 1 needs a cuda device"; "" for none."""
+    counts = Counter(re.split(r"[:;]|, which", reason.removeprefix("Skipped: ").strip())[0] for reason in reasons)
+    parts = []
+    for reason, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
+        needed = reason.removeprefix("needs ")
+        parts.append(f"{count} ({reason})" if needed == reason else f"{count} {'needs' if count == 1 else 'need'} {needed}")
+    return f"skipped: {', '.join(parts)}" if parts else ""
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say at the end what the skipped tests would have needed. With xdist, the reports come from the workers and are counted here once."""
+    line = skips(report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr) for report in terminalreporter.stats.get("skipped", ()))
+    if line:
+        terminalreporter.write_line(line)
