@@ -319,14 +319,16 @@ def load_strict(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Give a network on the meta device its weights.
 
     Raises:
-        StateDictError: If a name is missing or unknown, or a shape differs; the message lists the first of each.
+        StateDictError: If a name is missing or unknown, a shape differs, or whole numbers stand for fractions; the message lists the first of each.
     """
     expected = model.state_dict()
     missing, unknown = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
     reshaped = [name for name in expected.keys() & weights.keys() if expected[name].shape != weights[name].shape]
-    if missing or unknown or reshaped:
+    whole = [name for name in expected.keys() & weights.keys() if expected[name].is_floating_point() and not weights[name].is_floating_point()]
+    if missing or unknown or reshaped or whole:
         raise StateDictError(
             f"the weights do not fit {type(model).__name__}: {len(missing)} parameters missing {missing[:3]}, {len(unknown)} unknown {unknown[:3]}, "
-            f"{len(reshaped)} of another shape {[(n, tuple(expected[n].shape), tuple(weights[n].shape)) for n in sorted(reshaped)[:3]]}"
+            f"{len(reshaped)} of another shape {[(n, tuple(expected[n].shape), tuple(weights[n].shape)) for n in sorted(reshaped)[:3]]}, "
+            f"{len(whole)} of whole numbers {sorted(whole)[:3]}"
         )
     model.load_state_dict({name: value.float() for name, value in weights.items()}, strict=True, assign=True)

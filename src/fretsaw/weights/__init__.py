@@ -10,9 +10,10 @@ Importing this package loads no torch and no transformers.
 
 from fretsaw.weights.cache import Cache, cache_folder, is_offline
 from fretsaw.weights.definitions import Archive, Converter, Progress, Route, WeightFile, Weights, silent
-from fretsaw.weights.materialise import bring, checksum, is_present, locate, materialise, missing_parts_message, read_metadata, verify
+from fretsaw.weights.materialise import bring, checksum, is_present, locate, materialise, missing_parts_message, verify
+from fretsaw.weights.metadata import read_metadata
 from fretsaw.weights.progress import shown_progress
-from fretsaw.weights.states import load_state_dict, load_strictly, rename
+from fretsaw.weights.states import fitting, load_state_dict, load_strictly, rename
 
 __all__ = [
     "Archive",
@@ -25,6 +26,7 @@ __all__ = [
     "bring",
     "cache_folder",
     "checksum",
+    "fitting",
     "is_offline",
     "is_present",
     "load_state_dict",

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from fretsaw.errors import StateDictError
 from fretsaw.weights.states import load_strictly
 
 RANK = "rank"
@@ -66,12 +67,23 @@ def restore(stored: Mapping[str, Tensor], start: Mapping[str, Tensor]) -> dict[s
         stored: As `compress` returned it, or whole parameters.
         start: Parameters of the network before training.
 
-    Names that `start` lacks are kept, so that loading says what does not fit.
+    Whole parameters that `start` lacks are kept, so that loading says what does not fit.
+
+    Raises:
+        StateDictError: If a change lacks one of its factors, or the two do not make a matrix of the parameter's shape in `start`.
     """
     whole = dict(start) | {name: value for name, value in stored.items() if not name.endswith((LEFT, RIGHT))}
-    for name in (name.removesuffix(LEFT) for name in stored if name.endswith(LEFT)):
-        change = stored[name + LEFT].float() @ stored[name + RIGHT].float()
-        whole[name] = start[name] + change if name in start else change
+    changed = sorted({name.removesuffix(LEFT if name.endswith(LEFT) else RIGHT) for name in stored if name.endswith((LEFT, RIGHT))})
+    for name in changed:
+        left, right = stored.get(name + LEFT), stored.get(name + RIGHT)
+        if left is None or right is None or left.ndim != 2 or right.ndim != 2 or left.shape[1] != right.shape[0]:
+            shapes = [None if factor is None else tuple(factor.shape) for factor in (left, right)]
+            raise StateDictError(f"expected two factors (m, r) and (r, n) of the change of {name}, got {shapes[0]} and {shapes[1]}")
+        # before they are multiplied: two thin factors may make a matrix of any size
+        if name not in start or start[name].shape != (left.shape[0], right.shape[1]):
+            wanted = f"{tuple(start[name].shape)}" if name in start else "nothing, since the network before training has no such matrix"
+            raise StateDictError(f"expected the change of {name} to be {wanted}, got one of ({left.shape[0]}, {right.shape[1]})")
+        whole[name] = start[name] + left.float() @ right.float()
     return whole
 
 
@@ -86,4 +98,4 @@ def load_trained(network: nn.Module, stored: Mapping[str, Tensor], start: Mappin
     Raises:
         StateDictError: If they do not fit.
     """
-    load_strictly(network, restore({name: value.float() for name, value in stored.items()}, start))
+    load_strictly(network, restore({name: value.float() if value.is_floating_point() else value for name, value in stored.items()}, start))

@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
-from fretsaw.errors import ChecksumError, MissingExtraError, MissingWeightsError, WeightsError
+from fretsaw.errors import ChecksumError, MissingExtraError, MissingWeightsError
 from fretsaw.weights.cache import Cache, Record, check_record, is_offline
 from fretsaw.weights.definitions import Progress, Route, WeightFile, Weights, silent
 from fretsaw.weights.files import appearing, check_file, copy_checked, require_space, sha256_of
@@ -285,18 +285,3 @@ def fretsaw_version() -> str:
         return version("fretsaw")
     except PackageNotFoundError:
         return "unknown"
-
-
-def read_metadata(path: Path) -> dict[str, str]:
-    """Return what a safetensors file says about itself: sources with checksums, converter and Fretsaw versions.
-
-    Raises:
-        WeightsError: If it is no safetensors file.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(f"expected a safetensors file at {path}, got: {error}") from error

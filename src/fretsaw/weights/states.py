@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import json
+import struct
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from fretsaw.errors import ChecksumError, MissingWeightsError, StateDictError, WeightsError
+from fretsaw.errors import ChecksumError, FretsawError, MemoryLimitError, MissingWeightsError, StateDictError, WeightsError
+from fretsaw.weights.checkpoints import DAMAGE, StoredTensor, kind_of, one_line, opened
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -14,31 +18,88 @@ if TYPE_CHECKING:
 SHOWN = 5
 """How many names an error message lists."""
 
+WRAPPERS = ("state_dict", "model_state_dict", "model")
+"""Under which names a checkpoint keeps its parameters beside other things."""
+
+LONGEST_NAME = 200
+"""Letters of a parameter's name."""
+
+NAMED = "_names_its_file"
+"""Marks an error that says which file it is about."""
+
+
+@contextmanager
+def fitting(path: Path, expected: str) -> Iterator[None]:
+    """Let whatever a weight file causes while a network is built from it end in one line that names the file.
+
+    A file may hold anything: a number where a matrix is expected, layers without a first one, settings of the wrong type. What is foreseen is checked where it
+    is read; the rest ends here, instead of in an exception that speaks of the inside of a network.
+
+    Args:
+        path: The file.
+        expected: What should be in it, for the message.
+
+    Raises:
+        FretsawError: Of the kind that was raised inside, with the file's name before its message if it lacks it.
+        StateDictError: In place of any other exception that parameters or metadata cause.
+        MemoryLimitError: If there is not enough memory.
+    """
+    try:
+        yield
+    except FretsawError as error:
+        if hasattr(error, NAMED) or isinstance(error, MissingWeightsError):
+            raise
+        text = str(error) if str(path) in str(error) else f"{path}: {error}"
+        raise _named(type(error)(one_line(text, 900))) from error
+    except MemoryError as error:
+        raise _named(MemoryLimitError(f"expected the memory for {expected} in {path}, got too little")) from error
+    except (*DAMAGE, AssertionError, AttributeError) as error:
+        said = f"{type(error).__name__}: {one_line(str(error), 300)}"
+        raise _named(StateDictError(one_line(f"expected {expected} in {path}, got parameters or metadata that do not fit ({said})", 900))) from error
+
+
+def _named(error: FretsawError) -> FretsawError:
+    setattr(error, NAMED, True)
+    return error
+
 
 def load_state_dict(path: Path | str) -> dict[str, Tensor]:
-    """Read parameters from `.safetensors`, or from a pickle (`.pt`, `.pth`, `.bin`, `.ckpt`) with weights-only loading.
+    """Read parameters from `.safetensors`, or from a checkpoint of PyTorch (`.pt`, `.pth`, `.bin`, `.ckpt`) of which nothing is run.
 
-    A checkpoint that wraps its parameters in `state_dict`, `model` or `model_state_dict` is unwrapped.
+    A checkpoint that keeps its parameters in `state_dict`, `model` or `model_state_dict` is unwrapped; whatever lies beside them is left alone, also objects
+    of classes that are not installed (see `fretsaw.weights.checkpoints`).
 
     Args:
         path: The file.
 
     Returns:
-        {name: tensor} on the CPU.
+        {name: tensor} on the CPU, all finite.
 
     Raises:
         MissingWeightsError: If there is no such file.
         ChecksumError: If a safetensors file is damaged.
-        WeightsError: If a pickle holds anything but tensors, such as code; nothing of it is run.
+        WeightsError: If a checkpoint is damaged, or holds anything but tensors in their place.
+        StateDictError: If a name cannot be printed, or numbers are not finite or no real ones.
     """
     path = Path(path)
-    if not path.is_file():
-        raise MissingWeightsError(f"expected a weight file at {path}, got no such file")
+    if not is_file(path):
+        raise MissingWeightsError(f"expected a weight file at {one_line(str(path))}, got no such file")
     if path.suffix == ".safetensors":
-        return _load_safetensors(path)
-    if path.suffix in {".pt", ".pth", ".bin", ".ckpt"}:
-        return _load_pickle(path)
-    raise WeightsError(f"expected a file that ends in .safetensors, .pt, .pth, .bin or .ckpt, got {path.name}")
+        state = _load_safetensors(path)
+    elif path.suffix in {".pt", ".pth", ".bin", ".ckpt"}:
+        state = _load_checkpoint(path)
+    else:
+        raise WeightsError(f"expected a file that ends in .safetensors, .pt, .pth, .bin or .ckpt, got {path.name}")
+    _require_sound(path, state)
+    return state
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; a text that can be no path names none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def _load_safetensors(path: Path) -> dict[str, Tensor]:
@@ -46,26 +107,58 @@ def _load_safetensors(path: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     try:
-        return load_file(path)
-    except (SafetensorError, ValueError, OSError) as error:
-        raise ChecksumError(f"{path} is truncated, altered or no safetensors file: {error}") from error
+        state = load_file(path)
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            json.loads(file.read(length), object_pairs_hook=_once)
+        return state
+    except (SafetensorError, *DAMAGE, AttributeError) as error:
+        raise ChecksumError(f"{path} is truncated, altered or no safetensors file: {one_line(str(error), 300)}") from error
 
 
-def _load_pickle(path: Path) -> dict[str, Tensor]:
-    import pickle
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object; refuse one that says a name twice, of which a reader would take either."""
+    if len(dict(pairs)) != len(pairs):
+        raise ValueError("its header holds a name twice")
+    return dict(pairs)
 
+
+def _load_checkpoint(path: Path) -> dict[str, Tensor]:
+    with opened(path) as (content, read):
+        for wrapper in WRAPPERS:
+            if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
+                content = content[wrapper]
+        if not isinstance(content, dict) or not content:
+            what = "an empty mapping" if content == {} else kind_of(content)
+            raise WeightsError(f"{path} is refused: expected a mapping from names to tensors, got {what}")
+        for name, value in content.items():
+            if not isinstance(value, StoredTensor):
+                shown = one_line(repr(name), 100)
+                raise WeightsError(f"{path} is refused: expected tensors alone beside each other, got {kind_of(value)} under the name {shown}")
+        return {str(name): read(value) for name, value in content.items()}
+
+
+def _require_sound(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Refuse names that would garble a message, and numbers that would show at the first image only."""
+    strange = [name for name in state if not name.isprintable() or len(name) > LONGEST_NAME]
+    if strange:
+        raise StateDictError(f"expected names of parameters in {path}, got {len(strange)} of another kind, such as {one_line(repr(strange[0]), 100)}")
+    unreal = [name for name, tensor in state.items() if tensor.is_complex() or (tensor.is_floating_point() and tensor.element_size() < 2)]
+    if unreal:
+        kind = str(state[unreal[0]].dtype).removeprefix("torch.")
+        raise StateDictError(f"expected real numbers of 16 bits or more in {path}, got {kind} in {len(unreal)} tensors: {_first(unreal)}")
+    odd = [name for name, tensor in state.items() if not _is_finite(tensor)]
+    if odd:
+        raise StateDictError(f"expected finite numbers in {path}, got NaN or infinity in {len(odd)} of {len(state)} tensors: {_first(odd)}")
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Whether all numbers are finite: least and greatest are, which costs a twentieth of asking each number."""
     import torch
 
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
-        raise WeightsError(f"{path} is refused: expected tensors alone, got code or a damaged file ({str(error).strip().splitlines()[0]})") from error
-    for wrapper in ("state_dict", "model_state_dict", "model"):
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-    if not isinstance(content, Mapping) or not content or not all(isinstance(value, torch.Tensor) for value in content.values()):
-        raise WeightsError(f"{path} is refused: expected a mapping from names to tensors, got {type(content).__name__}")
-    return {str(key): value for key, value in content.items()}
+    if not tensor.is_floating_point() or not tensor.numel():
+        return True
+    return bool(torch.isfinite(torch.stack(torch.aminmax(tensor.detach()))).all())
 
 
 def rename(state: Mapping[str, Tensor], key_map: Mapping[str, str], ignore: Collection[str] = ()) -> dict[str, Tensor]:
@@ -107,7 +200,7 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], key_map: Mappi
         ignore: See `rename`.
 
     Raises:
-        StateDictError: If names or shapes differ; the message names the first few.
+        StateDictError: If names, shapes or kinds of number (whole ones, fractions) differ; the message names the first few.
     """
     renamed = rename(state, key_map or {}, ignore)
     wanted = module.state_dict()
@@ -118,13 +211,25 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], key_map: Mappi
         for name in sorted(wanted.keys() & renamed.keys())
         if wanted[name].shape != renamed[name].shape
     ]
-    faults = [("missing", missing), ("unexpected", unexpected), ("of another shape (expected, got)", shapes)]
-    if missing or unexpected or shapes:
+    kinds = [
+        f"{name} {_kind(wanted[name])} but {_kind(renamed[name])}"
+        for name in sorted(wanted.keys() & renamed.keys())
+        if wanted[name].is_floating_point() != renamed[name].is_floating_point()
+    ]
+    faults = [
+        *(("missing", missing), ("unexpected", unexpected)),
+        *(("of another shape (expected, got)", shapes), ("of another kind of number (expected, got)", kinds)),
+    ]
+    if missing or unexpected or shapes or kinds:
         said = "; ".join(f"{len(names)} {what}: {_first(names)}" for what, names in faults if names)
         raise StateDictError(f"expected the {len(wanted)} parameters of {type(module).__name__}, got {len(renamed)}: {said}")
     on_meta = any(tensor.is_meta for tensor in wanted.values())
     module.load_state_dict({name: tensor.to(wanted[name].dtype) for name, tensor in renamed.items()}, assign=on_meta)
 
 
+def _kind(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
 def _first(names: list[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+    return ", ".join(one_line(name, 120) for name in names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
