@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,18 +13,24 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fretsaw.cli import convert, evaluate, models, semantic, serve, text, train
-from fretsaw.cli.batch import Record, finish, run
+from fretsaw.cli.batch import Record, finish, run, said
+from fretsaw.cli.interrupts import Commands, Interrupted, unwinding_on_sigterm
+from fretsaw.cli.loading import load_for
 from fretsaw.cli.options import Device, Dtype, Inputs, Json, Out, Overwrite, Recursive, Refiner, Size
-from fretsaw.errors import FretsawError, OutputError, PromptError
-from fretsaw.outputs import Job, find_images, plan
+from fretsaw.errors import FretsawError, ImageError, OutputError, PromptError
+from fretsaw.outputs import LOSSLESS, PICTURES, TRANSPARENT, Job, Sources, named_files, require_writable
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from fretsaw.segmentation import Segmentation
 
-FORMATS = {"mask": ".png", "cutout": ".png", "overlay": ".png", "json": ".json", "coco": ".json"}
+FORMATS = {"mask": LOSSLESS, "cutout": TRANSPARENT, "overlay": PICTURES, "json": (".json",), "coco": (".json",)}
+"""What a file of each format may end in."""
 
 app = typer.Typer(
     name="fretsaw",
+    cls=Commands,
     help="Cut things out of images: by itself, by click, or by name, at the image's own resolution.",
     no_args_is_help=True,
     rich_markup_mode="rich",
@@ -83,42 +90,37 @@ def auto(
       fretsaw auto photos/ -o annotations.json --format coco
     """
     _check_format(format, out)
-    found = find_images(inputs, recursive)
-    if format == "coco":
-        jobs = [Job(path, out) for path, _ in found]
-    else:
-        jobs = plan(found, out, FORMATS[format])
-    segmenter = None
-    todo = [job for job in jobs if overwrite or format == "coco" or not job.target.exists()]
-    if todo:
-        import fretsaw
-
-        segmenter = fretsaw.load(model, size=size, device=device, dtype=dtype)
-
-    def cut(source: Path) -> Segmentation:
-        assert segmenter is not None
-        return segmenter.auto(source, instances=instances)
-
-    def save(job: Job) -> Record:
-        result = cut(job.source)
-        result.save(job.target, format=format)
-        return _facts(result)
-
-    if format == "coco":
+    one_file = format == "coco"
+    sources = Sources(inputs, recursive, None if one_file else out, named_files(model))
+    jobs = _one_file_jobs(sources, out) if one_file else sources.plan(out, FORMATS[format])
+    say_notes(sources)
+    if one_file:
         from fretsaw.coco_file import CocoFile
 
         with CocoFile(out, overwrite) as coco:
-            names = {path: str(below) for path, below in found}
+            names = {path: str(below) for path, below in sources.images}
+            todo = [job for job in jobs if names[job.source] not in coco]
+            segmenter = load_for("auto", model, size=size, device=device, dtype=dtype) if todo else None
 
             def annotate(job: Job) -> Record:
-                result = cut(job.source)
+                assert segmenter is not None
+                result = segmenter.auto(job.source, instances=instances)
                 coco.add(names[job.source], result)
                 return _facts(result)
 
-            records = run(jobs, annotate, lambda job: names[job.source] in coco, as_json)
+            batch = run(jobs, annotate, lambda job: names[job.source] in coco, as_json)
     else:
-        records = run(jobs, save, lambda job: job not in todo, as_json)
-    finish(records, as_json)
+        todo = {job for job in jobs if overwrite or not job.done}
+        segmenter = load_for("auto", model, size=size, device=device, dtype=dtype) if todo else None
+
+        def save(job: Job) -> Record:
+            assert segmenter is not None
+            result = segmenter.auto(job.source, instances=instances)
+            result.save(job.target, format=format)
+            return _facts(result)
+
+        batch = run(jobs, save, lambda job: job not in todo, as_json)
+    finish(batch, as_json)
 
 
 @app.command()
@@ -168,18 +170,20 @@ def click(
     region = Box(*_numbers(box, 4)) if box is not None else None
     if not clicks and not strokes and region is None and mask is None:
         raise PromptError("expected at least one of -p, -n, --scribble, --scribble-out, --box and --mask, got none")
-    [job] = plan(find_images([image]), out, FORMATS[format])
-    import fretsaw
-
-    segmenter = fretsaw.load(model, size=size, refiner=refiner, device=device, dtype=dtype) if overwrite or not job.target.exists() else None
+    sources = Sources([image], also=[mask, *named_files(model, refiner)])
+    if len(sources.images) != 1:
+        raise ImageError(f"expected one image to click on, got the folder {image} with {len(sources.images)}")
+    [job] = sources.plan(out, FORMATS[format])
+    start = _start_mask(mask)
+    segmenter = None
+    if overwrite or not job.done:
+        segmenter = load_for("click", model, size=size, refiner=refiner, device=device, dtype=dtype)
 
     def cut(job: Job) -> Record:
         assert segmenter is not None
         session = segmenter.open(job.source)
-        if mask is not None:
-            from fretsaw.images import read_mask
-
-            session.mask(read_mask(mask) > 0)
+        if start is not None:
+            session.mask(start)
         if clicks or region:
             session.clicks(clicks, region)
         for corners, sign in strokes:
@@ -212,16 +216,46 @@ def doctor(as_json: Json = False) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; a user's mistake ends in one line on standard error and exit status 1."""
+    """Run the command line; a user's mistake, and what the system refuses, end in one line on standard error and exit status 1."""
     warnings.filterwarnings("ignore", module="PIL")  # a broken file is reported once, by us
     try:
-        app(args=list(arguments) if arguments is not None else None)
+        with unwinding_on_sigterm():
+            app(args=list(arguments) if arguments is not None else None)
     except FretsawError as error:
         print(f"fretsaw: {error}", file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:
-        print("fretsaw: interrupted; what was finished is kept", file=sys.stderr)
-        sys.exit(130)
+    except (OSError, MemoryError) as error:
+        print(f"fretsaw: {said(error)}", file=sys.stderr)
+        sys.exit(1)
+    except Interrupted as stop:
+        print(f"fretsaw: {stop}", file=sys.stderr)
+        sys.exit(stop.status)
+
+
+def say_notes(sources: Sources) -> None:
+    """Say on standard error what a search for inputs left out."""
+    for note in sources.notes:
+        print(f"fretsaw: {note}", file=sys.stderr)
+
+
+def _one_file_jobs(sources: Sources, out: Path) -> list[Job]:
+    """Return the jobs of a run that writes one file for all images, which are told apart in it by their paths below their folders."""
+    if out.is_dir():
+        raise OutputError(f"expected a file that ends in .json for --format coco, got the folder {out}")
+    sources.refuse(out)
+    require_writable([out])
+    doubles = [below for below, count in Counter(below for _, below in sources.images).items() if count > 1]
+    if doubles:
+        raise OutputError(f"expected images with different names in one COCO file, got {doubles[0]} twice; give the folder above, with --recursive")
+    return [Job(path, out) for path, _ in sources.images]
+
+
+def _start_mask(path: Path | None) -> np.ndarray | None:
+    if path is None:
+        return None
+    from fretsaw.images import read_mask
+
+    return read_mask(path) > 0
 
 
 def _facts(result: Segmentation) -> Record:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import typer
 
+from fretsaw.cli.interrupts import MESSAGE, status_of
 from fretsaw.cli.progress import Steps
 from fretsaw.errors import FretsawError
 from fretsaw.outputs import Job
@@ -17,9 +22,30 @@ from fretsaw.outputs import Job
 Record = dict[str, Any]
 """What became of one job: input, output, and either "skipped", "error", or the facts of its result and its seconds."""
 
+LASTING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE})
+"""Failures of the system that the next image would meet too: disk or quota full, disk read-only, no descriptors left."""
 
-def run(jobs: Sequence[Job], work: Callable[[Job], Record], skip: Callable[[Job], bool], quiet: bool) -> list[Record]:
-    """Do the jobs one by one; a file that fails is reported and the rest goes on.
+
+@dataclass
+class Batch:
+    """What became of a list of jobs.
+
+    Attributes:
+        records: One for every job that was tried, in order.
+        untried: Number of jobs that were not.
+        reason: Why the run stopped before its end; "" if it did not.
+        status: Exit status of a run that a signal stopped, else 0.
+    """
+
+    records: list[Record] = field(default_factory=list)
+    untried: int = 0
+    reason: str = ""
+    status: int = 0
+
+
+def run(jobs: Sequence[Job], work: Callable[[Job], Record], skip: Callable[[Job], bool], quiet: bool) -> Batch:
+    """Do the jobs one by one. A file that fails, for whatever reason, is reported and the rest goes on; the run stops early on Ctrl-C, on SIGTERM, and at a
+    failure that the next file would meet too, such as a full disk.
 
     Args:
         jobs: What to read and where the result goes.
@@ -28,11 +54,11 @@ def run(jobs: Sequence[Job], work: Callable[[Job], Record], skip: Callable[[Job]
         quiet: Show nothing meanwhile.
 
     Returns:
-        One record a job.
+        The records, and why the run stopped if it did.
     """
-    records: list[Record] = []
+    batch = Batch()
     with Steps(len(jobs), "images", quiet) as steps:
-        for job in jobs:
+        for number, job in enumerate(jobs):
             record: Record = {"input": str(job.source), "output": str(job.target)}
             started = time.perf_counter()
             try:
@@ -41,36 +67,68 @@ def run(jobs: Sequence[Job], work: Callable[[Job], Record], skip: Callable[[Job]
                 else:
                     record |= work(job)
                     record["seconds"] = round(time.perf_counter() - started, 3)
-            except FretsawError as error:
-                record["error"] = str(error)
+            except KeyboardInterrupt as stop:
+                batch.untried, batch.reason, batch.status = len(jobs) - number, MESSAGE, status_of(stop)
+                return batch
+            except Exception as error:
+                record["error"] = said(error)
                 if not quiet:
-                    steps.say(f"fretsaw: {error}" if str(job.source) in str(error) else f"fretsaw: {job.source}: {error}")
-            records.append(record)
+                    steps.say(f"fretsaw: {record['error']}" if str(job.source) in record["error"] else f"fretsaw: {job.source}: {record['error']}")
+                if (lasting := lasting_failure(error)) is not None:
+                    batch.untried = len(jobs) - number - 1
+                    batch.reason = f"stopped: {lasting.strerror}; what was finished is kept" if batch.untried else ""
+            batch.records.append(record)
             steps.advance()
-    return records
+            if batch.reason:
+                return batch
+    return batch
 
 
-def finish(records: Sequence[Record], as_json: bool, describe: Callable[[Record], str] | None = None) -> None:
-    """Print the summary and exit with a status that is not 0 if any file failed.
+def finish(batch: Batch, as_json: bool, describe: Callable[[Record], str] | None = None) -> None:
+    """Print the summary and exit with a status that is not 0 if any file failed or was not tried.
 
     Args:
-        records: What `run` returned.
+        batch: What `run` returned.
         as_json: Print the records themselves.
         describe: Of a single record that was written: what stands on standard error beside the path on standard output.
     """
+    records = batch.records
     failed = sum("error" in record for record in records)
     skipped = sum("skipped" in record for record in records)
     if as_json:
         print(json.dumps(records, indent=2))
-    elif len(records) == 1 and not failed and not skipped:
+    elif len(records) == 1 and not failed and not skipped and not batch.untried:
         [record] = records
         print(record["output"])
         if describe is not None:
             print(describe(record), file=sys.stderr)
     else:
-        print(f"{len(records) - failed - skipped} written, {skipped} skipped (they exist; --overwrite writes them again), {failed} failed")
-    if failed:
-        raise typer.Exit(1)
+        untried = f", {batch.untried} not tried" if batch.untried else ""
+        print(f"{len(records) - failed - skipped} written, {skipped} skipped (they exist; --overwrite writes them again), {failed} failed{untried}")
+    if batch.reason:
+        print(f"fretsaw: {batch.reason}", file=sys.stderr)
+    if batch.status or failed or batch.untried:
+        raise typer.Exit(batch.status or 1)
+
+
+def said(error: Exception) -> str:
+    """Return what a failure says, on one line; one that is no `FretsawError` is named and placed, since it may be a defect."""
+    text = " ".join(str(error).split())
+    if isinstance(error, FretsawError):
+        return text
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" (at {Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {text[:300] or 'no further words'}{place}"
+
+
+def lasting_failure(error: BaseException) -> OSError | None:
+    """Return the system's failure behind an exception if the next file would meet it too, else None."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno in LASTING:
+            return seen
+        seen = seen.__cause__ or seen.__context__
+    return None
 
 
 def shares(record: Record) -> dict[str, str]:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fretsaw.cli.batch import Record, finish, run, shares
+from fretsaw.cli.loading import load_for
 from fretsaw.cli.options import Device, Dtype, Inputs, Json, Out, Overwrite, Recursive, Size
 from fretsaw.errors import OutputError
-from fretsaw.outputs import Job, find_images, plan
+from fretsaw.outputs import PICTURES, Job, Sources, named_files
 
 if TYPE_CHECKING:
     from fretsaw.segmentation import LabelMap
 
-FORMATS = {"labels": ".png", "overlay": ".png", "json": ".json", "all": ".png"}
+FORMATS = {"labels": (".png",), "overlay": PICTURES, "json": (".json",), "all": (".png",)}
+"""What a file of each format may end in."""
 
 
 def semantic(
@@ -42,13 +45,12 @@ def semantic(
     """
     if format not in FORMATS:
         raise OutputError(f"expected a format out of {', '.join(FORMATS)}; got {format!r}")
-    jobs = plan(find_images(inputs, recursive), out, FORMATS[format])
-    todo = [job for job in jobs if overwrite or not job.target.exists()]
-    segmenter = None
-    if todo:
-        import fretsaw
-
-        segmenter = fretsaw.load(model, size=size, device=device, dtype=dtype)
+    sources = Sources(inputs, recursive, out, named_files(model))
+    jobs = sources.plan(out, FORMATS[format], lambda target: beside(target, format))
+    for note in sources.notes:
+        print(f"fretsaw: {note}", file=sys.stderr)
+    todo = {job for job in jobs if overwrite or not job.done}
+    segmenter = load_for("semantic", model, size=size, device=device, dtype=dtype) if todo else None
 
     def cut(job: Job) -> Record:
         assert segmenter is not None
@@ -60,6 +62,12 @@ def semantic(
         return "; ".join(f"{name} {share}" for name, share in shares(record).items())
 
     finish(run(jobs, cut, lambda job: job not in todo, as_json), as_json, describe)
+
+
+def beside(target: Path, format: str) -> list[Path]:
+    """Name the files that are written beside a label map: a legend, and with "all" the overlay."""
+    legend = [target.with_suffix(".json")] if format in ("labels", "all") else []
+    return legend + ([target.with_suffix(".overlay.png")] if format == "all" else [])
 
 
 def write(result: LabelMap, target: Path, format: str) -> None:

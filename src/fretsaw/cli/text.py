@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fretsaw.cli.batch import Record, finish, run, shares
+from fretsaw.cli.loading import load_for
 from fretsaw.cli.options import Device, Json, Out, Overwrite
 from fretsaw.cli.progress import Steps
 from fretsaw.errors import ConfigError, OutputError
-from fretsaw.outputs import Job, find_images, plan
+from fretsaw.outputs import PICTURES, Job, Sources, find_images, named_files
 
 if TYPE_CHECKING:
     from fretsaw.segmentation import LabelMap
 
-FORMATS = {"labels": ".png", "overlay": ".png", "json": ".json", "masks": ".png"}
+FORMATS = {"labels": (".png",), "overlay": PICTURES, "json": (".json",), "masks": ()}
+"""What a file of each format may end in; masks are a folder of files."""
 
 Model = Annotated[str, typer.Option("--model", help="s2clip, trident, maskclip, or another with the mode text.")]
 With = Annotated[
@@ -68,28 +70,24 @@ def text(
     """
     if format not in FORMATS:
         raise OutputError(f"expected a format out of {', '.join(FORMATS)}; got {format!r}")
-    if format == "masks" and out.suffix:
-        raise OutputError(f"expected -o to be a folder for --format masks, which writes one file a name; got {out}")
     exchanged = _pairs(networks)
-    found = find_images([image], False)
-    jobs = plan(found, out, FORMATS[format])
-    if format == "masks":  # a folder each
-        jobs = [Job(job.source, job.target.with_suffix("")) for job in jobs]
-    todo = [job for job in jobs if overwrite or not (job.target.is_dir() if format == "masks" else job.target.exists())]
+    files = _mask_files(names) if format == "masks" else {}
+    sources = Sources([image], out=out, also=named_files(model, *(exchanged or {}).values()))
+    jobs = sources.plan(out, FORMATS[format], lambda target: _beside(target, format, files))
+    todo = {job for job in jobs if overwrite or not job.done}
     segmenter, settings = None, None
     if todo:
-        import fretsaw
         from fretsaw.methods.s2clip.settings import TextSettings
 
         given = {"background_threshold": threshold, "short_side": short_side}
         settings = TextSettings(**{key: value for key, value in given.items() if value is not None})
-        segmenter = fretsaw.load(model, size=size, networks=exchanged, device=device)
+        segmenter = load_for("text", model, size=size, networks=exchanged, device=device)
     words = [] if no_background else background or None
 
     def cut(job: Job) -> Record:
         assert segmenter is not None
         result = segmenter.text(job.source, names, words, settings)
-        _write(result, job.target, format)
+        _write(result, job.target, format, files)
         return {"areas": result.areas}
 
     def describe(record: Record) -> str:
@@ -211,13 +209,7 @@ def _truths(segmenter: Any, truth: str, data: Path, dataset: str | None, names: 
 
 
 def _load(model: str, networks: list[str] | None, device: str | None, size: int | None) -> Any:
-    import fretsaw
-    from fretsaw.errors import ModelError
-
-    segmenter = fretsaw.load(model, networks=_pairs(networks), device=device, size=size)
-    if segmenter.parts.text is None:
-        raise ModelError(f"expected a model with a text mode, got {model}")
-    return segmenter
+    return load_for("text", model, networks=_pairs(networks), device=device, size=size)
 
 
 def _pairs(texts: list[str] | None) -> dict[str, str] | None:
@@ -231,14 +223,36 @@ def _pairs(texts: list[str] | None) -> dict[str, str] | None:
     return pairs or None
 
 
-def _write(result: LabelMap, target: Path, format: str) -> None:
+def _mask_files(names: list[str]) -> dict[str, str]:
+    """Return the file of each name's mask.
+
+    Raises:
+        ConfigError: If names cannot be used.
+        OutputError: If two would share a file.
+    """
+    from fretsaw.methods.s2clip.words import read_names
+
+    files = {words[0]: f"{''.join(c if c.isalnum() or c in '-_ ' else '_' for c in words[0])}.png" for words in read_names(names)}
+    for name, file in files.items():
+        if twins := [other for other in files if other != name and files[other].casefold() == file.casefold()]:
+            raise OutputError(f"expected names whose masks have files of their own, got {name!r} and {twins[0]!r} for {file}")
+    return files
+
+
+def _beside(target: Path, format: str, files: dict[str, str]) -> list[Path]:
+    if format == "masks":
+        return [target / file for file in files.values()]
+    return [target.with_suffix(".json")] if format == "labels" else []
+
+
+def _write(result: LabelMap, target: Path, format: str, files: dict[str, str]) -> None:
     if format != "masks":
         result.save(target, format=format)
         return
     from fretsaw.images import write_mask
 
     for name in result.names:
-        write_mask(target / f"{''.join(c if c.isalnum() or c in '-_ ' else '_' for c in name)}.png", result.mask(name))
+        write_mask(target / files[name], result.mask(name))
 
 
 def _print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
