@@ -7,7 +7,7 @@ BIN := .venv/bin
 EXAMPLE := examples/astronaut.png
 DEMO := demo/astronaut.png
 
-.PHONY: demo test check clean
+.PHONY: demo test floors check clean
 
 demo: .venv/.demo
 	@echo "== cutting out $(EXAMPLE)"
@@ -17,6 +17,10 @@ demo: .venv/.demo
 test: .venv/.test
 	$(if $(filter-out 0,$(WORKERS)),OMP_NUM_THREADS=1) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
+# The quick tests again, with the lowest versions that pyproject.toml admits, in an environment of their own.
+floors: .venv/.test
+	$(BIN)/python tests/floors.py --workers $(WORKERS)
+
 # Format, lint, types, and the rules of the house.
 check: .venv/.test
 	$(BIN)/ruff format --check .
@@ -25,7 +29,7 @@ check: .venv/.test
 	$(BIN)/python -m pytest tests/test_architecture.py
 
 clean:
-	rm -rf .venv demo
+	rm -rf .venv .floors demo
 
 .venv/.python:
 	$(PYTHON) -c "import sys; sys.exit('Fretsaw needs Python 3.11 or newer, got ' + sys.version.split()[0] if sys.version_info < (3, 11) else 0)"
