@@ -6,6 +6,7 @@ import contextlib
 import json
 import subprocess
 import sys
+import tracemalloc
 
 import cv2
 import numpy as np
@@ -17,7 +18,7 @@ from hypothesis.extra import numpy as hnp
 from pycocotools import mask as coco_mask
 from scipy import ndimage
 
-from fretsaw import masks
+from fretsaw import masks, outlines
 from fretsaw.errors import ConfigError, ShapeError
 
 SIZES = st.tuples(st.integers(1, 9), st.integers(1, 9))
@@ -40,6 +41,54 @@ def inside(x: float, y: float, rings: list[np.ndarray]) -> bool:
             if (y0 <= y) != (y1 <= y) and x0 + (y - y0) * (x1 - x0) / (y1 - y0) <= x:
                 crossings += 1
     return crossings % 2 == 1
+
+
+HOSTILE_RUNS = """
+import tracemalloc
+import numpy as np
+from fretsaw import masks
+from fretsaw.errors import ShapeError
+
+def text(numbers):  # COCO's compression, which takes any number
+    characters = []
+    for place, number in enumerate(numbers):
+        number -= numbers[place - 2] if place > 2 else 0
+        more = True
+        while more:
+            digit, number = number & 31, number >> 5
+            more = number != (-1 if digit & 16 else 0)
+            characters.append(chr(48 + digit + 32 * more))
+    return "".join(characters)
+
+pixels = 12 * 10
+wrapping = [2**62] * 4 + [pixels]
+steps = [0, 0, 0] + [2**43 * (k // 2) for k in range(1, 2**17)]
+hostile = [
+    wrapping,
+    np.array(wrapping, np.int64),
+    np.array([2**63, 2**63, pixels], np.uint64),
+    [2**64 + pixels],
+    [2**63 - 1, 2**63 - 1, 2, pixels],
+    [-1, pixels + 1],
+    [pixels + 1, -1],
+    [0] * 10**6 + [pixels],
+    text([2**43, -(2**43), pixels]),
+    text([pixels * 2, -pixels]),
+    text([0, 0, 0] + steps[-50:]),
+    text(steps),
+]
+for counts in hostile:
+    tracemalloc.start()
+    try:
+        masks.decode_rle({"size": [12, 10], "counts": counts})
+    except ShapeError:
+        print("refused" if tracemalloc.get_traced_memory()[1] < 64 * 2**20 else "refused too late")
+    tracemalloc.stop()
+try:
+    masks.decode_rle({"size": [10**9, 10**9], "counts": [10**18]})
+except ShapeError:
+    print("refused")
+"""
 
 
 class TestRunLengths:
@@ -110,6 +159,27 @@ class TestRunLengths:
     def test_malformed_mappings_are_refused(self, rle):
         with pytest.raises(ShapeError, match=r"expected .*got"):
             masks.decode_rle(rle)
+
+    def test_lengths_that_wrap_round_are_refused_and_corrupt_nothing(self):
+        """In a process of its own: before each length was checked, these made numpy write beyond its memory. Nothing that is refused takes memory first."""
+        ran = subprocess.run([sys.executable, "-c", HOSTILE_RUNS], capture_output=True, text=True)
+        assert (ran.returncode, ran.stderr) == (0, "")
+        assert ran.stdout == "refused\n" * 13
+
+    def test_another_size_than_the_pictures_is_refused_before_anything_is_decoded(self):
+        rle = {"size": [4, 5], "counts": "no run lengths at all"}
+        with pytest.raises(ShapeError, match=r"expected the size \(5, 4\) \(height, width\), got \(4, 5\)"):
+            masks.decode_rle(rle, size=(5, 4))
+        assert masks.decode_rle({"size": [4, 5], "counts": [20]}, size=(4, 5)).shape == (4, 5)
+
+    def test_sizes_above_the_limit_need_a_caller_who_knows_them(self):
+        side = 2**14 + 1
+        with pytest.raises(ShapeError, match=f"at most {masks.MOST_PIXELS} pixels, got {side} x {side}"):
+            masks.decode_rle({"size": [side, side], "counts": [side * side]})
+        assert masks.decode_rle({"size": [side, side], "counts": [side * side]}, size=(side, side)).shape == (side, side)
+
+    def test_whole_sides_may_be_written_as_floats(self):
+        assert masks.decode_rle({"size": [4.0, 5.0], "counts": [20]}).shape == (4, 5)
 
     @given(st.binary(max_size=30))
     @settings(max_examples=300)
@@ -185,6 +255,26 @@ class TestPolygons:
         assert not (a & b).any()
         assert (a | b).all()
 
+    @settings(max_examples=30)
+    @given(MASKS, st.sampled_from([1, 7, 64]))
+    def test_filling_in_bands_and_portions_changes_nothing(self, mask, band):
+        rings = masks.to_polygons(mask)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(outlines, "BAND", band)
+            np.testing.assert_array_equal(masks.from_polygons(rings, mask.shape), mask)
+
+    def test_a_small_polygon_takes_hardly_more_memory_than_its_mask(self):
+        size = (4000, 5000)
+        tracemalloc.start()
+        masks.from_polygons([[[10, 10], [4000, 20], [30, 3900]]], size)
+        assert tracemalloc.get_traced_memory()[1] < 4 * size[0] * size[1]
+        tracemalloc.stop()
+
+    def test_outlines_that_cross_everything_again_and_again_are_refused(self):
+        zigzag = [[x % 50, (0, 2000)[x % 2]] for x in range(10_000)]
+        with pytest.raises(ShapeError, match="polygon: expected outlines that cross at most"):
+            masks.from_polygons([zigzag], (2000, 50))
+
     def test_parts_outside_the_image_are_cut_off(self):
         assert masks.from_polygons([[[-1e6, -1e6], [1e6, -1e6], [1e6, 1e6], [-1e6, 1e6]]], (3, 4)).all()
         assert not masks.from_polygons([[[9, 0], [12, 0], [12, 3], [9, 3]]], (3, 4)).any()
@@ -200,7 +290,19 @@ class TestPolygons:
         assert masks.mask_iou(coarse, disc) > 0.96
 
     @pytest.mark.parametrize(
-        "ring", [[1, 2, 3], [[1, 2, 3]], [[0, np.nan]], [[0, np.inf], [1, 1], [2, 2]], "abc", [["a", "b"]], None, [[1, 2], [3]], [[1e300, 0], [0, 1]]]
+        "ring",
+        [
+            [10**400, 0, 1, 1],
+            [1, 2, 3],
+            [[1, 2, 3]],
+            [[0, np.nan]],
+            [[0, np.inf], [1, 1], [2, 2]],
+            "abc",
+            [["a", "b"]],
+            None,
+            [[1, 2], [3]],
+            [[1e300, 0], [0, 1]],
+        ],
     )
     def test_rings_of_another_kind_are_refused(self, ring):
         with pytest.raises(ShapeError, match="polygon: expected vertices"):
@@ -210,6 +312,40 @@ class TestPolygons:
     def test_a_tolerance_is_a_distance(self, tolerance):
         with pytest.raises(ConfigError, match="tolerance"):
             masks.to_polygons(RING, tolerance)
+
+
+class TestCocosTools:
+    """pycocotools believes what it is given; `checked_coco` looks at it first."""
+
+    @pytest.mark.parametrize(
+        ("segmentation", "message"),
+        [
+            ([[0, 0, 1e9, 0, 0, 1e9]], "outlines of at most"),
+            ([[0, 0, 5, 0, 0, 5], [1e9, 1e9, 1e9, 1e9, 1e9, 1e9]], "away"),
+            ([[0, 0, np.nan, 0, 0, 1]], "polygon: expected vertices"),
+            ([[0, 0, 1, 0, 1]], "polygon: expected vertices"),
+            ([[0, 0, 1, 0]], "three vertices"),
+            ([], "list of polygons"),
+            ("[]", "list of polygons"),
+            (None, "list of polygons"),
+            ({"size": [5, 4], "counts": [20]}, "expected the size"),
+            ({"size": [4, 5], "counts": [2**31, 2**31, 2**32 - 2**32 + 20]}, "lengths of 0 to 20"),
+            ({"size": [4, 5], "counts": "PPPP"}, "compressed counts"),
+        ],
+    )
+    def test_what_they_would_choke_on_is_refused(self, segmentation, message):
+        with pytest.raises(ShapeError, match=message):
+            masks.checked_coco(segmentation, (4, 5))
+
+    @given(MASKS)
+    def test_run_lengths_come_through(self, mask):
+        for rle in (masks.encode_rle(mask), masks.uncompressed_rle(mask)):
+            np.testing.assert_array_equal(coco_mask.decode(masks.checked_coco(rle, mask.shape)).astype(bool), mask)
+
+    def test_polygons_are_drawn_as_they_do(self):
+        rings = [[1.2, 1.0, 7.9, 2.0, 4.0, 8.0], [5, 5, 9, 5, 9, 9, 5, 9]]
+        theirs = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(rings, 10, 12)))
+        np.testing.assert_array_equal(coco_mask.decode(masks.checked_coco(rings, (10, 12))), theirs)
 
 
 class TestBoxesAndComponents:

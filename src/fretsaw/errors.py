@@ -1,7 +1,12 @@
 """The exceptions a user can meet.
 
-Every message says what was expected and what came. `FretsawError` is the one to catch; the subclasses say which part of the input was at fault.
+Every message says what was expected and what came. `FretsawError` is the one to catch; the subclasses say which part of the input was at fault. `shown` puts
+what came into a message.
 """
+
+from __future__ import annotations
+
+import reprlib
 
 
 class FretsawError(Exception):
@@ -70,3 +75,28 @@ class BusyError(OutputError):
 
 class ConfigError(FretsawError):
     """A recipe, protocol or setting has an unknown name or a value outside its range."""
+
+
+class _Brief(reprlib.Repr):
+    """Python's own abbreviated `repr`, whose whole numbers may be of any length."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxstring, self.maxother, self.maxlong = 3, 60, 60, 60
+
+    def repr_int(self, x: int, level: int) -> str:
+        # Python refuses to write down numbers of more than 4,300 digits.
+        return super().repr_int(x, level) if x.bit_length() < 1000 else f"a whole number of {x.bit_length()} bits"
+
+    def repr_bytes(self, x: bytes, level: int) -> str:
+        return repr(x) if len(x) <= self.maxstring else f"{x[: self.maxstring - 3]!r}..."
+
+
+def shown(value: object, longest: int = 80) -> str:
+    """Return a value of any origin as a message may show it: one line of printable characters, shortened without ever being written out in full."""
+    try:
+        text = _Brief().repr(value)
+    except Exception:  # somebody's own __repr__
+        text = type(value).__name__
+    text = text if text.isprintable() else ascii(text)
+    return text if len(text) <= longest else text[: longest - 3] + "..."

@@ -6,6 +6,7 @@ and rows y0 .. y1 - 1. Nothing here alters its arguments.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,11 +16,19 @@ import numpy as np
 from numpy.typing import ArrayLike
 from pycocotools import mask as coco_mask
 
-from fretsaw.errors import ConfigError, ShapeError
-from fretsaw.outlines import fill_rings, trace_rings
+from fretsaw.errors import ConfigError, ShapeError, shown
+from fretsaw.outlines import count_crossings, fill_rings, most_crossings, trace_rings
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+MOST_PIXELS = 2**28
+"""Most pixels of a mask whose size nobody but the run lengths themselves tells: more than the largest image that is read unless a caller says otherwise."""
+MOST_SIZED_PIXELS = 2**31 - 1
+"""Most pixels of any mask: OpenCV and COCO's tools count them in 32 bits."""
+LONGEST_DRAWN, FARTHEST_DRAWN = 2**22, 2**26
+"""Pixels along all the outlines of one annotation, and of any vertex from the corner, that COCO's tools draw: they need about 80 bytes for each pixel of an
+outline, compute in 32 bits, and check none of it."""
 
 
 def require_mask(mask: object, name: str = "mask") -> np.ndarray:
@@ -86,30 +95,42 @@ def uncompressed_rle(mask: np.ndarray) -> dict[str, Any]:
     return {"size": list(mask.shape), "counts": [0, *counts] if mask[0, 0] else counts}
 
 
-def decode_rle(rle: Mapping[str, Any]) -> np.ndarray:
+def decode_rle(rle: Mapping[str, Any], size: tuple[int, int] | None = None) -> np.ndarray:
     """Return the mask that run lengths stand for.
 
-    The runs are checked before they are used: pycocotools itself returns memory it never wrote where they cover too few pixels.
+    The runs may come from anywhere. Every one is checked before they are added up, and their sum before they are used: numpy writes beyond its memory where
+    lengths are negative or wrap round, and pycocotools returns memory it never wrote where they cover too few pixels. Takes two bytes a pixel beside some 50
+    for each run.
 
     Args:
         rle: `{"size": [H, W], "counts": ...}` with compressed counts (str or bytes) or a list of lengths.
+        size: The (H, W) that is expected, where the caller knows the picture; another one is refused before anything is decoded. Without it, sizes above
+            `MOST_PIXELS` are refused.
 
     Returns:
         (H, W) bool.
 
     Raises:
-        ShapeError: If a key is missing, the counts are malformed, or they do not cover exactly H x W pixels.
+        ShapeError: If a key is missing, the size is another one or too large, the counts are malformed, or they do not cover exactly H x W pixels.
     """
-    if not isinstance(rle, Mapping) or not {"size", "counts"} <= rle.keys():
-        raise ShapeError(
-            f"run lengths: expected a mapping with the keys 'size' and 'counts', got {rle if isinstance(rle, Mapping) else type(rle).__name__!s:.80}"
-        )
-    height, width = _size(rle["size"])
-    counts = _counts(rle["counts"])
-    if int(counts.sum()) != height * width or (counts < 0).any():
-        raise ShapeError(f"run lengths: expected lengths >= 0 that cover {height} x {width} = {height * width} pixels, got a sum of {int(counts.sum())}")
+    (height, width), counts = _checked_runs(rle, size)
     pixels = np.repeat(np.arange(counts.size) % 2 == 1, counts)
     return cv2.transpose(pixels.view(np.uint8).reshape(width, height)).view(np.bool_)
+
+
+def _checked_runs(rle: object, size: tuple[int, int] | None) -> tuple[tuple[int, int], np.ndarray]:
+    """Return the size and the run lengths, int64, all of 0 or more, which cover exactly its pixels; `ShapeError` otherwise."""
+    if not isinstance(rle, Mapping) or not {"size", "counts"} <= rle.keys():
+        raise ShapeError(f"run lengths: expected a mapping with the keys 'size' and 'counts', got {shown(rle)}")
+    height, width = _size(rle["size"])
+    if size is not None and (height, width) != tuple(size):
+        raise ShapeError(f"run lengths: expected the size {tuple(size)} (height, width), got {(height, width)}")
+    if size is None and height * width > MOST_PIXELS:
+        raise ShapeError(f"run lengths: expected at most {MOST_PIXELS} pixels, got {height} x {width}; pass the picture's size to decode larger ones")
+    counts = _counts(rle["counts"], height * width)
+    if (total := int(counts.sum())) != height * width:
+        raise ShapeError(f"run lengths: expected lengths that cover {height} x {width} = {height * width} pixels, got a sum of {total}")
+    return (height, width), counts
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -142,44 +163,63 @@ class MaskRuns:
 
 
 def _size(size: Any) -> tuple[int, int]:
-    try:
-        height, width = (int(side) for side in size)
-    except (TypeError, ValueError):
-        height = width = 0
-    if height < 1 or width < 1 or height * width >= 2**31:
-        raise ShapeError(f"size: expected two sides [H, W] of at least 1 with fewer than 2 ** 31 pixels, got {size!r:.80}")
+    sides = list(size) if isinstance(size, list | tuple | np.ndarray) and len(size) == 2 else []
+    # A whole number may have been written as 40.0.
+    whole = [int(side) for side in sides if isinstance(side, int | np.integer | float) and -(2**31) < side < 2**31 and side == int(side)]
+    height, width = whole if len(whole) == 2 else (0, 0)
+    if height < 1 or width < 1 or height * width > MOST_SIZED_PIXELS:
+        raise ShapeError(f"size: expected two sides [H, W] of at least 1 with fewer than 2 ** 31 pixels, got {shown(size)}")
     return height, width
 
 
-def _counts(counts: Any) -> np.ndarray:
-    """Return the lengths of the runs as int64, whichever way they are written."""
+def _counts(counts: Any, pixels: int) -> np.ndarray:
+    """Return the lengths of the runs as int64, whichever way they are written: each in 0 .. pixels, and so few that their sum cannot wrap round."""
+    # Runs of length 0 are allowed anywhere, but not any number of them.
+    most = 2 * pixels + 2
     if isinstance(counts, str | bytes):
-        return _decompress(counts.encode() if isinstance(counts, str) else counts)
-    try:
-        lengths = np.asarray(counts)
-    except ValueError:
-        lengths = np.empty(0)
-    if lengths.ndim != 1 or lengths.size == 0 or not np.issubdtype(lengths.dtype, np.integer):
-        raise ShapeError(f"run lengths: expected a string, bytes or a list of whole numbers as counts, got {type(counts).__name__} {counts!r:.60}")
+        lengths = _decompress(counts.encode("ascii", "replace") if isinstance(counts, str) else counts, pixels, most)
+    else:
+        lengths = _whole_numbers(counts)
+        if lengths.size > most:
+            raise ShapeError(f"run lengths: expected at most {most} lengths for {pixels} pixels, got {lengths.size}")
+    if lengths.min() < 0 or lengths.max() > pixels:
+        raise ShapeError(f"run lengths: expected lengths of 0 to {pixels}, got {lengths.min()} to {lengths.max()}")
     return lengths.astype(np.int64)
 
 
-def _decompress(text: bytes) -> np.ndarray:
-    """Return the lengths behind COCO's text form.
+def _whole_numbers(counts: Any) -> np.ndarray:
+    """Return a list of whole numbers as an array, without asking what numpy would make of it: it may hold anything, of any size."""
+    if isinstance(counts, list | tuple) and counts:
+        try:
+            return np.frombuffer(array("q", counts), np.int64)
+        except (TypeError, OverflowError):
+            pass
+    elif isinstance(counts, np.ndarray) and counts.ndim == 1 and counts.size and np.issubdtype(counts.dtype, np.integer):
+        return counts
+    raise ShapeError(f"run lengths: expected a string, bytes or a list of whole numbers as counts, got {type(counts).__name__} {shown(counts)}")
+
+
+def _decompress(text: bytes, pixels: int, most: int) -> np.ndarray:
+    """Return the lengths behind COCO's text form, which are not checked yet.
 
     Each number is written in 5-bit digits, lowest first, one character (48 + digit) each; 32 marks that more digits follow, 16 in the last one the sign.
     From the fourth number on it is the difference to the number two places before.
     """
-    digits = np.frombuffer(text, np.uint8).astype(np.int64) - 48
+    digits = np.frombuffer(text, np.uint8) - np.uint8(48)
     last = np.flatnonzero((digits & 32) == 0)
-    if digits.size == 0 or digits.min() < 0 or digits.max() > 63 or last.size == 0 or last[-1] != digits.size - 1:
-        raise ShapeError(f"run lengths: expected COCO's compressed counts, got {text[:40]!r}")
+    if digits.size == 0 or digits.max() > 63 or last.size == 0 or last[-1] != digits.size - 1:
+        raise ShapeError(f"run lengths: expected COCO's compressed counts, got {shown(text)}")
+    if last.size > most:
+        raise ShapeError(f"run lengths: expected at most {most} lengths for {pixels} pixels, got {last.size}")
     first = np.concatenate([[0], last[:-1] + 1])
     if (last - first).max() > 8:
         raise ShapeError("run lengths: expected lengths below 2 ** 44, got one with more than 9 digits")
     position = np.arange(digits.size) - np.repeat(first, last - first + 1)
-    numbers = np.add.reduceat((digits & 31) << (5 * position), first)
+    numbers = np.add.reduceat((digits & 31).astype(np.int64) << (5 * position), first)
     numbers -= np.where(digits[last] & 16, 1 << (5 * (last - first + 1)), 0)
+    # Two lengths never differ by more than there are pixels, so no sum of differences that passes here can wrap round.
+    if numbers.min() < -pixels or numbers.max() > pixels:
+        raise ShapeError(f"run lengths: expected lengths of 0 to {pixels}, got a difference of {numbers.min()} or {numbers.max()}")
     numbers[1::2] = np.cumsum(numbers[1::2])
     numbers[2::2] = np.cumsum(numbers[2::2])
     return numbers
@@ -233,22 +273,62 @@ def from_polygons(polygons: Sequence[ArrayLike], size: tuple[int, int]) -> np.nd
         (H, W) bool.
 
     Raises:
-        ShapeError: If a ring is not such an array of numbers below 2 ** 31 in size, or `size` is not two sides of at least 1.
+        ShapeError: If a ring is not such an array of numbers below 2 ** 31 in size, `size` is not two sides of at least 1, or the outlines cross more rows
+            than `fretsaw.outlines.most_crossings` allows, which no outline of a mask does.
     """
-    return fill_rings([_ring(ring) for ring in polygons], *_size(size))
+    height, width = _size(size)
+    rings = [_ring(ring) for ring in polygons]
+    if (crossings := count_crossings(rings, height)) > (most := most_crossings(height, width)):
+        raise ShapeError(f"polygon: expected outlines that cross at most {most} rows of {height} x {width} pixels, got {crossings} crossings")
+    return fill_rings(rings, height, width)
 
 
 def _ring(ring: ArrayLike) -> np.ndarray:
     points: np.ndarray
     try:
         points = np.asarray(ring, dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError, RecursionError, MemoryError):
         points = np.empty(1)
     if points.ndim == 1 and points.size % 2 == 0:
         points = points.reshape(-1, 2)
     if points.ndim != 2 or points.shape[1] != 2 or not (np.abs(points) < 2**31).all():
-        raise ShapeError(f"polygon: expected vertices (N, 2) below 2 ** 31 or flat [x, y, x, y, ...], got {ring!r:.80}")
+        raise ShapeError(f"polygon: expected vertices (N, 2) below 2 ** 31 or flat [x, y, x, y, ...], got {shown(ring)}")
     return points
+
+
+def checked_coco(segmentation: object, size: tuple[int, int]) -> dict[str, Any]:
+    """Return a COCO annotation's mask, run lengths or polygons, as compressed run lengths that pycocotools can be trusted with.
+
+    Polygons are drawn by pycocotools, so that figures agree with everybody's; what it would take too much memory for, or read beyond its end, is refused
+    before. `from_polygons` draws them by a rule of its own.
+
+    Args:
+        segmentation: Run lengths (a mapping with `size` and `counts`), or a list of flat polygons [x, y, x, y, ...] of at least three vertices.
+        size: (H, W) of the picture.
+
+    Returns:
+        `{"size": [H, W], "counts": bytes}`.
+
+    Raises:
+        ShapeError: If it is neither, of another size, or drawn from here to nowhere.
+    """
+    height, width = _size(size)
+    if isinstance(segmentation, Mapping):
+        _, counts = _checked_runs(segmentation, (height, width))
+        rle: Any = coco_mask.frPyObjects({"size": [height, width], "counts": counts.astype(np.uint32)}, height, width)  # type: ignore[arg-type]
+        return rle
+    if not isinstance(segmentation, list | tuple) or not segmentation:
+        raise ShapeError(f"segmentation: expected run lengths or a list of polygons, got {shown(segmentation)}")
+    rings = [_ring(ring) for ring in segmentation]
+    if min(len(ring) for ring in rings) < 3:
+        raise ShapeError(f"segmentation: expected polygons of at least three vertices, got {shown(segmentation)}")
+    drawn = sum(float(np.abs(ring - np.roll(ring, 1, axis=0)).max(axis=1).sum()) for ring in rings)
+    far = max(float(np.abs(ring).max()) for ring in rings)
+    if drawn > LONGEST_DRAWN or far > FARTHEST_DRAWN:
+        raise ShapeError(
+            f"segmentation: expected outlines of at most {LONGEST_DRAWN} pixels together, at most {FARTHEST_DRAWN} away, got {drawn:.3g} pixels, {far:.3g} away"
+        )
+    return coco_mask.merge(coco_mask.frPyObjects([ring.ravel().tolist() for ring in rings], height, width))  # type: ignore[arg-type,return-value]
 
 
 def mask_to_box(mask: np.ndarray) -> tuple[int, int, int, int]:

@@ -6,7 +6,7 @@ check what comes in; the functions here trust their arguments.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -60,25 +60,71 @@ def _cycles(along_row: list[int], along_column: list[int], outer: list[bool]) ->
     return cycles
 
 
+BAND = 2**19
+"""Pixels, and crossings, that are looked at in one go while rings are filled."""
+
+
+def most_crossings(height: int, width: int) -> int:
+    """Return how many crossings of edges and rows are worth filling: an outline of a mask crosses each row at most once a pixel."""
+    return max(2**22, 4 * height * (width + 1))
+
+
+def count_crossings(rings: Iterable[np.ndarray], height: int) -> int:
+    """Return how often the edges of rings cross the rows of pixels of a picture: the work of `fill_rings`."""
+    return sum(int(_rows(ring[:, 1], np.roll(ring[:, 1], -1), height)[1].sum()) for ring in rings)
+
+
+def _rows(y0: np.ndarray, y1: np.ndarray, height: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first row that each edge crosses, and how many.
+
+    An edge is crossed by the rows whose centre lies in [top, bottom): half-open, so that a shared vertex counts once.
+    """
+    first = np.clip(np.ceil(np.minimum(y0, y1) - 0.5), 0, height).astype(np.int64)
+    return first, np.clip(np.ceil(np.maximum(y0, y1) - 0.5), 0, height).astype(np.int64) - first
+
+
 def fill_rings(rings: Iterable[np.ndarray], height: int, width: int) -> np.ndarray:
     """Return (height, width) bool: the pixels whose centres lie inside an odd number of rings (N, 2) float x, y.
 
-    Every crossing of an edge with the line through a row's pixel centres flips all pixels to its right; a running exclusive or then gives the mask.
+    Every crossing of an edge with the line through a row's pixel centres flips all pixels to its right; a running exclusive or then gives the mask. Rows are
+    filled in bands, and no others than those that are crossed, so that it takes a byte a pixel beside some 40 MiB.
     """
+    mask = np.zeros((height, width), bool)
     rings = [ring for ring in rings if len(ring)]
     if not rings:
-        return np.zeros((height, width), bool)
+        return mask
     x0, y0 = np.concatenate(rings).T
     stop = np.cumsum([len(ring) for ring in rings])
     following = np.arange(1, x0.size + 1)
     following[stop - 1] = np.concatenate([[0], stop[:-1]])
     x1, y1 = x0[following], y0[following]
-    # An edge is crossed by the rows whose centre lies in [top, bottom): half-open, so that a shared vertex counts once.
-    first = np.clip(np.ceil(np.minimum(y0, y1) - 0.5), 0, height).astype(np.int64)
-    count = np.clip(np.ceil(np.maximum(y0, y1) - 0.5), 0, height).astype(np.int64) - first
-    edge = np.repeat(np.arange(x0.size), count)
-    row = np.arange(edge.size) - np.repeat(np.cumsum(count) - count, count) + first[edge]
-    crossing = x0[edge] + (row + 0.5 - y0[edge]) * (x1 - x0)[edge] / (y1 - y0)[edge]
-    column = np.clip(np.ceil(crossing - 0.5), 0, width).astype(np.int64)
-    flips = np.bincount(row * (width + 1) + column, minlength=height * (width + 1)) % 2 == 1
-    return np.logical_xor.accumulate(flips.reshape(height, width + 1), axis=1)[:, :width].copy()
+    first, count = _rows(y0, y1, height)
+    crossed = np.flatnonzero(count)
+    if not crossed.size:
+        return mask
+    x0, y0, x1, y1, first, end = (values[crossed] for values in (x0, y0, x1, y1, first, first + count))
+    rows = max(1, BAND // (width + 1))
+    for top in range(int(first.min()), int(end.max()), rows):
+        band = mask[top : min(top + rows, int(end.max()))]
+        low, high = np.clip(first, top, top + len(band)), np.clip(end, top, top + len(band))
+        flips = np.zeros(len(band) * (width + 1), bool)
+        for edges in _portions(high - low):
+            length = (high - low)[edges]
+            edge = np.repeat(edges, length)
+            row = np.arange(edge.size) - np.repeat(np.cumsum(length) - length, length) + low[edge]
+            crossing = x0[edge] + (row + 0.5 - y0[edge]) * (x1 - x0)[edge] / (y1 - y0)[edge]
+            column = np.clip(np.ceil(crossing - 0.5), 0, width).astype(np.int64)
+            flips ^= np.bincount((row - top) * (width + 1) + column, minlength=flips.size) % 2 == 1
+        band[:] = np.logical_xor.accumulate(flips.reshape(len(band), width + 1), axis=1)[:, :width]
+    return mask
+
+
+def _portions(counts: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield the indices of the counts above 0, in portions whose counts add up to about `BAND`."""
+    chosen = np.flatnonzero(counts)
+    ends = np.cumsum(counts[chosen])
+    begin = 0
+    while begin < chosen.size:
+        end = max(begin + 1, int(np.searchsorted(ends, (ends[begin - 1] if begin else 0) + BAND, "right")))
+        yield chosen[begin:end]
+        begin = end

@@ -5,17 +5,15 @@ Object truths are (H, W) int8: 1 object, 0 background, -1 ignored. Class maps ar
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fretsaw.data import classes
-from fretsaw.errors import DataError, ImageError
+from fretsaw.errors import DataError, ImageError, ShapeError
 from fretsaw.images import read_labels, read_mask
-from fretsaw.masks import decode_rle
+from fretsaw.masks import checked_coco, decode_rle
 
 IGNORED = 255
 """The class id that no metric counts."""
@@ -116,12 +114,9 @@ def coco_object(path: Path, segmentation: Any, size: tuple[int, int]) -> np.ndar
     Raises:
         DataError: If it is neither.
     """
-    coco: Any = importlib.import_module("pycocotools.mask")  # its type hints are narrower than what it takes
     try:
-        if isinstance(segmentation, Mapping):
-            return decode_rle(segmentation).astype(np.int8)
-        return decode_rle(coco.merge(coco.frPyObjects(segmentation, *size))).astype(np.int8)
-    except Exception as error:  # pycocotools raises whatever comes
+        return decode_rle(checked_coco(segmentation, size), size).astype(np.int8)
+    except ShapeError as error:
         raise DataError(f"expected polygons or a run-length code in {path}, got an annotation that cannot be drawn: {error}") from error
 
 

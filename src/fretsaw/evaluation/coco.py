@@ -18,8 +18,9 @@ from pycocotools.cocoeval import COCOeval
 
 from fretsaw.data.datasets import coco_image_folder
 from fretsaw.data.truths import coco_object
-from fretsaw.errors import DataError
+from fretsaw.errors import DataError, ShapeError
 from fretsaw.images import read_image
+from fretsaw.masks import checked_coco
 
 CATEGORY_ID = 1
 _STATISTICS = {0: "AP", 1: "AP50", 2: "AP75"}
@@ -141,8 +142,10 @@ def average_precision(truth: Mapping[str, Any], predictions: Sequence[Mapping[st
     try:
         chosen = {image["id"] for image in truth["images"]} if image_ids is None else set(image_ids)
         images = [image for image in truth["images"] if image["id"] in chosen]
-        annotations = [_complete(annotation, number) for number, annotation in enumerate(truth["annotations"], 1) if annotation["image_id"] in chosen]
-        results: Any = [{**prediction, "category_id": CATEGORY_ID} for prediction in predictions if prediction["image_id"] in chosen]
+        sizes = {image["id"]: (image["height"], image["width"]) for image in images}
+        rows = [_checked(annotation, sizes) for annotation in truth["annotations"] if annotation["image_id"] in chosen]
+        annotations = [_complete(annotation, number) for number, annotation in enumerate(rows, 1)]
+        results: Any = [{**_checked(row, sizes), "category_id": CATEGORY_ID} for row in predictions if row["image_id"] in chosen]
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints what it does
             reference = _index(images, annotations)
             found = reference.loadRes(results) if results else _index(images, [])
@@ -150,9 +153,14 @@ def average_precision(truth: Mapping[str, Any], predictions: Sequence[Mapping[st
             evaluation.evaluate()
             evaluation.accumulate()
             evaluation.summarize()
-    except (KeyError, TypeError, AssertionError) as error:
+    except (KeyError, TypeError, AssertionError, ShapeError) as error:
         raise DataError(f"expected truth and predictions in COCO's form, got some that cannot be used: {error!r}") from error
     return {name: float(evaluation.stats[index]) if evaluation.stats[index] >= 0 else float("nan") for index, name in _STATISTICS.items()}
+
+
+def _checked(row: Mapping[str, Any], sizes: Mapping[Any, tuple[int, int]]) -> dict[str, Any]:
+    """Return a row whose mask pycocotools can be trusted with: it believes every run length and every vertex."""
+    return {**row, "segmentation": checked_coco(row["segmentation"], sizes[row["image_id"]])}
 
 
 def _complete(annotation: Mapping[str, Any], number: int) -> dict[str, Any]:

@@ -89,7 +89,7 @@ class GridMask:
     @property
     def mask(self) -> np.ndarray:
         """(H, W) bool, decoded anew at every access."""
-        return masks.decode_rle({"size": self.size, "counts": self.counts})
+        return masks.decode_rle({"size": self.size, "counts": self.counts}, self.size)
 
     @property
     def rle(self) -> dict[str, Any]:
