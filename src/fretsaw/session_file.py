@@ -82,7 +82,7 @@ def read(path: Path, image: np.ndarray, model: SamClicks) -> tuple[ImageEmbeddin
 
 
 def write_step(path: Path, step: Step) -> Path:
-    """Write one step to a file of its own, atomically, and return its path; for those who save after every interaction.
+    """Write one step to a file of its own, atomically and durably, and return its path; for those who save after every interaction.
 
     Raises:
         OutputError: If the folder cannot be written.
@@ -90,7 +90,8 @@ def write_step(path: Path, step: Step) -> Path:
     from safetensors.torch import save
 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _step_tensors(step).items()}
-    return images.write_bytes(path, save(tensors, {"format": STEP_FORMAT, "step": json.dumps(_step_to_json(step))}))
+    content = save(tensors, {"format": STEP_FORMAT, "step": json.dumps(_step_to_json(step))})
+    return images.write_bytes(path, content, durable=True, mode=0o600)
 
 
 def read_step(path: Path, device: Any) -> Step:

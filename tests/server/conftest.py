@@ -21,22 +21,26 @@ def folder(tmp_path):
 
 @pytest.fixture
 def make_client(segmenter, folder, tmp_path):
-    """Return a function that starts a server with changed settings, on the same data folder, and gives a client of it."""
+    """Return a function that starts a server with changed settings, on the same data folder, and gives a client of it; the server before it ends first."""
     from starlette.testclient import TestClient
 
     from fretsaw.server.app import create_app
 
     clients = []
 
+    def close():
+        while clients:
+            clients.pop().__exit__(None, None, None)
+
     def make(model=None, **changes):
+        close()  # a data folder has one owner
         client = TestClient(create_app(model or segmenter, settings_of(folder, tmp_path / "data", **changes)), raise_server_exceptions=False)
         client.__enter__()
         clients.append(client)
         return client
 
     yield make
-    for client in clients:
-        client.__exit__(None, None, None)
+    close()
 
 
 @pytest.fixture

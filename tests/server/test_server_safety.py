@@ -26,9 +26,10 @@ from fretsaw import cli, masks
 from fretsaw.errors import ConfigError, ImageError
 from fretsaw.images import encode_image
 from fretsaw.interchange.label_studio import decode_brush
-from fretsaw.server.refusals import BusyError, ReplacedError
+from fretsaw.server.refusals import QueueFullError, ReplacedError
 from fretsaw.server.routes_images import plain_name
 from fretsaw.server.settings import for_command
+from fretsaw.server.store import Store
 from fretsaw.server.workers import Lane, Workers
 from serving import make_folder, photo, tiny_segmenter
 
@@ -304,7 +305,7 @@ def test_a_full_queue_refuses_and_newer_previews_replace_older_ones():
     new = workers.submit(lambda: "new", Lane.PREVIEW, "key")
     assert old.cancelled()
     click = workers.submit(lambda: "click")
-    with pytest.raises(BusyError, match="fewer than 2"):
+    with pytest.raises(QueueFullError, match="fewer than 2"):
         workers.submit(lambda: None)
     gate.set()
     assert (running.result(5), click.result(5), new.result(5)) == (True, "click", "new")
@@ -362,9 +363,11 @@ def test_killed_in_the_middle_of_a_job_nothing_answered_is_lost(tmp_path):
             time.sleep(0.05)
     finally:
         server.kill()
-    records = sorted((tmp_path / "data" / "images").glob("*/record.json"))
+    store = Store(tmp_path / "data")
+    records = [(identity, store.read(identity)) for identity in store.identities()]
+    store.close()
     assert 4 <= len(records) < 12
-    assert all(json.loads(path.read_text())["id"] == path.parent.name for path in records)
+    assert all(record.id == identity for identity, record in records)
     server = Server(folder, tmp_path / "data")
     try:
         assert server.client.get(f"{last}/objects/1").json() == answered

@@ -16,8 +16,8 @@ from fretsaw import images, masks
 from fretsaw.errors import OutputError
 from fretsaw.interchange.formats import WRITERS
 from fretsaw.interchange.pictures import AnnotatedPicture, Files, NamedMask, file_part
+from fretsaw.server.records import ImageRecord, ObjectRecord
 from fretsaw.server.sessions import Sessions
-from fretsaw.server.store import ImageRecord, ObjectRecord
 
 CUTOUT = "cutout"
 FORMATS = (*WRITERS, CUTOUT)
@@ -71,8 +71,8 @@ def cutouts(records: Iterable[ImageRecord], stems: dict[str, str], sessions: Ses
         stem = stems.get(record.id) or AnnotatedPicture(record.name, record.size).stem
         numbers = itertools.count(1)
         for item in (item for item in record.living if item.area):
-            with sessions.use(record.id) as piece:
-                result = piece.result(item.id)
+            with sessions.use(record.id) as picture:
+                result = picture.objects.result(item.id)
             # The parts of a result know no picture of their own.
             cuts = [replace(part, image=result.image, name=part.name or item.name) for part in result.instances if part.area] or [
                 replace(result, name=item.name)

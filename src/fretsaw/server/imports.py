@@ -69,13 +69,11 @@ def _put(bench: Workbench, picture: AnnotatedPicture) -> int | None:
     identity = _identity(bench, picture.file_name)
     if identity is None:
         return None
-    with bench.sessions.use(identity) as piece, piece.lock:
-        if any(item.area for item in piece.record.living):
+    with bench.sessions.use(identity) as opened, opened.changing():
+        if any(item.area for item in opened.record.living):
             return 0
-        masks = [item for item in picture.objects if item.mask.any()]
-        for item in masks:
-            piece.put(item.name[:200], item.mask)
-        return len(masks)
+        named = [(item.name[:200], item.mask) for item in picture.objects if item.mask.any()]
+        return len(opened.objects.put_all(named, "import"))
 
 
 def _identity(bench: Workbench, name: str) -> str | None:
@@ -85,4 +83,4 @@ def _identity(bench: Workbench, name: str) -> str | None:
 
 def _uploaded(sessions: Sessions, name: str) -> str | None:
     last = name.replace("\\", "/").rpartition("/")[2]
-    return next((record.id for record in sessions.records() if record.uploaded and record.name == last), None)
+    return next((row.id for row in sessions.summaries() if row.uploaded and row.name == last), None)

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
+import queue
 import secrets
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from fretsaw.errors import FretsawError
-from fretsaw.server.refusals import BusyError, NotHereError
+from fretsaw.server.refusals import NotHereError, QueueFullError
+
+LOGGER = logging.getLogger("fretsaw.server")
 
 KEPT = 100
 """Finished jobs that can still be asked about."""
@@ -23,6 +26,9 @@ KEPT = 100
 MOST_WAITING = 16
 BEAT = 0.1
 """Seconds between two looks at a job that somebody follows."""
+
+PATIENCE = 2.0
+"""Seconds that a stopped job has for coming to its next picture; after that it is left to itself, and the next job begins."""
 
 SILENCE = 15.0
 """Seconds after which a line without meaning keeps the connection open."""
@@ -64,11 +70,20 @@ class Job:
         Raises:
             StoppedError: If somebody has stopped it; called between two pictures, this is where it ends.
         """
+        if self.ended or (self.stop.is_set() and self.state == "running"):
+            raise StoppedError
+        self.end(**changes)
+
+    def end(self, **changes: Any) -> None:
+        """Change what is known about the job, stopped or not."""
         for name, value in changes.items():
             setattr(self, name, value)
         self.version += 1
-        if self.stop.is_set() and self.state == "running":
-            raise StoppedError
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will come of it."""
+        return self.state not in ("waiting", "running")
 
     def to_dict(self) -> dict[str, Any]:
         """Return what a client may know."""
@@ -76,26 +91,32 @@ class Job:
 
 
 class Jobs:
-    """Runs jobs one after the other in a thread of its own; their use of the model goes through the workers' slow lane."""
+    """Runs jobs one after the other, each in a thread of its own; their use of the model goes through the workers' slow lane.
+
+    A job that is stopped and does not come to an end, because it hangs in a file for example, is left to itself: it can do nothing more (`Job.tell` refuses),
+    its thread dies with the process, and the next job begins.
+    """
 
     def __init__(self) -> None:
         self._jobs: OrderedDict[str, Job] = OrderedDict()
-        self._executor = ThreadPoolExecutor(1, "fretsaw-job")
+        self._queue: queue.SimpleQueue[tuple[Job, Callable[[Job], None]] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._loop, name="fretsaw-jobs", daemon=True)
+        self._thread.start()
 
     def start(self, kind: str, work: Callable[[Job], None]) -> Job:
         """Queue a job.
 
         Raises:
-            BusyError: If too many wait.
+            QueueFullError: If too many wait.
         """
-        if sum(job.state in ("waiting", "running") for job in self._jobs.values()) >= MOST_WAITING:
-            raise BusyError(f"expected fewer than {MOST_WAITING} jobs at once; wait for one to end, or stop one")
+        if sum(not job.ended for job in list(self._jobs.values())) >= MOST_WAITING:
+            raise QueueFullError(f"expected fewer than {MOST_WAITING} jobs at once; wait for one to end, or stop one")
         job = Job(secrets.token_hex(8), kind)
         self._jobs[job.id] = job
         for old in list(self._jobs.values())[:-KEPT]:
-            if old.state not in ("waiting", "running"):
+            if old.ended:
                 self.drop(old.id)
-        self._executor.submit(self._run, job, work)
+        self._queue.put((job, work))
         return job
 
     def find(self, identity: str) -> Job:
@@ -112,6 +133,8 @@ class Jobs:
         """Stop a job before its next picture."""
         job = self.find(identity)
         job.stop.set()
+        if job.state == "waiting":
+            job.end(state="stopped")
         return job
 
     def drop(self, identity: str) -> None:
@@ -121,16 +144,17 @@ class Jobs:
             job.file.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Stop everything."""
-        for job in self._jobs.values():
+        """Stop everything; what hangs is left behind."""
+        for job in list(self._jobs.values()):
             job.stop.set()
-        self._executor.shutdown(wait=True, cancel_futures=True)
+        self._queue.put(None)
+        self._thread.join(2 * PATIENCE)
 
     async def follow(self, identity: str) -> AsyncIterator[str]:
         """Yield server-sent events: the job now, whenever it changes, and at its end."""
         job, seen, last = self.find(identity), -1, time.monotonic()
         while True:
-            version, ended = job.version, job.state not in ("waiting", "running")
+            version, ended = job.version, job.ended
             if version != seen:
                 seen, last = version, time.monotonic()
                 yield f"data: {json.dumps(job.to_dict())}\n\n"
@@ -141,16 +165,32 @@ class Jobs:
                 return
             await asyncio.sleep(BEAT)
 
-    @staticmethod
-    def _run(job: Job, work: Callable[[Job], None]) -> None:
-        try:
-            job.tell(state="running")
-            work(job)
-            job.tell(state="done")
-        except StoppedError:
-            job.tell(state="stopped")
-        except FretsawError as error:
-            job.tell(state="failed", reason=str(error))
-        except Exception as error:
-            job.tell(state="failed", reason=f"an error of the server's own: {type(error).__name__}")
-            raise
+    def _loop(self) -> None:
+        while (entry := self._queue.get()) is not None:
+            job, work = entry
+            thread = threading.Thread(target=_run, args=(job, work), name=f"fretsaw-job-{job.id}", daemon=True)
+            thread.start()
+            while thread.is_alive():
+                if job.stop.wait(BEAT):
+                    thread.join(PATIENCE)
+                    break
+                thread.join(BEAT)
+            if not job.ended:
+                job.end(state="stopped")
+
+
+def _run(job: Job, work: Callable[[Job], None]) -> None:
+    try:
+        job.tell(state="running")
+        work(job)
+        job.tell(state="done")
+    except StoppedError:
+        if not job.ended:
+            job.end(state="stopped")
+    except FretsawError as error:
+        if not job.ended:
+            job.end(state="failed", reason=str(error))
+    except Exception as error:
+        LOGGER.error("a job failed (%s)", job.kind, exc_info=error)
+        if not job.ended:
+            job.end(state="failed", reason=f"an error of the server's own: {type(error).__name__}")

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from fretsaw.server.pieces import Change
-from fretsaw.server.store import ImageRecord, ObjectRecord
+from fretsaw.server.object_edits import MaskChange
+from fretsaw.server.records import ImageRecord, ObjectRecord
 
 Name = Annotated[str, StringConstraints(max_length=200, strip_whitespace=True, pattern=r"^[^\x00-\x1f\x7f]*$")]
 Color = Annotated[str, StringConstraints(pattern=r"^#[0-9a-fA-F]{6}$")]
@@ -47,7 +47,7 @@ class PreviewBody(ClickBody):
 class ScribbleBody(Body):
     """A line over the object, or over what is not the object: its corners x, y in pixels of the picture, in the order they were drawn; one alone is a dot."""
 
-    points: Annotated[list[tuple[Number, Number]], Field(min_length=1, max_length=MOST_POINTS)]
+    points: Annotated[list[tuple[Number, Number]], Field(min_length=1, max_length=MOST_POINTS, fail_fast=True)]
     positive: bool = True
 
 
@@ -64,7 +64,7 @@ class RunLengths(Body):
     """A mask as COCO's run lengths, compressed (text) or not (list); size is [height, width]."""
 
     size: tuple[int, int]
-    counts: str | list[int]
+    counts: str | Annotated[list[int], Field(fail_fast=True)]
 
 
 class MaskBody(Body):
@@ -91,7 +91,7 @@ class AutoBody(Body):
 class TextBody(Body):
     """Names to look for."""
 
-    names: Annotated[list[Annotated[Name, StringConstraints(min_length=1)]], Field(min_length=1, max_length=100)]
+    names: Annotated[list[Annotated[Name, StringConstraints(min_length=1)]], Field(min_length=1, max_length=100, fail_fast=True)]
 
 
 class NewObjectBody(Body):
@@ -114,7 +114,7 @@ class ExportBody(Body):
     """A format, and the pictures to export; none means all that have objects."""
 
     format: str = "coco"
-    images: list[str] | None = None
+    images: Annotated[list[str], Field(fail_fast=True)] | None = None
 
 
 class ImportBody(Body):
@@ -183,7 +183,7 @@ class ObjectReply(BaseModel):
     change: ChangeReply | None = None
 
     @classmethod
-    def of(cls, item: ObjectRecord, change: Change | None = None) -> ObjectReply:
+    def of(cls, item: ObjectRecord, change: MaskChange | None = None) -> ObjectReply:
         """Return what a client is shown of a record; with a change, that in place of the mask."""
         plain = ("id", "name", "color", "hidden", "deleted", "score", "area", "box", "clicks", "prompt_box", "revision")
         shown: dict[str, Any] = {name: getattr(item, name) for name in plain}
@@ -231,6 +231,7 @@ class Listed(BaseModel):
     uploaded: bool
     objects: int
     thumbnail: str
+    damaged: str = Field("", description="Why the saved work on it cannot be read, or empty.")
 
 
 class ListReply(BaseModel):
@@ -249,6 +250,7 @@ class AboutReply(BaseModel):
     modes: list[Literal["click", "auto", "parts", "text"]]
     formats: list[str]
     folder: str | None
+    read_only: bool = Field(description="Whether every request that would change something is refused.")
     limits: dict[str, int]
 
 

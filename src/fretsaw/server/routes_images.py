@@ -10,8 +10,9 @@ from fastapi.responses import FileResponse
 
 from fretsaw.interchange.pictures import file_part
 from fretsaw.server.exports import TYPES, one_download
-from fretsaw.server.refusals import BusyError
+from fretsaw.server.refusals import QueueFullError
 from fretsaw.server.replies import ImageReply, Listed, ListReply, ObjectReply, TextBody
+from fretsaw.server.sessions import Summary
 from fretsaw.server.workbench import Workbench
 from fretsaw.server.workers import Lane
 
@@ -45,15 +46,22 @@ def _add_opening(router: APIRouter, bench: Workbench) -> None:
         """List the served folder's pictures and the uploads."""
 
         def look() -> ListReply:
-            known = {record.id: record for record in bench.sessions.records()}
-            rows = [(entry.id, entry.name, False) for entry in bench.gallery.entries()]
-            rows += [(record.id, record.name, True) for record in sorted(known.values(), key=lambda record: record.changed) if record.uploaded]
-            counts = {identity: sum(item.area > 0 for item in record.living) for identity, record in known.items()}
+            known = {row.id: row for row in bench.sessions.summaries()}
+            entries = bench.gallery.entries()
+            uploads = sorted((row for row in known.values() if row.uploaded), key=lambda row: row.changed)
+            rows = [known.get(entry.id, Summary(entry.id, entry.name, False)) for entry in entries] + uploads
             listed = [
-                Listed(id=identity, name=name, uploaded=uploaded, objects=counts.get(identity, 0), thumbnail=f"/api/images/{identity}/thumbnail.jpg")
-                for identity, name, uploaded in rows
+                Listed(
+                    id=row.id,
+                    name=row.name,
+                    uploaded=row.uploaded,
+                    objects=row.objects,
+                    thumbnail=f"/api/images/{row.id}/thumbnail.jpg",
+                    damaged=row.damaged,
+                )
+                for row in rows
             ]
-            names = sorted({item.name for record in known.values() for item in record.living if item.name})
+            names = sorted({name for row in known.values() for name in row.names if name})
             return ListReply(folder=bench.gallery.folder.name if bench.gallery.folder else None, images=listed, names=names)
 
         return await bench.files.run(request, look)
@@ -72,10 +80,10 @@ def _add_opening(router: APIRouter, bench: Workbench) -> None:
         return await show(identity, request)
 
     async def show(identity: str, request: Request) -> ImageReply:
-        record = await bench.read(request, identity, lambda piece: (piece.image, piece.record)[1])
+        record = await bench.read(request, identity, lambda picture: (picture.pixels(), picture.record)[1])
         ready = bench.sessions.is_ready(identity)
         if not ready:
-            with suppress(BusyError):  # the first click asks again
+            with suppress(QueueFullError):  # the first click asks again
                 bench.sessions.prepare(identity)
         return ImageReply.of(record, ready)
 
@@ -96,7 +104,7 @@ def _add_looking(router: APIRouter, bench: Workbench) -> None:
     @router.get("/{identity}/view.jpg", response_class=FileResponse)
     async def view(identity: str, request: Request) -> FileResponse:
         """The picture as the model sees it: upright, RGB, without transparency."""
-        path = await bench.read(request, identity, lambda piece: piece.view())
+        path = await bench.read(request, identity, lambda picture: picture.view())
         return FileResponse(path, media_type="image/jpeg", headers={"cache-control": "private, max-age=31536000, immutable"})
 
     @router.get("/{identity}/thumbnail.jpg", response_class=FileResponse)
@@ -108,7 +116,7 @@ def _add_looking(router: APIRouter, bench: Workbench) -> None:
     @router.post("/{identity}/text")
     async def text(identity: str, body: TextBody, request: Request) -> list[ObjectReply]:
         """Make an object of every name that is found."""
-        found = await bench.at(request, identity, lambda piece: piece.text(body.names), Lane.SLOW)
+        found = await bench.at(request, identity, lambda picture: picture.objects.text(body.names), Lane.SLOW)
         return [ObjectReply.of(item) for item in found]
 
     @router.post("/{identity}/save")

@@ -12,10 +12,10 @@ from fretsaw.interchange.reading import the_source
 from fretsaw.server.exports import check_format, files, pack
 from fretsaw.server.imports import import_everything, sources_of
 from fretsaw.server.jobs import Job
+from fretsaw.server.records import ImageRecord
 from fretsaw.server.refusals import NotHereError
 from fretsaw.server.replies import AnnotationsReply, ExportBody, ImportBody, JobReply
 from fretsaw.server.routes_images import attachment, plain_name
-from fretsaw.server.store import ImageRecord
 from fretsaw.server.workbench import Workbench
 from fretsaw.server.workers import Lane
 
@@ -37,11 +37,12 @@ def cut_everything(bench: Workbench, job: Job) -> None:
 
 
 def _cut(bench: Workbench, identity: str) -> None:
-    with bench.sessions.use(identity) as piece:
-        if not any(item.area for item in piece.record.living):
-            piece.embed()
-            number = piece.record.living[0].id if piece.record.living else piece.add().id
-            piece.extend(number, lambda session: session.auto())
+    with bench.sessions.use(identity) as picture:
+        living = picture.record.living
+        if not any(item.area for item in living):
+            picture.embed()
+            number = living[0].id if living else picture.objects.add().id
+            picture.objects.auto(number)
 
 
 def export_everything(bench: Workbench, job: Job, format: str, wanted: list[str] | None) -> None:

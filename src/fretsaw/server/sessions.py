@@ -8,18 +8,58 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from fretsaw import frames, images
 from fretsaw.api import Segmenter
 from fretsaw.server.gallery import Gallery
-from fretsaw.server.pieces import Piece
-from fretsaw.server.refusals import LimitError, NotHereError
+from fretsaw.server.open_picture import OpenPicture
+from fretsaw.server.records import ImageRecord
+from fretsaw.server.refusals import DamagedError, LimitError, NotHereError
 from fretsaw.server.settings import Settings
-from fretsaw.server.store import ImageRecord, Store
+from fretsaw.server.store import ORIGINAL, Store
 from fretsaw.server.workers import Lane, Workers
 
 THUMBNAIL_SIDE = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What the list of pictures shows of one.
+
+    Attributes:
+        id: Of the picture.
+        name: Its file's.
+        uploaded: Whether it was.
+        objects: How many living objects have a mask.
+        names: Of the living objects.
+        changed: Seconds since 1970.
+        damaged: Why its work cannot be read, or "".
+    """
+
+    id: str
+    name: str
+    uploaded: bool
+    objects: int = 0
+    names: tuple[str, ...] = ()
+    changed: float = 0.0
+    damaged: str = ""
+
+
+@dataclass(slots=True)
+class _Encoding:
+    """An embedding that is being computed or read.
+
+    Attributes:
+        future: Ends when the embedding is there.
+        waiting: Requests that wait for it.
+        opened: Whether somebody has opened the picture: it is computed then even if nobody waits.
+    """
+
+    future: Future
+    waiting: int = 0
+    opened: bool = False
 
 
 class Sessions:
@@ -27,14 +67,14 @@ class Sessions:
 
     Attributes:
         evicted: How many pictures have left memory so far.
-        encoding: Futures of embeddings that are being computed or read, by picture.
     """
 
     def __init__(self, segmenter: Segmenter, store: Store, gallery: Gallery, model: Workers, settings: Settings) -> None:
         self.evicted = 0
-        self.encoding: dict[str, Future] = {}
         self._segmenter, self._store, self._gallery, self._model, self._settings = segmenter, store, gallery, model, settings
-        self._pieces: OrderedDict[str, Piece] = OrderedDict()
+        self._pictures: OrderedDict[str, OpenPicture] = OrderedDict()
+        self._encodings: dict[str, _Encoding] = {}
+        self._summaries: dict[str, tuple[tuple[int, ...], Summary]] = {}
         self._users: dict[str, int] = {}
         self._lock = threading.Lock()
 
@@ -42,25 +82,26 @@ class Sessions:
     def nbytes(self) -> int:
         """Memory of all pictures at work."""
         with self._lock:
-            return sum(piece.nbytes for piece in self._pieces.values())
+            return sum(picture.nbytes for picture in self._pictures.values())
 
     def __len__(self) -> int:
-        return len(self._pieces)
+        return len(self._pictures)
 
     @contextmanager
-    def use(self, identity: str) -> Iterator[Piece]:
+    def use(self, identity: str) -> Iterator[OpenPicture]:
         """Give a picture for as long as the block runs; it does not leave memory meanwhile.
 
         Raises:
             NotHereError: If there is no such picture.
+            DamagedError: If its saved work cannot be read.
         """
         with self._lock:
-            piece = self._pieces.get(identity) or self._piece(identity)
-            self._pieces[identity] = piece
-            self._pieces.move_to_end(identity)
+            picture = self._pictures.get(identity) or self._open(identity)
+            self._pictures[identity] = picture
+            self._pictures.move_to_end(identity)
             self._users[identity] = self._users.get(identity, 0) + 1
         try:
-            yield piece
+            yield picture
         finally:
             with self._lock:
                 self._users[identity] -= 1
@@ -70,23 +111,44 @@ class Sessions:
 
     def is_ready(self, identity: str) -> bool:
         """Return whether a picture's embedding is in memory."""
-        piece = self._pieces.get(identity)
-        return piece is not None and piece.embedded
+        picture = self._pictures.get(identity)
+        return picture is not None and picture.embedded
 
-    def prepare(self, identity: str) -> Future:
-        """Queue the embedding of a picture, once however many ask; returns its future.
+    def prepare(self, identity: str) -> None:
+        """Queue the embedding of a picture that somebody has opened, once however many ask.
 
         Raises:
-            BusyError: If the queue is full.
+            QueueFullError: If the queue is full.
         """
         with self._lock:
-            future = self.encoding.get(identity)
-            if future is not None and not future.done():
-                return future
-            future = self._model.submit(lambda: self._embed(identity), Lane.SLOW)
-            self.encoding[identity] = future
-        future.add_done_callback(lambda _: self.encoding.pop(identity, None))
-        return future
+            self._encoding(identity).opened = True
+
+    @contextmanager
+    def encoding(self, identity: str) -> Iterator[Future]:
+        """Give the future of a picture's embedding to one who waits for it. When all who waited have left and nobody has opened the picture, it is dropped.
+
+        Raises:
+            QueueFullError: If the queue is full.
+        """
+        with self._lock:
+            encoding = self._encoding(identity)
+            encoding.waiting += 1
+        try:
+            yield encoding.future
+        finally:
+            with self._lock:
+                encoding.waiting -= 1
+                dropped = not encoding.waiting and not encoding.opened
+            if dropped:
+                encoding.future.cancel()  # has no effect once it has begun
+
+    def _encoding(self, identity: str) -> _Encoding:
+        """Return what computes a picture's embedding; the lock is held."""
+        encoding = self._encodings.get(identity)
+        if encoding is None or encoding.future.done():
+            encoding = _Encoding(self._model.submit(lambda: self._embed(identity), Lane.SLOW))
+            self._encodings[identity] = encoding
+        return encoding
 
     def upload(self, received: Path, name: str) -> str:
         """Take a received file in, if it is a picture, and return its id.
@@ -104,19 +166,24 @@ class Sessions:
             received.unlink(missing_ok=True)
 
     def forget(self, identity: str) -> None:
-        """Delete an upload, or the work on a picture of the folder.
+        """Delete an upload, or the work on a picture of the folder, readable or not. Clicks that wait for the picture are refused.
 
         Raises:
             NotHereError: If there is no such picture.
         """
-        with self.use(identity) as piece, piece.lock:
-            self._store.forget(identity)
-            with self._lock:
-                self._pieces.pop(identity, None)
+        try:
+            with self.use(identity) as picture:
+                picture.forget()
+                with self._lock:
+                    if self._pictures.get(identity) is picture:
+                        del self._pictures[identity]
+        except DamagedError:
+            with self._lock:  # nobody can have it open
+                self._store.forget(identity)
 
     def thumbnail(self, identity: str) -> Path:
         """Return a small JPEG of a picture, made when it is first asked for."""
-        source = self._source(identity, self._store.read(identity))
+        source = self._source(identity)
         status = source.stat()
         key = hashlib.sha256(f"{identity} {status.st_mtime_ns} {status.st_size}".encode()).hexdigest()[:32]
         path = self._store.folder / "thumbnails" / f"{key}.jpg"
@@ -128,50 +195,78 @@ class Sessions:
         return path
 
     def _embed(self, identity: str) -> None:
-        with self.use(identity) as piece:
-            piece.embed()
+        try:
+            with self.use(identity) as picture:
+                picture.embed()
+        finally:
+            with self._lock:
+                self._encodings.pop(identity, None)
 
-    def _piece(self, identity: str) -> Piece:
+    def _open(self, identity: str) -> OpenPicture:
         record = self._store.read(identity)
-        source = self._source(identity, record)
+        source = self._source(identity)
         if record is None:
             record = ImageRecord(identity, self._gallery.name_of(identity) or "", uploaded=False)
         else:
             self._store.sweep_steps(record)
-        return Piece(record, source, self._segmenter, self._store, self._settings)
+        return OpenPicture(record, source, self._segmenter, self._store, self._settings)
 
-    def _source(self, identity: str, record: ImageRecord | None) -> Path:
-        if record is not None and record.uploaded:
-            return self._store.place(identity) / "original"
-        return self._gallery.path_of(identity)
+    def _source(self, identity: str) -> Path:
+        return self._store.place(identity) / ORIGINAL if self._store.is_upload(identity) else self._gallery.path_of(identity)
 
     def _evict(self) -> None:
         """Let the least recently used pictures go that nobody holds; all they know is on disk."""
-        total = sum(piece.nbytes for piece in self._pieces.values())
-        for identity in list(self._pieces)[:-1]:
+        total = sum(picture.nbytes for picture in self._pictures.values())
+        for identity in list(self._pictures)[:-1]:
             if total <= self._settings.memory_bytes:
                 return
             if identity not in self._users:
-                total -= self._pieces.pop(identity).nbytes
+                total -= self._pictures.pop(identity).nbytes
                 self.evicted += 1
 
+    def summaries(self) -> list[Summary]:
+        """Return what the list shows of every picture with saved work, the served folder's first, in the order of its listing."""
+        return [summary for identity in self._known() if (summary := self._summary(identity)) is not None]
+
     def records(self) -> Iterator[ImageRecord]:
-        """Yield what is known about every picture with saved work, the served folder's first, in the order of its listing."""
+        """Yield what is known about every picture whose saved work can be read, in the order of `summaries`."""
+        for summary in self.summaries():
+            if not summary.damaged and (record := self._store.read_only(summary.id)) is not None:
+                yield record
+
+    def _known(self) -> list[str]:
         listed = [entry.id for entry in self._gallery.entries()]
         known = set(self._store.identities())
-        others = sorted(known - set(listed))
-        for identity in [identity for identity in listed if identity in known] + others:
-            record = self._store.read(identity)
-            if record is not None and (record.uploaded or identity in listed):
-                yield record
+        others = sorted(identity for identity in known - set(listed) if self._store.is_upload(identity))
+        return [identity for identity in listed if identity in known] + others
+
+    def _summary(self, identity: str) -> Summary | None:
+        """Return a summary, read again only where the picture's files have changed; None where it was deleted meanwhile."""
+        stamp = self._store.stamp(identity)
+        known = self._summaries.get(identity)
+        if known is not None and known[0] == stamp:
+            return known[1]
+        name, uploaded = self._gallery.name_of(identity), self._store.is_upload(identity)
+        try:
+            record = self._store.read_only(identity)
+        except DamagedError as error:
+            summary = Summary(identity, name or f"picture-{identity[:8]}", uploaded, damaged=str(error))
+        else:
+            if record is None:
+                return None
+            names = tuple(item.name for item in record.living)
+            summary = Summary(identity, record.name, uploaded, sum(item.area > 0 for item in record.living), names, record.changed)
+        self._summaries[identity] = (stamp, summary)
+        return summary
 
     def record(self, identity: str) -> ImageRecord:
         """Return what the disk knows about a picture, without reading it.
 
         Raises:
             NotHereError: If there is no such picture.
+            DamagedError: If its saved work cannot be read.
         """
-        record = self._store.read(identity)
+        record = self._store.read_only(identity)
         if record is None:
             name = self._gallery.name_of(identity)
             if name is None:

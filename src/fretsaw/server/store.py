@@ -1,140 +1,104 @@
 """Work on disk, so that nothing is lost when the server is killed.
 
-    <data>/images/<id>/record.json         what is known about a picture and its objects, with their current masks as run lengths
+    <data>/.owner, .owner.lock             who serves this folder; a second server is refused
+    <data>/images/<id>/log.jsonl           every command on a picture and what it changed, only ever added to (`picture_log.py`)
+    <data>/images/<id>/record.json         the picture's record as it was after some command, so that not all of the log must be read
     <data>/images/<id>/original            an uploaded file, byte for byte
     <data>/images/<id>/view.jpg            the picture as the page shows it
     <data>/images/<id>/embedding.safetensors   bound to picture, model and preprocessing
     <data>/images/<id>/steps/<name>        one interaction each, never altered
+    <data>/images/<id>/earlier-<hash>/     record, log and steps of another picture that had this file's name before
+    <data>/damaged/                        what could not be read and was set aside
     <data>/thumbnails/, <data>/exports/    can be made again
 
-Every file appears in full or not at all. An interaction's own file is written before the record that names it, so at any moment the record is whole.
+Every file appears in full or not at all. An interaction's own file is on the disk before the command that names it, and the command before the answer, so
+at any moment the log is whole. Nobody but the owner of the files may read them.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
-from fretsaw.errors import DataError
-from fretsaw.images import write_bytes
-from fretsaw.server.refusals import NotHereError
-from fretsaw.types import Stroke
+from fretsaw.errors import DataError, OutputError
+from fretsaw.images import sync_folder, write_bytes
+from fretsaw.ownership import own
+from fretsaw.server import picture_log
+from fretsaw.server.changes import PERSON, Command, picture_effect, replay
+from fretsaw.server.records import IMAGE_RECORD, ImageRecord
+from fretsaw.server.refusals import DamagedError, NotHereError
 
 IDENTITY = re.compile(r"[0-9a-f]{24}")
+LOG = "log.jsonl"
+RECORD = "record.json"
+ORIGINAL = "original"
 EMBEDDING = "embedding.safetensors"
 VIEW = "view.jpg"
+STEPS = "steps"
+
+PRIVATE_FOLDER = 0o700
+COMMANDS_BETWEEN_RECORDS = 100
+"""So many commands of a log are read again at most when a picture is opened; beyond it the record is written anew."""
+
+LOG_BYTES_BETWEEN_RECORDS = 2**20
 
 
-@dataclass(slots=True)
-class PartRecord:
-    """One of the separate objects that an automatic cut is made of.
+@dataclass(frozen=True, slots=True)
+class _End:
+    """Where a picture's log ends: the last revision, the end of its line, the file's size, and the revision and end that record.json holds."""
 
-    Attributes:
-        name: Its class, or "".
-        score: The model's own estimate of it.
-        box: Half open, x0 y0 x1 y1.
-        area: In pixels.
-        rle: The mask inside the box, as COCO's compressed run lengths.
-    """
-
-    name: str
-    score: float
-    box: tuple[int, int, int, int]
-    area: int
-    rle: dict[str, Any]
-
-
-@dataclass(slots=True)
-class ObjectRecord:
-    """One object on a picture.
-
-    Attributes:
-        id: Unique on its picture, from 1, never used again.
-        name: Its class, or "".
-        color: "#rrggbb".
-        steps: Names of the interactions' files in their order.
-        position: How many of them are in place; the rest is undone.
-        rle: The current mask as COCO's compressed run lengths.
-        score: The model's own estimate of it.
-        box: Half open, x0 y0 x1 y1.
-        area: In pixels.
-        clicks: x, y and positive of the clicks in place.
-        scribbles: The lines in place.
-        prompt_box: The box prompt in place, or None.
-        hidden: Whether the page shows it.
-        deleted: Whether it was thrown away; it can be taken back until the picture is forgotten.
-        parts: The separate objects of an automatic cut, where the current mask is one that knows them.
-        revision: Grows whenever the mask changes.
-    """
-
-    id: int
-    name: str
-    color: str
-    rle: dict[str, Any]
-    steps: list[str] = field(default_factory=list)
-    position: int = 0
-    score: float = 0.0
-    box: tuple[int, int, int, int] = (0, 0, 0, 0)
-    area: int = 0
-    clicks: list[tuple[float, float, bool]] = field(default_factory=list)
-    scribbles: list[Stroke] = field(default_factory=list)
-    prompt_box: tuple[float, float, float, float] | None = None
-    hidden: bool = False
-    deleted: bool = False
-    parts: list[PartRecord] = field(default_factory=list)
-    revision: int = 0
-
-
-@dataclass(slots=True)
-class ImageRecord:
-    """A picture and its objects.
-
-    Attributes:
-        id: 24 hexadecimal digits.
-        name: The file's name, to show and to export; never a path to open.
-        uploaded: Whether the original lies in the store, else in the served folder.
-        hash: Of the pixels.
-        size: (H, W).
-        objects: In the order in which they were made.
-        changed: Seconds since 1970.
-    """
-
-    id: str
-    name: str
-    uploaded: bool
-    hash: str = ""
-    size: tuple[int, int] = (0, 0)
-    objects: list[ObjectRecord] = field(default_factory=list)
-    changed: float = 0.0
-
-    @property
-    def living(self) -> list[ObjectRecord]:
-        """The objects that were not thrown away."""
-        return [item for item in self.objects if not item.deleted]
-
-
-_RECORDS = TypeAdapter(ImageRecord)
+    revision: int
+    bytes: int
+    size: int
+    recorded: int = 0
+    recorded_bytes: int = 0
 
 
 class Store:
-    """Reads and writes the folder described above. Several threads may use it for different pictures."""
+    """Reads and writes the folder described above, which it owns until it is closed. Several threads may use it for different pictures.
+
+    Args:
+        folder: Made if it is not there.
+
+    Raises:
+        BusyError: If another process owns the folder; the message names it.
+        OutputError: If the folder cannot be written.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        for name in ("images", "thumbnails", "exports", "incoming"):
-            (folder / name).mkdir(parents=True, exist_ok=True)
-        # What a killed server was receiving or packing belongs to nobody.
-        for path in (*(folder / "incoming").iterdir(), *(folder / "exports").iterdir()):
-            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+        self._ends: dict[str, _End] = {}
+        self._stack = ExitStack()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"{folder}: expected a folder that can be written, got: {error.strerror or error}") from error
+        self._stack.enter_context(own(folder, "a server"))
+        try:
+            for name in ("images", "thumbnails", "exports", "incoming"):
+                (folder / name).mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
+            # What a killed server was receiving or packing belongs to nobody; a living one would own the folder.
+            for path in (*(folder / "incoming").iterdir(), *(folder / "exports").iterdir()):
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+        except OSError as error:
+            self.close()
+            raise OutputError(f"{folder}: expected a folder that can be written, got: {error.strerror or error}") from error
+
+    def close(self) -> None:
+        """Give the folder up."""
+        self._stack.close()
 
     def place(self, identity: str) -> Path:
         """Return a picture's folder.
@@ -146,71 +110,168 @@ class Store:
             raise NotHereError(f"expected a picture's id, 24 hexadecimal digits, got {identity[:40]!r}")
         return self.folder / "images" / identity
 
-    def read(self, identity: str) -> ImageRecord | None:
-        """Return a picture's record, or None where there is none.
+    def holds(self, identity: str) -> bool:
+        """Return whether there is work on a picture, readable or not."""
+        place = self.place(identity)
+        return (place / LOG).exists() or (place / RECORD).exists()
 
-        Raises:
-            DataError: If it is damaged.
-        """
-        path = self.place(identity) / "record.json"
-        try:
-            return _RECORDS.validate_json(path.read_bytes())
-        except FileNotFoundError:
-            return None
-        except ValidationError as error:
-            raise DataError(f"{path}: expected a picture's record, got: {error.errors()[0]['msg']}") from error
-
-    def write(self, record: ImageRecord) -> None:
-        """Save a record.
-
-        Raises:
-            OutputError: If the disk is full or the folder not writable.
-        """
-        record.changed = time.time()
-        write_bytes(self.place(record.id) / "record.json", _RECORDS.dump_json(record))
+    def is_upload(self, identity: str) -> bool:
+        """Return whether a picture's file lies here rather than in the served folder."""
+        return (self.place(identity) / ORIGINAL).exists()
 
     def identities(self) -> Iterator[str]:
-        """Yield every picture that has a record."""
+        """Yield every picture with work on it, readable or not."""
         for entry in os.scandir(self.folder / "images"):
-            if IDENTITY.fullmatch(entry.name) and os.path.exists(os.path.join(entry.path, "record.json")):
+            if IDENTITY.fullmatch(entry.name) and self.holds(entry.name):
                 yield entry.name
+
+    def stamp(self, identity: str) -> tuple[int, ...]:
+        """Return a value that changes with every command on a picture."""
+        stamps = []
+        for name in (LOG, RECORD):
+            try:
+                status = (self.place(identity) / name).stat()
+                stamps += [status.st_size, status.st_mtime_ns]
+            except OSError:
+                stamps += [0, 0]
+        return tuple(stamps)
+
+    def read(self, identity: str) -> ImageRecord | None:
+        """Return a picture's record, to be changed by commands, or None where there is none.
+
+        Raises:
+            DamagedError: If it cannot be read in full.
+        """
+        found = self._read(identity)
+        if found is None:
+            return None
+        record, self._ends[identity] = found
+        return record
+
+    def read_only(self, identity: str) -> ImageRecord | None:
+        """`read` for those who only look: a picture at work may be changed at the same time."""
+        found = self._read(identity)
+        return found[0] if found is not None else None
+
+    def _read(self, identity: str) -> tuple[ImageRecord, _End] | None:
+        if not self.holds(identity):
+            return None
+        place = self.place(identity)
+        try:
+            state, start = _read_record(place / RECORD)
+            recorded = state.get("revision", 0)
+            reading = picture_log.read(place / LOG, start)
+            if reading.damage:
+                raise DataError(reading.damage)
+            record = _validated(replay(state, reading.commands), identity)
+        except (DataError, OSError) as error:
+            reason = error.strerror or "it cannot be read" if isinstance(error, OSError) else error
+            raise DamagedError(
+                f"the saved work on this picture is damaged ({reason}); `fretsaw serve FOLDER --check` repairs it, deleting it starts the picture anew"
+            ) from error
+        return record, _End(record.revision, reading.end, reading.size, recorded, start)
+
+    def commit(self, record: ImageRecord, name: str, arguments: Mapping[str, Any], effects: Sequence[Mapping[str, Any]]) -> Command:
+        """Add a command to a picture's log, and return it when it is on the disk.
+
+        Args:
+            record: The picture as it was before; its revision must be the log's last.
+            name: Of the command.
+            arguments: Small ones, for people to read.
+            effects: What it changed.
+
+        Raises:
+            StaleSessionError: If somebody else has written the log since.
+            DataError: If the command could not be read back.
+            OutputError: If the disk is full or the folder not writable; nothing is changed then.
+        """
+        end = self._ends.get(record.id)
+        if end is None:
+            self.read(record.id)
+            end = self._ends.get(record.id, _End(0, 0, 0))
+        command = Command(record.revision + 1, time.time(), PERSON.get(), name, arguments, effects)
+        size = picture_log.append(self.place(record.id) / LOG, command, end.bytes, end.size)
+        self._ends[record.id] = replace(end, revision=command.revision, bytes=size, size=size)
+        return command
+
+    def begin(self, record: ImageRecord, name: str) -> Command:
+        """Write the first command on a picture, which makes its folder.
+
+        Raises:
+            OutputError: If that is not possible.
+        """
+        place = self.place(record.id)
+        try:
+            place.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
+            (place / STEPS).mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
+            sync_folder(place.parent)
+        except OSError as error:
+            raise OutputError(f"expected to save the picture's work, got: {error.strerror or error}") from error
+        return self.commit(replace(record, revision=0), name, {}, [picture_effect(None, record)])
+
+    def keep_record(self, record: ImageRecord) -> None:
+        """Write a record beside its log, where enough commands have come since the last time.
+
+        Raises:
+            OutputError: If the disk is full or the folder not writable; the log alone says everything too.
+        """
+        end = self._ends[record.id]
+        if end.revision - end.recorded < COMMANDS_BETWEEN_RECORDS and end.bytes - end.recorded_bytes < LOG_BYTES_BETWEEN_RECORDS:
+            return
+        self._write_record(record, end.bytes)
+        self._ends[record.id] = replace(end, recorded=end.revision, recorded_bytes=end.bytes)
 
     def incoming(self) -> Path:
         """Return a new path for a file that is being received."""
         return self.folder / "incoming" / secrets.token_hex(12)
 
     def keep_upload(self, received: Path, name: str) -> str:
-        """Move a received file to a picture of its own and return the picture's id."""
+        """Move a received file to a picture of its own and return the picture's id.
+
+        Raises:
+            OutputError: If that is not possible; nothing is left behind then.
+        """
         identity = secrets.token_hex(12)
         place = self.place(identity)
-        place.mkdir()
-        os.replace(received, place / "original")
-        self.write(ImageRecord(identity, name, uploaded=True))
+        try:
+            place.mkdir(mode=PRIVATE_FOLDER)
+            os.replace(received, place / ORIGINAL)
+            self.begin(ImageRecord(identity, name, uploaded=True), "upload")
+        except (OSError, OutputError) as error:
+            shutil.rmtree(place, ignore_errors=True)
+            raise OutputError(f"{name}: expected to keep the file, got: {getattr(error, 'strerror', None) or error}") from error
         return identity
 
     def step_path(self, identity: str, name: str) -> Path:
         """Return the path of an interaction's file."""
-        return self.place(identity) / "steps" / name
+        return self.place(identity) / STEPS / name
 
     def sweep_steps(self, record: ImageRecord) -> None:
         """Delete the interactions that the record does not name."""
-        folder = self.place(record.id) / "steps"
+        folder = self.place(record.id) / STEPS
         named = {name for item in record.objects for name in item.steps}
         for path in folder.iterdir() if folder.is_dir() else ():
             if path.name not in named:
                 path.unlink(missing_ok=True)
 
     def set_aside(self, record: ImageRecord) -> None:
-        """Rename a record whose picture has become another one; its masks stay readable."""
+        """Put away the work on a picture whose file has become another picture; its masks stay readable."""
         place = self.place(record.id)
-        os.replace(place / "record.json", place / f"record-{record.hash[:12]}.json")
+        aside = place / f"earlier-{record.hash[:12]}-{secrets.token_hex(3)}"
+        aside.mkdir(mode=PRIVATE_FOLDER)
+        # The log goes first: from then on the rest speaks of nothing, whatever happens.
+        for name in (LOG, RECORD, STEPS):
+            if (place / name).exists():
+                os.replace(place / name, aside / name)
         for name in (EMBEDDING, VIEW):
             (place / name).unlink(missing_ok=True)
+        self._ends.pop(record.id, None)
 
     def forget(self, identity: str) -> None:
         """Delete a picture's folder, its upload included."""
         place = self.place(identity)
         gone = self.folder / "incoming" / f"gone-{secrets.token_hex(8)}"
+        self._ends.pop(identity, None)
         if place.exists():
             os.replace(place, gone)  # first out of sight, in one stroke
             shutil.rmtree(gone, ignore_errors=True)
@@ -230,3 +291,83 @@ class Store:
                 return
             path.unlink(missing_ok=True)
             total -= size
+
+    def repair(self, identity: str) -> str:
+        """Bring back what can be read of a picture's damaged work and set the damaged files aside; return a sentence that says how much.
+
+        Raises:
+            OutputError: If the folder cannot be written.
+        """
+        place = self.place(identity)
+        record = self._most_readable(identity)
+        aside = self.folder / "damaged" / f"{identity}-{secrets.token_hex(3)}"
+        try:
+            aside.mkdir(mode=PRIVATE_FOLDER, parents=True)
+            for name in (LOG, RECORD):
+                if (place / name).exists():
+                    os.replace(place / name, aside / name)
+            self._ends.pop(identity, None)
+            if record is not None:
+                self._write_record(record, 0)
+                return f"{record.name}: repaired; {record.revision} commands and {len(record.living)} objects could be read; the damaged files are in {aside}"
+            if self.is_upload(identity):
+                self.begin(ImageRecord(identity, f"picture-{identity[:8]}", uploaded=True), "upload")
+                return f"{identity}: none of the work could be read; the uploaded picture is kept, and the damaged files are in {aside}"
+            shutil.rmtree(place, ignore_errors=True)
+        except OSError as error:
+            raise OutputError(f"expected a folder that can be written, got: {error.strerror or error}") from error
+        return f"{identity}: nothing could be read; the damaged files are in {aside}"
+
+    def _most_readable(self, identity: str) -> ImageRecord | None:
+        """Return the newest record that the sound parts of record.json and log give; the log alone may reach further than a broken record.json."""
+        place, found = self.place(identity), []
+        for with_record in (True, False):
+            try:
+                state, start = _read_record(place / RECORD) if with_record else ({}, 0)
+                reading = picture_log.read(place / LOG, start)
+                commands = reading.commands if reading.end >= start else ()
+                found.append(_validated(replay(state, commands), identity))
+            except (DataError, OSError):
+                continue
+        return max(found, key=lambda record: record.revision, default=None)
+
+    def _write_record(self, record: ImageRecord, log_bytes: int) -> None:
+        text = IMAGE_RECORD.dump_json(record)
+        head = b'{"log_bytes":%d,"checksum":"%08x","record":' % (log_bytes, zlib.crc32(text))
+        write_bytes(self.place(record.id) / RECORD, head + text + b"}", durable=True, mode=picture_log.PRIVATE)
+
+
+def _read_record(path: Path) -> tuple[dict[str, Any], int]:
+    """Return a record as JSON and how much of the log it knows; ({}, 0) where there is none. Records of earlier versions stand alone, without a log.
+
+    Raises:
+        DataError: If it is damaged.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return {}, 0
+    try:
+        row = json.loads(content)
+        if "record" not in row:
+            return row | {"revision": 0}, 0
+        text = content[content.index(b'"record":') + len(b'"record":') : -1]
+        if int(row["checksum"], 16) != zlib.crc32(text):
+            raise DataError("record.json does not fit its checksum")
+        return row["record"], int(row["log_bytes"])
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise DataError("record.json is no record") from error
+
+
+def _validated(state: dict[str, Any], identity: str) -> ImageRecord:
+    try:
+        record = IMAGE_RECORD.validate_python(state)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise DataError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    if record.id != identity:
+        raise DataError("the record is of another picture")
+    for item in record.objects:
+        if tuple(item.rle.get("size", ())) != record.size or not 0 <= item.position <= len(item.steps):
+            raise DataError(f"object {item.id} does not fit its picture")
+    return record

@@ -12,7 +12,7 @@ from fretsaw.api import Segmenter
 from fretsaw.server.gallery import Gallery
 from fretsaw.server.jobs import Jobs
 from fretsaw.server.metrics import Metrics
-from fretsaw.server.pieces import Piece
+from fretsaw.server.open_picture import OpenPicture
 from fretsaw.server.sessions import Sessions
 from fretsaw.server.settings import Settings
 from fretsaw.server.store import Store
@@ -32,44 +32,43 @@ class Workbench:
 
     def __init__(self, segmenter: Segmenter, settings: Settings) -> None:
         self.segmenter, self.settings = segmenter, settings
+        self.store = Store(settings.data)  # first: where another server owns the folder, nothing else begins
         self.model = Workers(settings.workers, settings.queue, "fretsaw-model", lambda: share_cores(settings.workers))
         self.files = Workers(FILE_THREADS, 4 * settings.queue, "fretsaw-files")
-        self.store = Store(settings.data)
         self.gallery = Gallery(settings.folder)
         self.jobs = Jobs()
         self.sessions = Sessions(segmenter, self.store, self.gallery, self.model, settings)
         self.metrics = Metrics(self.sessions, self.model)
 
-    async def at(self, request: Request, identity: str, work: Callable[[Piece], T], lane: Lane = Lane.CLICK, key: object = None) -> T:
+    async def at(self, request: Request, identity: str, work: Callable[[OpenPicture], T], lane: Lane = Lane.CLICK, key: object = None) -> T:
         """Do something with the model on a picture, whose embedding is brought first if it is not there.
+
+        Clicks on one picture run one after the other; those that wait keep no worker from another picture's.
 
         Raises:
             NotHereError: If there is no such picture.
-            BusyError: If the queue is full.
+            QueueFullError: If the queue is full.
         """
         if not self.sessions.is_ready(identity):
-            await wait_for(self.sessions.prepare(identity), request)
+            with self.sessions.encoding(identity) as encoding:
+                await wait_for(encoding, request, shared=True)
+        group = identity if lane is Lane.CLICK else None
+        return await self.model.run(request, lambda: self._on_picture(identity, work), lane, (identity, key) if key is not None else None, group)
 
-        def on_piece() -> T:
-            with self.sessions.use(identity) as piece:
-                return work(piece)
-
-        return await self.model.run(request, on_piece, lane, (identity, key) if key is not None else None)
-
-    async def read(self, request: Request, identity: str, work: Callable[[Piece], T]) -> T:
+    async def read(self, request: Request, identity: str, work: Callable[[OpenPicture], T]) -> T:
         """Do something on a picture that needs no model."""
+        return await self.files.run(request, lambda: self._on_picture(identity, work))
 
-        def on_piece() -> T:
-            with self.sessions.use(identity) as piece:
-                return work(piece)
-
-        return await self.files.run(request, on_piece)
+    def _on_picture(self, identity: str, work: Callable[[OpenPicture], T]) -> T:
+        with self.sessions.use(identity) as picture:
+            return work(picture)
 
     def close(self) -> None:
-        """Stop jobs and threads."""
+        """Stop jobs and threads, and give the folder up."""
         self.jobs.close()
         self.model.close()
         self.files.close()
+        self.store.close()
 
 
 def share_cores(workers: int) -> None:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import heapq
 import itertools
 import threading
 from collections.abc import Callable, Hashable
 from concurrent.futures import CancelledError, Future
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, TypeVar
 
 from starlette.requests import Request
 
-from fretsaw.server.refusals import BusyError, ReplacedError
+from fretsaw.server.refusals import QueueFullError, ReplacedError
 
 T = TypeVar("T")
 
@@ -24,6 +24,18 @@ class Lane(IntEnum):
     CLICK = 0
     PREVIEW = 1
     SLOW = 2
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """A function that waits for a thread; see `Workers.submit`."""
+
+    lane: Lane
+    number: int
+    key: Hashable
+    group: Hashable
+    future: Future
+    work: Callable[[], Any]
 
 
 class ClientGoneError(Exception):
@@ -42,9 +54,10 @@ class Workers:
 
     def __init__(self, count: int, capacity: int, name: str, prepare: Callable[[], Any] = lambda: None) -> None:
         self._capacity, self._slow_limit = capacity, max(1, count - 1)
-        self._waiting: list[tuple[Lane, int, Hashable, Future, Callable[[], Any]]] = []
+        self._waiting: list[_Waiting] = []
         self._numbers = itertools.count()
         self._slow_running = self._running = 0
+        self._groups: set[Hashable] = set()
         self._closed = False
         self._condition = threading.Condition()
         self._prepare = prepare
@@ -56,96 +69,109 @@ class Workers:
     def waiting(self) -> int:
         """How many functions wait for a thread."""
         with self._condition:
-            return sum(not entry[3].cancelled() for entry in self._waiting)
+            return sum(not entry.future.cancelled() for entry in self._waiting)
 
     @property
     def running(self) -> int:
         """How many threads are at work."""
         return self._running
 
-    def submit(self, work: Callable[[], T], lane: Lane = Lane.CLICK, key: Hashable = None) -> Future[T]:
+    def submit(self, work: Callable[[], T], lane: Lane = Lane.CLICK, key: Hashable = None, group: Hashable = None) -> Future[T]:
         """Queue a function and return its future; one that is cancelled before it began never runs.
 
         Args:
             work: The function.
             lane: Its urgency.
             key: If given, a function that still waits under the same key is cancelled: the newer one takes its place.
+            group: If given, functions of one group run one after the other; those that wait for another of their group take no thread meanwhile.
 
         Raises:
-            BusyError: If the queue is full.
+            QueueFullError: If the queue is full.
         """
         with self._condition:
             if key is not None:
                 for entry in self._waiting:
-                    if entry[2] == key:
-                        entry[3].cancel()
+                    if entry.key == key:
+                        entry.future.cancel()
             # What was cancelled is dropped here, so that clients that came and went do not fill the queue.
-            self._waiting = [entry for entry in self._waiting if not entry[3].cancelled()]
-            heapq.heapify(self._waiting)
+            self._waiting = [entry for entry in self._waiting if not entry.future.cancelled()]
             if self._closed or len(self._waiting) >= self._capacity:
-                raise BusyError(f"expected fewer than {self._capacity} requests waiting; try again in a moment")
+                raise QueueFullError(f"expected fewer than {self._capacity} requests waiting; try again in a moment")
             future: Future = Future()
-            heapq.heappush(self._waiting, (lane, next(self._numbers), key, future, work))
-            self._condition.notify()
+            self._waiting.append(_Waiting(lane, next(self._numbers), key, group, future, work))
+            self._condition.notify_all()
         return future
 
-    async def run(self, request: Request | None, work: Callable[[], T], lane: Lane = Lane.CLICK, key: Hashable = None) -> T:
-        """Queue a function and wait for its result; if the client hangs up meanwhile, a function that has not begun is dropped.
+    async def run(self, request: Request | None, work: Callable[[], T], lane: Lane = Lane.CLICK, key: Hashable = None, group: Hashable = None) -> T:
+        """Queue a function, see `submit`, and wait for its result; if the client hangs up meanwhile, a function that has not begun is dropped.
 
         Raises:
-            BusyError: If the queue is full.
+            QueueFullError: If the queue is full.
             ReplacedError: If a newer request under the same key took its place.
             ClientGoneError: If the client hung up.
         """
-        return await wait_for(self.submit(work, lane, key), request)
+        return await wait_for(self.submit(work, lane, key, group), request)
 
     def close(self) -> None:
         """Drop what waits and let the threads end."""
         with self._condition:
             self._closed = True
             for entry in self._waiting:
-                entry[3].cancel()
+                entry.future.cancel()
             self._waiting.clear()
             self._condition.notify_all()
 
     def _loop(self) -> None:
         self._prepare()
         while (entry := self._next()) is not None:
-            lane, _, _, future, work = entry
             try:
-                if future.set_running_or_notify_cancel():
+                if entry.future.set_running_or_notify_cancel():
                     try:
-                        future.set_result(work())
+                        entry.future.set_result(entry.work())
                     except BaseException as error:
-                        future.set_exception(error)
+                        entry.future.set_exception(error)
             finally:
                 with self._condition:
                     self._running -= 1
-                    self._slow_running -= lane is Lane.SLOW
-                    self._condition.notify()
+                    self._slow_running -= entry.lane is Lane.SLOW
+                    self._groups.discard(entry.group)
+                    self._condition.notify_all()
 
-    def _next(self) -> tuple[Lane, int, Hashable, Future, Callable[[], Any]] | None:
+    def _next(self) -> _Waiting | None:
         with self._condition:
             while True:
                 if self._closed:
                     return None
-                # The most urgent one is in front; where that is a slow one, all are.
-                if self._waiting and (self._waiting[0][0] is not Lane.SLOW or self._slow_running < self._slow_limit):
-                    entry = heapq.heappop(self._waiting)
+                ready = [entry for entry in self._waiting if self._may_run(entry)]
+                if ready:
+                    entry = min(ready, key=lambda entry: (entry.lane, entry.number))
+                    self._waiting.remove(entry)
                     self._running += 1
-                    self._slow_running += entry[0] is Lane.SLOW
+                    self._slow_running += entry.lane is Lane.SLOW
+                    if entry.group is not None:
+                        self._groups.add(entry.group)
                     return entry
                 self._condition.wait()
 
+    def _may_run(self, entry: _Waiting) -> bool:
+        return (entry.lane is not Lane.SLOW or self._slow_running < self._slow_limit) and entry.group not in self._groups
 
-async def wait_for(future: Future[T], request: Request | None) -> T:
-    """Wait for a future while its client is there, see `Workers.run`. The future may be shared: it is cancelled only if it has not begun."""
+
+async def wait_for(future: Future[T], request: Request | None, shared: bool = False) -> T:
+    """Wait for a future while its client is there, see `Workers.run`.
+
+    Args:
+        future: Cancelled, if it has not begun, when the client hangs up.
+        request: The client's.
+        shared: Others wait for the future too: it is never cancelled here.
+    """
     wrapped = asyncio.wrap_future(future)
     gone = asyncio.ensure_future(_hung_up(request))
     try:
         await asyncio.wait({wrapped, gone}, return_when=asyncio.FIRST_COMPLETED)
         if not wrapped.done():
-            future.cancel()
+            if not shared:
+                future.cancel()
             raise ClientGoneError
         if future.cancelled():
             raise ReplacedError("a newer request took this one's place before it began")

@@ -1,0 +1,71 @@
+"""Look through a served folder's saved work and repair what is damaged; `fretsaw serve FOLDER --check`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from fretsaw.errors import OutputError, StaleSessionError
+from fretsaw.server.records import ImageRecord
+from fretsaw.server.refusals import DamagedError
+from fretsaw.server.store import Store
+from fretsaw.session_file import read_step
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What was found about one picture.
+
+    Attributes:
+        identity: The picture's id.
+        name: Its file's name, or its id where that cannot be read.
+        trouble: What is damaged, or "".
+        mended: What was done about it, or "".
+        lost: Whether something could not be brought back.
+    """
+
+    identity: str
+    name: str
+    trouble: str = ""
+    mended: str = ""
+    lost: bool = False
+
+
+def check(data: Path) -> Iterator[Finding]:
+    """Yield a finding for every picture with saved work, repairing what is damaged; the damaged files themselves are kept, set aside.
+
+    Args:
+        data: The folder where a server keeps its work; nobody else may own it.
+
+    Raises:
+        BusyError: If a server is running on it.
+        OutputError: If it is not there, or cannot be written.
+    """
+    if not (data / "images").is_dir():
+        raise OutputError(f"{data}: expected a folder with a server's saved work, found none")
+    store = Store(data)
+    try:
+        for identity in sorted(store.identities()):
+            try:
+                record = store.read(identity)
+            except DamagedError as error:
+                yield Finding(identity, identity, str(error).partition("; ")[0], store.repair(identity), lost=True)
+                record = store.read_only(identity)
+            if record is not None:
+                unreadable = _unreadable_steps(store, record)
+                trouble = f"{unreadable} interactions cannot be read" if unreadable else ""
+                yield Finding(identity, record.name, trouble, "their objects keep their masks, and are corrected from there" if unreadable else "")
+    finally:
+        store.close()
+
+
+def _unreadable_steps(store: Store, record: ImageRecord) -> int:
+    count = 0
+    for item in record.objects:
+        for name in item.steps:
+            try:
+                read_step(store.step_path(record.id, name), "cpu")
+            except StaleSessionError:
+                count += 1
+    return count

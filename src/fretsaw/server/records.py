@@ -1,0 +1,104 @@
+"""What is known about a picture and its objects: plain values, which `changes.py` alters, `store.py` keeps and `replies.py` shows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from fretsaw.types import Stroke
+
+
+@dataclass(slots=True)
+class PartRecord:
+    """One of the separate objects that an automatic cut is made of.
+
+    Attributes:
+        name: Its class, or "".
+        score: The model's own estimate of it.
+        box: Half open, x0 y0 x1 y1.
+        area: In pixels.
+        rle: The mask inside the box, as COCO's compressed run lengths.
+    """
+
+    name: str
+    score: float
+    box: tuple[int, int, int, int]
+    area: int
+    rle: dict[str, Any]
+
+
+@dataclass(slots=True)
+class ObjectRecord:
+    """One object on a picture.
+
+    Attributes:
+        id: Unique on its picture, from 1, never used again.
+        name: Its class, or "".
+        color: "#rrggbb".
+        steps: Names of the interactions' files in their order.
+        position: How many of them are in place; the rest is undone.
+        rle: The current mask as COCO's compressed run lengths.
+        score: The model's own estimate of it.
+        box: Half open, x0 y0 x1 y1.
+        area: In pixels.
+        clicks: x, y and positive of the clicks in place.
+        scribbles: The lines in place.
+        prompt_box: The box prompt in place, or None.
+        hidden: Whether the page shows it.
+        deleted: Whether it was thrown away; it can be taken back until the picture is forgotten.
+        parts: The separate objects of an automatic cut, where the current mask is one that knows them.
+        revision: Grows whenever the mask changes.
+    """
+
+    id: int
+    name: str
+    color: str
+    rle: dict[str, Any]
+    steps: list[str] = field(default_factory=list)
+    position: int = 0
+    score: float = 0.0
+    box: tuple[int, int, int, int] = (0, 0, 0, 0)
+    area: int = 0
+    clicks: list[tuple[float, float, bool]] = field(default_factory=list)
+    scribbles: list[Stroke] = field(default_factory=list)
+    prompt_box: tuple[float, float, float, float] | None = None
+    hidden: bool = False
+    deleted: bool = False
+    parts: list[PartRecord] = field(default_factory=list)
+    revision: int = 0
+
+
+@dataclass(slots=True)
+class ImageRecord:
+    """A picture and its objects.
+
+    Attributes:
+        id: 24 hexadecimal digits.
+        name: The file's name, to show and to export; never a path to open.
+        uploaded: Whether the original lies in the store, else in the served folder.
+        hash: Of the pixels.
+        size: (H, W).
+        objects: In the order in which they were made.
+        changed: Seconds since 1970.
+        revision: How many commands have changed the record.
+    """
+
+    id: str
+    name: str
+    uploaded: bool
+    hash: str = ""
+    size: tuple[int, int] = (0, 0)
+    objects: list[ObjectRecord] = field(default_factory=list)
+    changed: float = 0.0
+    revision: int = 0
+
+    @property
+    def living(self) -> list[ObjectRecord]:
+        """The objects that were not thrown away."""
+        return [item for item in self.objects if not item.deleted]
+
+
+IMAGE_RECORD: TypeAdapter[ImageRecord] = TypeAdapter(ImageRecord)
+OBJECT_RECORD: TypeAdapter[ObjectRecord] = TypeAdapter(ObjectRecord)
