@@ -10,10 +10,13 @@ Two rules hold for every command:
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,8 +34,16 @@ LOSSLESS = (".png", ".webp", ".tif", ".tiff", ".bmp")
 TRANSPARENT = (".png", ".webp", ".tif", ".tiff")
 """Those that hold transparency."""
 
+LASTING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE})
+"""Failures of the system that the next file would meet too: disk or quota full, disk read-only, no descriptors left."""
+
+STALE = 3600.0
+"""Seconds after which an unfinished file counts as one that a killed process left behind, where several processes may write."""
+
 Identity = tuple[int, int]
 """What tells files apart: device and inode."""
+
+_UNFINISHED = re.compile(r"\.[0-9a-f]{32}\.part")
 
 _FILE_NAME = re.compile(r"\.(?!v\d+$)[a-z][a-z0-9]{1,4}", re.IGNORECASE)
 """A suffix that a file's name has; numbers and versions (`run.2`, `masks.v2`) are parts of a folder's name."""
@@ -259,6 +270,34 @@ def require_writable(files: Iterable[Path]) -> None:
             raise OutputError(f"{folder}: expected a folder, or a place where one can be made, got the file {place}")
         if not os.access(place, os.W_OK | os.X_OK):
             raise OutputError(f"{folder}: expected a folder that can be written, got {'one' if _identity(folder) else place} that cannot")
+
+
+def lasting_failure(error: BaseException) -> OSError | None:
+    """Return the system's failure behind an exception if the next file would meet it too, else None."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno in LASTING:
+            return seen
+        seen = seen.__cause__ or seen.__context__
+    return None
+
+
+def remove_unfinished(folders: Iterable[Path], older: float = STALE) -> None:
+    """Remove the temporary files that killed processes left in folders (`fretsaw.images.write_bytes` makes them).
+
+    Args:
+        folders: Where to look; not below them.
+        older: Least age in seconds; 0 for a folder that this process alone writes.
+    """
+    for folder in folders:
+        try:
+            names = [name for name in os.listdir(folder) if _UNFINISHED.fullmatch(name)]
+        except OSError:
+            continue
+        for name in names:
+            with suppress(OSError):
+                if time.time() - os.stat(folder / name).st_mtime >= older:
+                    os.unlink(folder / name)
 
 
 def _identity(path: Path) -> Identity | None:

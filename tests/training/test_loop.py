@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import os
 
 import pytest
 import torch
 from torch import nn
 
 from fretsaw.cli.progress import Steps
-from fretsaw.errors import ConfigError, DataError
-from fretsaw.training.loop import Schedule, cosine, fit, linear, read_log
+from fretsaw.errors import BusyError, ConfigError, DataError, OutputError
+from fretsaw.training import loop
+from fretsaw.training.loop import Schedule, cosine, fit, linear, read_log, save_checkpoint
 
 
 def parts():
@@ -122,3 +124,99 @@ def test_schedule_shapes():
     assert [schedule.factor(i) for i in (0, 5, 10, 60, 110)] == [0, 0.5, 1, 0.5, 0]
     assert cosine(0) == 1
     assert cosine(0.5) == pytest.approx(0.5)
+
+
+def test_gradients_are_clipped_to_the_norm_that_is_asked_for(tmp_path):
+    """One step of plain descent at rate 1 moves the weights by the gradient itself, so its length is the gradient's norm."""
+    moved, x = {}, torch.tensor([[3.0, 4.0, 0.0]])  # the gradient of the sum is x itself, of norm 5
+    for norm in (0.5, 2.0, None):
+        model = nn.Linear(3, 1, bias=False)
+        before = model.weight.detach().clone()
+        fit(
+            model,
+            lambda data, done, model=model: {"loss": model(data).sum()},
+            lambda first: itertools.repeat(x),
+            torch.optim.SGD(model.parameters(), lr=1.0),
+            Schedule(1),
+            tmp_path / str(norm),
+            clip_norm=norm,
+        )
+        moved[norm] = (before - model.weight).norm().item()
+    assert moved == pytest.approx({0.5: 0.5, 2.0: 2.0, None: 5.0}, rel=1e-5)
+
+
+def test_the_log_holds_every_step_once_when_the_checkpoint_is_older_than_the_log(tmp_path, monkeypatch):
+    """A kill between two checkpoints: the steps after the last one are made again, and what the log said of them goes."""
+    run(tmp_path / "whole", validate=lambda done: {"score": done}, validate_every=10)
+    model, optimizer = parts()
+    saved = []
+
+    def stops(first):
+        for i in range(first, 45):
+            yield batch(i)
+        raise KeyboardInterrupt
+
+    def once(*arguments):
+        if not saved:
+            saved.append(arguments[-1])
+            save_checkpoint(*arguments)
+
+    monkeypatch.setattr(loop, "save_checkpoint", once)
+    options = {"log_every": 10, "save_every": 0, "validate": lambda done: {"score": done}, "validate_every": 10}
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, step_of(model), stops, optimizer, Schedule(60, 10, decay=cosine), tmp_path / "cut", **options)
+    monkeypatch.undo()
+    assert saved[0] < read_log(tmp_path / "cut")[-1]["step"] == 40
+    (tmp_path / "cut" / "log.jsonl").open("a").write('{"step": 5')  # and a line that the kill cut short
+    run(tmp_path / "cut", validate=lambda done: {"score": done}, validate_every=10)
+    logs = [[{key: value for key, value in line.items() if key != "seconds"} for line in read_log(tmp_path / name)] for name in ("whole", "cut")]
+    assert logs[0] == logs[1]
+    assert (tmp_path / "cut" / "log.jsonl").read_text().count("\n") == len(logs[0])
+
+
+def test_a_folder_in_which_a_run_trains_is_refused_and_the_runner_named(tmp_path):
+    model, optimizer = parts()
+
+    def second(first):
+        with pytest.raises(BusyError, match=f"a training run \\(process {os.getpid()} on "):
+            run(tmp_path)
+        return batches(first)
+
+    fit(model, step_of(model), second, optimizer, Schedule(5), tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint.pt", "log.jsonl"}
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", b"PK\x03\x04", "truncated", "other"])
+def test_a_damaged_checkpoint_is_named_and_kept(tmp_path, content):
+    run(tmp_path, 20)
+    path = tmp_path / "checkpoint.pt"
+    if content == "other":
+        torch.save({"weights": torch.zeros(3)}, path)
+    else:
+        path.write_bytes(path.read_bytes()[:-500] if content == "truncated" else content)
+    before = path.read_bytes()
+    with pytest.raises(ConfigError, match="expected the checkpoint of a training run") as refusal:
+        run(tmp_path, 20)
+    assert str(path) in str(refusal.value)
+    assert path.read_bytes() == before
+
+
+def test_a_full_disk_keeps_the_checkpoint_before_it(tmp_path, monkeypatch):
+    run(tmp_path, 20, minutes=0)
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+
+    def full(*arguments):
+        raise RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0\nframe #0")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OutputError, match="the checkpoint before it is kept") as refusal:
+        run(tmp_path, 20)
+    assert "\n" not in str(refusal.value)
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before
+    assert not list(tmp_path.glob(".checkpoint*"))
+
+
+@pytest.mark.parametrize("line", ["3", "[1]", "null", '{"loss": 1}', '{"step": "x"}', '{"step"', "\ufffd"])
+def test_a_line_that_is_none_of_a_log_is_left_out(tmp_path, line):
+    (tmp_path / "log.jsonl").write_text(f'{{"step": 1, "loss": 2.0}}\n{line}\n')
+    assert read_log(tmp_path) == [{"step": 1, "loss": 2.0}]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import sys
 import time
@@ -17,13 +16,10 @@ import typer
 from fretsaw.cli.interrupts import MESSAGE, status_of
 from fretsaw.cli.progress import Steps
 from fretsaw.errors import FretsawError
-from fretsaw.outputs import Job
+from fretsaw.outputs import Job, lasting_failure, remove_unfinished
 
 Record = dict[str, Any]
 """What became of one job: input, output, and either "skipped", "error", or the facts of its result and its seconds."""
-
-LASTING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE})
-"""Failures of the system that the next image would meet too: disk or quota full, disk read-only, no descriptors left."""
 
 
 @dataclass
@@ -57,6 +53,7 @@ def run(jobs: Sequence[Job], work: Callable[[Job], Record], skip: Callable[[Job]
         The records, and why the run stopped if it did.
     """
     batch = Batch()
+    remove_unfinished({job.target.parent for job in jobs})
     with Steps(len(jobs), "images", quiet) as steps:
         for number, job in enumerate(jobs):
             record: Record = {"input": str(job.source), "output": str(job.target)}
@@ -119,16 +116,6 @@ def said(error: Exception) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     place = f" (at {Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {text[:300] or 'no further words'}{place}"
-
-
-def lasting_failure(error: BaseException) -> OSError | None:
-    """Return the system's failure behind an exception if the next file would meet it too, else None."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, OSError) and seen.errno in LASTING:
-            return seen
-        seen = seen.__cause__ or seen.__context__
-    return None
 
 
 def shares(record: Record) -> dict[str, str]:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import math
 import os
+import pickle
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,7 +20,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from fretsaw.errors import ConfigError, DataError
+from fretsaw.errors import ConfigError, DataError, OutputError
+from fretsaw.images import write_bytes
+from fretsaw.ownership import own
 from fretsaw.training.processes import ONE, Processes
 
 Step = Callable[[Any, int], Mapping[str, Tensor]]
@@ -119,56 +123,65 @@ def fit(
         The number of steps made in all; the schedule's number when the run is complete.
 
     Raises:
+        BusyError: If another run trains in `folder`; the message names it.
+        OutputError: If `folder` cannot be written.
         ConfigError: If the checkpoint in `folder` belongs to another network or another schedule.
         DataError: If the batches end before the schedule, or a loss is not finite.
     """
     chief = processes.rank == 0
-    folder.mkdir(parents=True, exist_ok=True)
-    done = _resume(folder, model, optimizer, schedule)
-    for group in optimizer.param_groups:
-        group.setdefault("peak", group["lr"])
-    processes.wait()
-    if chief:
-        resumed(watcher, done)
-        _cut_log(folder, done)
-    started = saved = time.monotonic()
-    totals: dict[str, float] = {}
-    counted = 0
-    stream = iter(batches(done))
-    stopped = processes.agree(enough())
-    while done < schedule.steps and not stopped:
-        at_line = done % log_every == 0  # only here, so that every line of the log is a mean over the same steps, resumed or not
-        if minutes is not None and at_line and processes.agree(time.monotonic() - started > 60 * minutes):
-            break
-        if at_line and chief and time.monotonic() - saved > save_every:
-            save_checkpoint(folder, model, optimizer, schedule, done)
-            saved = time.monotonic()
-        batch = next(stream, None)
-        if batch is None:
-            raise DataError(f"expected batches without end, got none for step {done} of {schedule.steps}")
-        # Each process draws for itself; the first one as if it were alone.
-        torch.manual_seed(hash((seed, done) if chief else (seed, done, processes.rank)) % 2**31)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"expected a folder for the run at {folder}, got: {error.strerror}") from error
+    # Of several processes the first one alone writes, so it alone owns the folder.
+    with own(folder, "a training run", ".fit") if chief else nullcontext():
+        done = _resume(folder, model, optimizer, schedule)
         for group in optimizer.param_groups:
-            group["lr"] = group["peak"] * schedule.factor(done)
-        losses = _learn(step, batch, done, optimizer, clip_norm, processes, folder)
-        done, counted = done + 1, counted + 1
-        for name, value in losses.items():
-            totals[name] = totals.get(name, 0.0) + float(processes.mean(value.detach()))
-        means = {name: total / counted for name, total in totals.items()}
-        if watcher is not None and chief:
-            watcher.advance(f"loss {means['loss']:.4f}")
-        if done % log_every == 0 or done == schedule.steps:
-            if chief:
-                _log(folder, {"step": done, "seconds": round(time.monotonic() - started, 1), "lr": optimizer.param_groups[0]["lr"], **means})
-            totals, counted = {}, 0
-        if validate is not None and (done == schedule.steps or (validate_every and done % validate_every == 0)):
-            if chief:
-                _log(folder, {"step": done, **{f"val/{name}": value for name, value in validate(done).items()}})
-            stopped = processes.agree(enough())
-    if chief:
-        save_checkpoint(folder, model, optimizer, schedule, done)
-    processes.wait()
-    return done
+            group.setdefault("peak", group["lr"])
+        processes.wait()
+        if chief:
+            resumed(watcher, done)
+            for left in folder.glob(".checkpoint.*.tmp"):  # by a kill
+                left.unlink(missing_ok=True)
+            _cut_log(folder, done)
+        started = saved = time.monotonic()
+        totals: dict[str, float] = {}
+        counted = 0
+        stream = iter(batches(done))
+        stopped = processes.agree(enough())
+        while done < schedule.steps and not stopped:
+            at_line = done % log_every == 0  # only here, so that every line of the log is a mean over the same steps, resumed or not
+            if minutes is not None and at_line and processes.agree(time.monotonic() - started > 60 * minutes):
+                break
+            if at_line and chief and time.monotonic() - saved > save_every:
+                save_checkpoint(folder, model, optimizer, schedule, done)
+                saved = time.monotonic()
+            batch = next(stream, None)
+            if batch is None:
+                raise DataError(f"expected batches without end, got none for step {done} of {schedule.steps}")
+            # Each process draws for itself; the first one as if it were alone.
+            torch.manual_seed(hash((seed, done) if chief else (seed, done, processes.rank)) % 2**31)
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"] * schedule.factor(done)
+            losses = _learn(step, batch, done, optimizer, clip_norm, processes, folder)
+            done, counted = done + 1, counted + 1
+            for name, value in losses.items():
+                totals[name] = totals.get(name, 0.0) + float(processes.mean(value.detach()))
+            means = {name: total / counted for name, total in totals.items()}
+            if watcher is not None and chief:
+                watcher.advance(f"loss {means['loss']:.4f}")
+            if done % log_every == 0 or done == schedule.steps:
+                if chief:
+                    _log(folder, {"step": done, "seconds": round(time.monotonic() - started, 1), "lr": optimizer.param_groups[0]["lr"], **means})
+                totals, counted = {}, 0
+            if validate is not None and (done == schedule.steps or (validate_every and done % validate_every == 0)):
+                if chief:
+                    _log(folder, {"step": done, **{f"val/{name}": value for name, value in validate(done).items()}})
+                stopped = processes.agree(enough())
+        if chief:
+            save_checkpoint(folder, model, optimizer, schedule, done)
+        processes.wait()
+        return done
 
 
 def _learn(
@@ -187,22 +200,12 @@ def _learn(
     return losses
 
 
-def _next(stream: Iterator[Any], done: int, schedule: Schedule) -> Any:
-    try:
-        return next(stream)
-    except StopIteration:
-        raise DataError(f"expected batches without end, got none for step {done} of {schedule.steps}") from None
-
-
-def _descend(loss: Tensor, optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], clip_norm: float | None, processes: Processes) -> None:
-    processes.backward(loss)
-    if clip_norm is not None:
-        torch.nn.utils.clip_grad_norm_(parameters, clip_norm)
-    optimizer.step()
-
-
 def save_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, schedule: Schedule, done: int) -> None:
-    """Write `checkpoint.pt` atomically: trained parameters and buffers, the optimizer and the number of steps made."""
+    """Write `checkpoint.pt` atomically: trained parameters and buffers, the optimizer and the number of steps made. It is on the disk when this returns.
+
+    Raises:
+        OutputError: If it cannot be written; the checkpoint before it is kept.
+    """
     state = {
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
@@ -210,18 +213,28 @@ def save_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optim
         "schedule_steps": schedule.steps,
     }
     temporary = folder / f".checkpoint.{os.getpid()}.tmp"
-    torch.save(state, temporary)
-    os.replace(temporary, folder / "checkpoint.pt")
+    try:
+        with temporary.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, folder / "checkpoint.pt")
+    except (OSError, RuntimeError) as error:  # torch tells of a full disk in its own way
+        raise OutputError(f"expected to write {folder / 'checkpoint.pt'}, got: {str(error).splitlines()[0]}; the checkpoint before it is kept") from error
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def read_log(folder: Path) -> list[dict[str, float]]:
-    """Return the log's lines; a line that a kill cut short is left out."""
+    """Return the log's lines; what is no line of a log, such as one that a kill cut short, is left out."""
     lines = []
-    for text in (folder / "log.jsonl").read_text().splitlines():
+    for text in (folder / "log.jsonl").read_text(errors="replace").splitlines():
         try:
-            lines.append(json.loads(text))
-        except ValueError:
+            line = json.loads(text)
+        except (ValueError, RecursionError):
             continue
+        if isinstance(line, dict) and isinstance(line.get("step"), int):
+            lines.append(line)
     return lines
 
 
@@ -229,7 +242,11 @@ def _resume(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, sc
     path = folder / "checkpoint.pt"
     if not path.exists():
         return 0
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        steps, _ = int(state["steps"]), (state["schedule_steps"], state["model"], state["optimizer"])
+    except (OSError, EOFError, RuntimeError, ValueError, KeyError, TypeError, pickle.UnpicklingError) as error:
+        raise ConfigError(f"expected the checkpoint of a training run at {path}, got a damaged or another file; move it away to start anew") from error
     if state["schedule_steps"] != schedule.steps:
         raise ConfigError(f"expected to continue a run of {state['schedule_steps']} steps in {folder}, got {schedule.steps}; use another folder")
     try:
@@ -237,7 +254,7 @@ def _resume(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, sc
         optimizer.load_state_dict(state["optimizer"])
     except (RuntimeError, ValueError) as error:
         raise ConfigError(f"expected the checkpoint of this network in {folder}, got another one: {str(error).splitlines()[0]}; use another folder") from error
-    return int(state["steps"])
+    return steps
 
 
 def _cut_log(folder: Path, steps: int) -> None:
@@ -245,7 +262,7 @@ def _cut_log(folder: Path, steps: int) -> None:
     path = folder / "log.jsonl"
     if path.exists():
         kept = [line for line in read_log(folder) if line["step"] <= steps]
-        path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        write_bytes(path, "".join(json.dumps(line) + "\n" for line in kept).encode())  # a kill meanwhile costs no line
 
 
 def _log(folder: Path, line: Mapping[str, Any]) -> None:
