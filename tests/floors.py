@@ -1,7 +1,8 @@
-"""Runs tests with the lowest version of every direct dependency that pyproject.toml admits: `make floors`, or `python tests/floors.py tests/test_images.py`.
+"""Runs tests on the wheel, with the lowest version of every direct dependency that pyproject.toml admits: `make floors`, or `python tests/floors.py FILE`.
 
-The versions are installed into a virtual environment of their own, .floors. What they bring themselves is the newest version that fits. Slow tests, which train
-and evaluate for minutes, are left out: they call nothing of other packages that the quick ones do not call.
+The versions are installed into a virtual environment of their own, .floors, and Fretsaw as a user gets it: as a wheel, not as this checkout. What the versions
+bring themselves is the newest that fits. Slow tests, which train and evaluate for minutes, are left out: they call nothing of other packages that the quick
+ones do not call.
 """
 
 from __future__ import annotations
@@ -10,15 +11,19 @@ import argparse
 import os
 import subprocess
 import sys
+import tempfile
 import time
 import tomllib
 import venv
+import zipfile
 from pathlib import Path
 
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENT = ROOT / ".floors"
+MOST_WHEEL_BYTES = 95_000_000
+"""A package index takes 100 MB."""
 
 
 def floors(project: Path = ROOT / "pyproject.toml") -> list[str]:
@@ -33,23 +38,39 @@ def floors(project: Path = ROOT / "pyproject.toml") -> list[str]:
 
 
 def make_environment(folder: Path) -> Path:
-    """Return the interpreter of a virtual environment with the floors, made anew unless these very floors lie there."""
+    """Return the interpreter of a virtual environment with the floors, made anew unless these very floors lie there, and with the wheel of this checkout."""
     python, stamp = folder / "bin" / "python", folder / "floors.txt"
     wanted = "\n".join(floors()) + "\n"
-    if stamp.is_file() and stamp.read_text() == wanted:
-        return python
-    started = time.monotonic()
-    print(f"== installing into {folder.name}: {' '.join(wanted.split())}", flush=True)
-    venv.create(folder, clear=True, with_pip=True)
-    constraints = folder / "constraints.txt"
-    constraints.write_text(wanted)
-    extras = ",".join(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"])
-    pip = [python, "-m", "pip", "--disable-pip-version-check"]
-    subprocess.run([*pip, "install", "--quiet", "--constraint", constraints, "--editable", f"{ROOT}[{extras}]"], check=True)
+    pip = [python, "-m", "pip", "--disable-pip-version-check", "--quiet"]
+    if not stamp.is_file() or stamp.read_text() != wanted:
+        started = time.monotonic()
+        print(f"== installing into {folder.name}: {' '.join(wanted.split())}", flush=True)
+        venv.create(folder, clear=True, with_pip=True)
+        subprocess.run([*pip, "install", *wanted.split()], check=True)
+        stamp.write_text(wanted)
+        print(f"== installed in {time.monotonic() - started:.0f} s", flush=True)
+    with tempfile.TemporaryDirectory() as built:
+        subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", built, ROOT], check=True)
+        [wheel] = Path(built).iterdir()
+        check_wheel(wheel)
+        subprocess.run([*pip, "install", "--no-deps", "--force-reinstall", wheel], check=True)
     subprocess.run([*pip, "check"], check=True)
-    stamp.write_text(wanted)
-    print(f"== installed in {time.monotonic() - started:.0f} s", flush=True)
     return python
+
+
+def check_wheel(wheel: Path) -> None:
+    """Exit unless a wheel is small enough, and holds the package and nothing else."""
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name for name in archive.namelist() if not name.endswith("/")}
+    source = {str(path.relative_to(ROOT / "src")) for path in (ROOT / "src" / "fretsaw").rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+    package = {name for name in names if ".dist-info/" not in name}
+    if package != source:
+        sys.exit(f"{wheel.name}: expected what lies in src, got {sorted(package - source)} too much and {sorted(source - package)} too little")
+    if not any(name.endswith("/licenses/LICENSE") for name in names):
+        sys.exit(f"{wheel.name}: expected the licence in the wheel, got none")
+    if wheel.stat().st_size > MOST_WHEEL_BYTES:
+        sys.exit(f"{wheel.name}: expected at most {MOST_WHEEL_BYTES} bytes, got {wheel.stat().st_size}")
+    print(f"== {wheel.name}: {len(names)} files, {wheel.stat().st_size / 1e6:.1f} MB", flush=True)
 
 
 def main() -> None:
