@@ -14,6 +14,7 @@ from scipy.io import savemat
 from fretsaw.data import datasets, truths
 from fretsaw.data.class_sets import CLASS_SETS
 from fretsaw.data.datasets import OBJECT_SETS, guess_name, open_dataset, split
+from fretsaw.data.parts import SET_PARTS
 from fretsaw.errors import ConfigError, DataError, ImageError
 
 SIZE = (10, 14)
@@ -99,6 +100,7 @@ def test_one_sample_of_every_layout_of_two_folders(tmp_path, name):
     assert truth.dtype == np.int8
     assert np.array_equal(truth == 1, expected)
     assert dataset.expected == EXPECTED.get(name)
+    assert dataset.part == SET_PARTS.get(name)
     assert bool(dataset.warnings) == (name in EXPECTED)
     if name in EXPECTED:
         assert f"expected {EXPECTED[name]} samples, found 1" in dataset.warnings[-1]
@@ -116,7 +118,7 @@ def test_the_missing_folder_is_named(tmp_path, name, which):
 
 
 def test_every_loader_is_tested_here():
-    special = {"sbd", "hqseg44k", "oxford-pet-trainval", "oxford-pet-test", "voc-objects", "coco"}
+    special = {"sbd", "sbd-train", "hqseg44k", "hqseg44k-train", "oxford-pet-trainval", "oxford-pet-test", "voc-objects", "coco"}
     assert set(OBJECT_SETS) == set(PAIRS) | special
     assert set(CLASS_SETS) == {"voc", "context", "ade20k", "cityscapes", "coco-stuff", "coco-object", "folder"}
 
@@ -182,6 +184,21 @@ def test_hqseg44k_joins_its_four_parts_and_counts_each(tmp_path):
     assert sum(count for *_, count in datasets._HQSEG_VAL) == 1537
 
 
+def test_hqseg44ks_train_part_lies_as_sam_hq_lays_it_out(tmp_path):
+    for name, images, masks, _ in datasets._HQSEG_TRAIN:
+        image(tmp_path / images / f"{name}.jpg")
+        mask(tmp_path / (masks or images) / f"{name}.png")
+    dataset = open_dataset(tmp_path, "hqseg44k-train")
+    assert [sample.name.partition("/")[0] for sample in dataset.samples] == [name for name, *_ in datasets._HQSEG_TRAIN]
+    assert all((sample.read()[1] == 1).any() for sample in dataset.samples)
+    assert (dataset.part, dataset.expected) == ("train", 44320)
+    # In the folders that hold both, what lacks its partner fails when it is read, by name.
+    image(tmp_path / "cascade_psp" / "ecssd" / "alone.jpg")
+    [alone] = [sample for sample in open_dataset(tmp_path, "hqseg44k-train").samples if sample.name == "ECSSD/alone"]
+    with pytest.raises(DataError, match=r"expected a mask at .*ecssd/alone\.png"):
+        alone.read()
+
+
 def test_hqseg44k_names_the_missing_part(tmp_path):
     for _, images, masks, _ in datasets._HQSEG_VAL[:3]:
         (tmp_path / images).mkdir(parents=True)
@@ -206,6 +223,9 @@ def test_sbd_lists_every_instance(tmp_path):
     (tmp_path / "val.txt").unlink()
     with pytest.raises(DataError, match=r"expected a file val\.txt"):
         open_dataset(tmp_path, "sbd")
+    (tmp_path / "train.txt").write_text("2008_1\n")
+    train = open_dataset(tmp_path, "sbd-train")
+    assert ([sample.name for sample in train.samples], train.part, train.expected) == (["2008_1_01", "2008_1_02"], "train", 20172)
 
 
 @pytest.mark.parametrize("part", ["trainval", "test"])

@@ -142,7 +142,7 @@ def test_a_plain_folder_is_split_and_test_sets_are_refused(config, data, tmp_pat
     assert length(config) == 4 * 2
     grabcut = tmp_path / "grabcut"
     data.rename(grabcut)
-    with pytest.raises(ConfigError, match="for tests only"):
+    with pytest.raises(ConfigError, match="expected a train part, got grabcut, which is a test part"):
         open_parts(replace(config, data=str(grabcut)), None)
     with pytest.raises(DataError, match="does not exist"):
         open_parts(config, None)

@@ -18,7 +18,7 @@ from fretsaw import api, catalog
 from fretsaw.catalog import build_file, build_refiner
 from fretsaw.errors import ConfigError
 from fretsaw.methods.sam_ref.model import SamRef
-from fretsaw.recipes.click_data import collect, training_objects
+from fretsaw.recipes.click_data import Places, collect
 from fretsaw.recipes.sam_ref import Config, learned_change, refine_batch, run
 from fretsaw.recipes.sam_ref_crops import ERRORS, MARGIN, cut_crop, draw_crop, together
 from fretsaw.recipes.sam_ref_losses import decoder_losses, refinement_losses
@@ -236,21 +236,43 @@ def test_made_photos_are_learned_from_and_every_set_decides(config, tmp_path):
     run(replace(config, seed=1, out=str(tmp_path / "other")))
     assert len(list((tmp_path / "cache" / "pasted").rglob("*.jpg"))) == 6, "another seed does not take the first one's photos"
     assert any("learning from 11 photos, deciding by 2 objects" in text for text in told), told
-    names = [sample.image.parts[-3] for sample in collect(Path(config.data), ["coco_mval"], [], 0, 2, 0, deciding=["coco_mval", "human_seg"]).held_out]
+    names = [sample.image.parts[-3] for sample in collect(Places(Path(config.data)), ["coco_mval"], [], 0, 2, 0, deciding=["coco_mval", "human_seg"]).held_out]
     assert names == ["coco_mval", "human_seg"]
 
 
 def test_so_many_photos_of_a_set_always_the_same_ones(config):
-    root = Path(config.data)
-    some = [sample.name for sample in training_objects(root, "human_seg@2", 0)]
-    assert len(some) == 2
-    assert some == [sample.name for sample in training_objects(root, "human_seg@2", 0)]
-    assert set(some) < {sample.name for sample in training_objects(root, "human_seg", 0)}
-    assert len({tuple(sample.name for sample in training_objects(root, "human_seg@2", seed)) for seed in range(9)}) > 1
-    assert len(training_objects(root, "human_seg@99", 0)) == 3
+    places = Places(Path(config.data))
+
+    def names(name: str, seed: int = 0) -> list[str]:
+        return [sample.name for sample in places.objects(name, "train", seed)]
+
+    assert len(names("human_seg@2")) == 2
+    assert names("human_seg@2") == names("human_seg@2")
+    assert set(names("human_seg@2")) < set(names("human_seg"))
+    assert len({tuple(names("human_seg@2", seed)) for seed in range(9)}) > 1
+    assert len(names("human_seg@99")) == 3
+    assert len(names(f"folder:{config.data}/human_seg@2")) == 2
     for wrong in ("human_seg@", "human_seg@0", "human_seg@few"):
         with pytest.raises(ConfigError, match=f"expected NAME or NAME@COUNT .* got {wrong}"):
-            training_objects(root, wrong, 0)
+            names(wrong)
+
+
+def test_any_data_set_is_learned_from_and_decided_by_if_it_is_that_part(config, tmp_path):
+    own = Path(config.data) / "human_seg"
+    config = replace(config, data="", stage="decoder", held_out=1, steps=2, warmup=1, validate_every=2)
+    assert run(replace(config, train=f"folder:{own}@3", val=str(own), out=str(tmp_path / "own"))) == 2
+    assert any("val/NoC@90" in line for line in read_log(tmp_path / "own"))
+    with pytest.raises(ConfigError, match="expected sets to learn from, in data or in train, got none"):
+        run(config)
+    with pytest.raises(ConfigError, match="expected a train part, got hqseg44k, which is a val part; hqseg44k-train is one; say allow_held_out=hqseg44k"):
+        run(replace(config, train=f"hqseg44k:{own}"))
+    with pytest.raises(ConfigError, match="expected a train part, got coco, which is a val part"):
+        run(replace(config, train=str(tmp_path / "instances_val2017.json")))
+    with pytest.raises(ConfigError, match="expected a val part, got davis, which is a test part; say allow_held_out=davis"):
+        run(replace(config, train=str(own), val=f"davis:{own}"))
+    # By name it is taken: DAVIS's layout is that of plain folders.
+    assert run(replace(config, train=f"davis:{own}", allow_held_out="davis", out=str(tmp_path / "allowed"))) == 2
+    assert (tmp_path / "allowed" / "decoder.safetensors").exists(), "nothing decides: the last step is the result"
 
 
 def test_every_deciding_set_is_reported_by_itself(config):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,19 @@ from typing import Any
 import numpy as np
 
 from fretsaw.data import truths
-from fretsaw.data.layouts import IMAGE_FOLDERS, MASK_FOLDERS, after_underscore, counted, pair, read_list, require_file, require_folder, suffix_letter
+from fretsaw.data.layouts import (
+    IMAGE_FOLDERS,
+    MASK_FOLDERS,
+    after_underscore,
+    counted,
+    pair,
+    pair_beside,
+    read_list,
+    require_file,
+    require_folder,
+    suffix_letter,
+)
+from fretsaw.data.parts import known_name, part_by_list, part_in, require_part, stated_part
 from fretsaw.data.samples import Dataset, Reader, Sample
 from fretsaw.errors import ConfigError, DataError
 
@@ -28,6 +40,18 @@ _HQSEG_VAL = (
     ("COIFT", "thin_object_detection/COIFT/images", "thin_object_detection/COIFT/masks", 280),
     ("HRSOD", "thin_object_detection/HRSOD/images", "thin_object_detection/HRSOD/masks_max255", 287),
 )
+
+
+_HQSEG_TRAIN = (
+    ("DIS5K-TR", "DIS5K/DIS-TR/im", "DIS5K/DIS-TR/gt", 3000),
+    ("ThinObject5K-TR", "thin_object_detection/ThinObject5K/images_train", "thin_object_detection/ThinObject5K/masks_train", 4748),
+    ("FSS", "cascade_psp/fss_all", "", 10000),
+    ("DUTS-TR", "cascade_psp/DUTS-TR", "", 10553),
+    ("DUTS-TE", "cascade_psp/DUTS-TE", "", 5019),
+    ("ECSSD", "cascade_psp/ecssd", "", 1000),
+    ("MSRA-10K", "cascade_psp/MSRA_10K", "", 10000),
+)
+"""As SAM-HQ's authors lay it out; where there is no folder of masks they lie beside the images."""
 
 
 def grabcut(root: Path) -> Dataset:
@@ -54,9 +78,9 @@ def coco_mval(root: Path) -> Dataset:
     return counted("coco_mval", root, pair(images, masks, truths.any_channel, after_underscore), 800)
 
 
-def sbd(root: Path) -> Dataset:
-    """SBD, test part: 6671 instances in 2857 images. Reads every instance map once to list the instances."""
-    images, instances, listed = require_folder(root, "img"), require_folder(root, "inst"), require_file(root, "val.txt")
+def sbd(root: Path, name: str = "sbd", listing: str = "val.txt", expected: int = 6671) -> Dataset:
+    """SBD, test part: 6671 instances in 2857 images; or its train part, 20172 in 8498. Reads every instance map once to list the instances."""
+    images, instances, listed = require_folder(root, "img"), require_folder(root, "inst"), require_file(root, listing)
     samples = []
     for stem in read_list(listed):
         path = instances / f"{stem}.mat"
@@ -65,20 +89,21 @@ def sbd(root: Path) -> Dataset:
         except DataError:
             ids = [1]  # The sample fails when it is read, and the run names it.
         samples += [Sample(f"{stem}_{i:02d}", images / f"{stem}.jpg", path, partial(truths.sbd_object, index=i)) for i in ids]
-    return counted("sbd", root, samples, 6671)
+    return counted(name, root, samples, expected)
 
 
-def hqseg44k_val(root: Path) -> Dataset:
-    """HQSeg-44K, validation part: DIS-VD 470, ThinObject-5K 500, COIFT 280, HRSOD 287, together 1537."""
-    parts = [(name, require_folder(root, images), require_folder(root, masks), count) for name, images, masks, count in _HQSEG_VAL]
+def hqseg44k(root: Path, name: str = "hqseg44k", pieces: Sequence[tuple[str, str, str, int]] = _HQSEG_VAL) -> Dataset:
+    """HQSeg-44K, validation part: DIS-VD 470, ThinObject-5K 500, COIFT 280, HRSOD 287, together 1537; or its train part, 44320 of seven sets."""
+    places = [(piece, require_folder(root, images), require_folder(root, masks) if masks else None, count) for piece, images, masks, count in pieces]
     samples: list[Sample] = []
     warnings = []
-    for name, images, masks, count in parts:
-        found = pair(images, masks, truths.any_channel, prefix=f"{name}/")
+    for piece, images, masks, count in places:
+        prefix = f"{piece}/"
+        found = pair(images, masks, truths.any_channel, prefix=prefix) if masks else pair_beside(images, truths.any_channel, prefix)
         if len(found) != count:
-            warnings.append(f"hqseg44k: expected {count} samples of {name}, found {len(found)}")
+            warnings.append(f"{name}: expected {count} samples of {piece}, found {len(found)}")
         samples += found
-    return counted("hqseg44k", root, samples, 1537, warnings)
+    return counted(name, root, samples, sum(count for *_, count in pieces), warnings)
 
 
 def dis5k(root: Path, part: str, expected: int) -> Dataset:
@@ -188,8 +213,10 @@ OBJECT_SETS: dict[str, Loader] = {
     "berkeley": berkeley,
     "davis": davis,
     "sbd": sbd,
+    "sbd-train": partial(sbd, name="sbd-train", listing="train.txt", expected=20172),
     "coco_mval": coco_mval,
-    "hqseg44k": hqseg44k_val,
+    "hqseg44k": hqseg44k,
+    "hqseg44k-train": partial(hqseg44k, name="hqseg44k-train", pieces=_HQSEG_TRAIN),
     "dis5k-tr": partial(dis5k, part="DIS-TR", expected=3000),
     "dis5k-vd": partial(dis5k, part="DIS-VD", expected=470),
     "dis5k-te1": partial(dis5k, part="DIS-TE1", expected=500),
@@ -214,11 +241,29 @@ OBJECT_SETS: dict[str, Loader] = {
 """Data sets whose truth is one object a sample, by name: for clicks and automatic masks."""
 
 
+def open_part(place: Path | str, wanted: str = "train", allowed: Collection[str] = ()) -> Dataset:
+    """Read a data set to learn from, or to choose by, see `open_dataset`.
+
+    Args:
+        place: Its folder, a COCO file, or "NAME:PATH".
+        wanted: "train" or "val".
+        allowed: Names of sets that are taken although they are another part.
+
+    Raises:
+        ConfigError: If it is another part that is not allowed; before it is read.
+        DataError: As `open_dataset`.
+    """
+    name, path = stated_name(place)
+    name = name or guess_name(path)
+    require_part(name, stated_part(name, path), wanted, allowed)
+    return open_dataset(path, name)
+
+
 def open_dataset(path: Path | str, name: str | None = None, sets: dict[str, Loader] = OBJECT_SETS) -> Dataset:
     """Read a data set.
 
     Args:
-        path: Its folder, or a COCO file.
+        path: Its folder, or a COCO file; "NAME:PATH" names the layout as well.
         name: Which layout it has and how its masks are read; None: by the folder's name, "folder" for an unknown one, "coco" for a JSON file.
         sets: `OBJECT_SETS`, or `fretsaw.data.class_sets.CLASS_SETS`.
 
@@ -226,14 +271,21 @@ def open_dataset(path: Path | str, name: str | None = None, sets: dict[str, Load
         ConfigError: If the name is unknown.
         DataError: If the layout is not as expected; the message names the folder that is missing.
     """
-    path = Path(path)
-    if name is None:
-        name = guess_name(path, sets)
+    stated, path = stated_name(path, sets)
+    name = name or stated or guess_name(path, sets)
     if name not in sets:
         raise ConfigError(f"expected a data set out of {', '.join(sets)}; got {name!r}")
     if not path.exists():
         raise DataError(f"expected a data set at {path}, which does not exist")
-    return sets[name](path)
+    return replace(opened := sets[name](path), part=opened.part or stated_part(name, path))
+
+
+def stated_name(place: Path | str, sets: dict[str, Loader] = OBJECT_SETS) -> tuple[str | None, Path]:
+    """Return the layout and the path of "NAME:PATH"; the layout is None where the text does not begin with the name of one, or such a file exists."""
+    name, colon, rest = str(place).partition(":")
+    if colon and rest and name in sets and not Path(place).exists():
+        return name, Path(rest)
+    return None, Path(place)
 
 
 def guess_name(path: Path, sets: dict[str, Loader] = OBJECT_SETS) -> str:
@@ -244,10 +296,8 @@ def guess_name(path: Path, sets: dict[str, Loader] = OBJECT_SETS) -> str:
     """
     if path.suffix.lower() == ".json" and "coco" in sets:
         return "coco"
-    word = path.resolve().name.lower()
-    for name in sets:
-        if word.replace("-", "").replace("_", "").removesuffix("345") == name.replace("-", "").replace("_", ""):
-            return name
+    if (name := known_name(path.resolve().name, sets)) is not None:
+        return name
     if "folder" in sets:
         return "folder"
     raise ConfigError(f"expected the name of the data set in {path} with --dataset, one of {', '.join(sets)}")
@@ -259,7 +309,7 @@ def split(dataset: Dataset, names: Iterable[str], label: str) -> Dataset:
     Args:
         dataset: The whole.
         names: Stems of image files.
-        label: Put behind the data set's name, "test".
+        label: Put behind the data set's name, "test"; where it names a part ("ccp_val"), the samples are that part.
 
     Raises:
         DataError: If a listed image is not in the data set.
@@ -269,4 +319,6 @@ def split(dataset: Dataset, names: Iterable[str], label: str) -> Dataset:
     missing = sorted(wanted - {sample.image.stem for sample in samples})
     if missing:
         raise DataError(f"expected every image of the list in {dataset.root}; missing: {', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}")
-    return replace(dataset, name=f"{dataset.name}-{label}", samples=samples, expected=None, warnings=())
+    return replace(
+        dataset, name=f"{dataset.name}-{label}", samples=samples, expected=None, warnings=(), part=part_by_list(dataset.name, dataset.part, part_in(label))
+    )

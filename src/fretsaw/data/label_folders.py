@@ -7,7 +7,7 @@ a file of groups:   skin: skin
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -16,11 +16,10 @@ import numpy as np
 
 from fretsaw.data.click_samples import any_class
 from fretsaw.data.layouts import IMAGE_FOLDERS, LABEL_FOLDERS, MASK_FOLDERS, pair, read_list, require_folder
+from fretsaw.data.parts import PARTS, SET_PARTS, known_name, part_by_list, require_part
 from fretsaw.data.samples import Reader, Sample
 from fretsaw.data.truths import IGNORED, any_channel, class_ids
 from fretsaw.errors import ConfigError, DataError
-
-PARTS = ("train", "val", "test")
 
 HELD_OUT = {"val": 0.1, "test": 0.1}
 """Shares of a folder without lists of its parts."""
@@ -136,7 +135,7 @@ def any_class_as_ids(path: Path) -> np.ndarray:
     return np.where((truth := any_class(path)) == -1, IGNORED, truth).astype(np.int32)
 
 
-def part_of(samples: Sequence[Sample], folder: Path, part: str, lists: Path | None = None) -> list[Sample]:
+def part_of(samples: Sequence[Sample], folder: Path, part: str, lists: Path | None = None, allowed: Collection[str] = ()) -> list[Sample]:
     """Return one part of a folder's samples.
 
     Args:
@@ -145,23 +144,29 @@ def part_of(samples: Sequence[Sample], folder: Path, part: str, lists: Path | No
         part: "train", "val" or "test".
         lists: Folder of `<folder's name>_<part>.txt`, stems of images; None looks for `splits` beside and inside of the folder. Without lists, a tenth is
             for choosing and a tenth for testing, drawn once and for all.
+        allowed: Names of held-out sets that may be learned from without such lists.
 
     Raises:
-        ConfigError: If the part is none of the three.
+        ConfigError: If the part is none of the three, or "train" of a set that is held out as a whole (`fretsaw.data.parts`) and not allowed.
         DataError: If `lists` lacks the list, or nothing is left.
     """
     if part not in PARTS:
         raise ConfigError(f"expected a part out of {', '.join(PARTS)}; got {part!r}")
     name = f"{folder.resolve().name}_{part}.txt"
+    known = known_name(folder.resolve().name, SET_PARTS)
     places = [lists] if lists is not None else [folder.resolve().parent / "splits", folder / "splits"]
     for place in places:
         if (place / name).is_file():
+            if part == "train" and known is not None:
+                require_part(known, part_by_list(known, SET_PARTS[known], part), allowed=allowed)
             stems = set(read_list(place / name))
             chosen = [sample for sample in samples if sample.image.stem in stems]
             break
     else:
         if lists is not None:
             raise DataError(f"expected a list {name} in {lists}")
+        if part == "train" and known is not None:
+            require_part(known, SET_PARTS[known], allowed=allowed)
         chosen = _drawn(samples, part)
     if not chosen:
         raise DataError(f"expected images for {part} in {folder}, got none")

@@ -82,6 +82,18 @@ def pair(images: Path, masks: Path, reader: Reader, image_of: Callable[[str, set
     return sorted(samples, key=lambda sample: sample.name)
 
 
+def pair_beside(folder: Path, reader: Reader, prefix: str = "") -> list[Sample]:
+    """Pair the files of one folder by stem, images `.jpg` and masks `.png`; what has no partner becomes a sample that fails when it is read.
+
+    Args:
+        folder: Of both.
+        reader: The rule for the masks.
+        prefix: Put before the samples' names.
+    """
+    stems = {file.stem for file in list_images(folder) if file.suffix.lower() in (".jpg", ".png")}
+    return [Sample(prefix + stem, folder / f"{stem}.jpg", folder / f"{stem}.png", reader) for stem in sorted(stems)]
+
+
 def suffix_letter(stem: str, images: set[str]) -> str | None:
     """Several objects of one image: mask `<stem>a`, `<stem>b` belong to image `<stem>` (Berkeley, DAVIS)."""
     return stem[:-1] if stem[-1:] in ("a", "b") and stem[:-1] in images else None

@@ -82,6 +82,7 @@ class Dataset:
         samples: In the order of their names unless the data set defines another.
         expected: Number of samples its authors state; None for a user's own folder.
         warnings: What a report must say about it, such as a wrong number of samples.
+        part: "train", "val" or "test"; None where nothing states it, as for a folder of one's own.
     """
 
     name: str
@@ -89,6 +90,7 @@ class Dataset:
     samples: Sequence[Sample]
     expected: int | None = None
     warnings: Sequence[str] = ()
+    part: str | None = None
 
     def __len__(self) -> int:
         return len(self.samples)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from fretsaw import frames
 from fretsaw.data.boxes import draw_box
+from fretsaw.data.parts import require_train_photos
 from fretsaw.errors import DataError
 from fretsaw.images import read_image
 from fretsaw.types import Box
@@ -20,14 +21,16 @@ from fretsaw.types import Box
 PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 
 
-def list_photos(folders: Sequence[Path], exclude: Sequence[Path] = ()) -> list[Path]:
+def list_photos(folders: Sequence[Path], exclude: Sequence[Path] = (), allowed: Collection[str] = ()) -> list[Path]:
     """Return the photos below several folders, sorted by folder and name.
 
     Args:
         folders: Searched with their subfolders.
         exclude: Files that list stems of photos to leave out (held-out parts), one a line.
+        allowed: Names of held-out sets whose photos are taken all the same.
 
     Raises:
+        ConfigError: If a folder is a set that is held out (`fretsaw.data.parts`), nothing of it is left out and it is not allowed.
         DataError: If a folder does not exist or no photo is left.
     """
     left_out = {line.strip() for path in exclude for line in path.read_text().splitlines() if line.strip()}
@@ -35,7 +38,10 @@ def list_photos(folders: Sequence[Path], exclude: Sequence[Path] = ()) -> list[P
     for folder in folders:
         if not folder.is_dir():
             raise DataError(f"expected a folder of photos, got {folder}, which is no folder")
-        photos += [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in PHOTO_SUFFIXES and p.stem not in left_out]
+        found = [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in PHOTO_SUFFIXES]
+        kept = [p for p in found if p.stem not in left_out]
+        require_train_photos(folder, len(kept) < len(found), allowed)
+        photos += kept
     if not photos:
         raise DataError(f"expected photos ({', '.join(sorted(PHOTO_SUFFIXES))}) in {', '.join(map(str, folders))}, found none")
     return photos

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from fretsaw import frames
 from fretsaw.data.colours import distort_colours
-from fretsaw.data.datasets import open_dataset
+from fretsaw.data.datasets import open_part
 from fretsaw.data.layouts import IMAGE_FOLDERS, MASK_FOLDERS
 from fretsaw.data.samples import Sample
 from fretsaw.data.views import list_photos
@@ -23,24 +23,26 @@ TRIES = 20
 """Draws before a set whose objects are all empty is given up."""
 
 
-def photo_files(places: Sequence[Path], exclude: Sequence[Path] = ()) -> list[Path]:
+def photo_files(places: Sequence[Path], exclude: Sequence[Path] = (), allowed: Collection[str] = ()) -> list[Path]:
     """Return the photos of several places, each once.
 
     Args:
         places: Folders of photos, searched with their subfolders; folders of images with masks, of which the masks are left out; COCO or LVIS files.
         exclude: Files that list stems of photos to leave out, one a line.
+        allowed: Names of held-out sets whose photos are taken all the same.
 
     Raises:
+        ConfigError: If a place is held out (`fretsaw.data.parts`), nothing of it is left out and it is not allowed.
         DataError: If a place does not exist or no photo is left.
     """
     left_out = {line.strip() for path in exclude for line in path.read_text().splitlines() if line.strip()}
     found: list[Path] = []
     for place in places:
         if place.suffix.lower() == ".json":
-            found += [sample.image for sample in open_dataset(place).samples if sample.image.stem not in left_out]
+            found += [sample.image for sample in open_part(place, allowed=allowed).samples if sample.image.stem not in left_out]
             continue
         parts = [place / name for name in IMAGE_FOLDERS if (place / name).is_dir()] if any((place / name).is_dir() for name in MASK_FOLDERS) else []
-        found += list_photos(parts or [place], exclude)
+        found += list_photos(parts or [place], exclude, allowed)
     found = list(dict.fromkeys(found))
     if not found:
         raise DataError(f"expected photos in {', '.join(map(str, places))}, found none")

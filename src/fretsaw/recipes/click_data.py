@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from fretsaw.data import close_ups, pasted, teacher_masks
-from fretsaw.data.click_samples import Photo, interleaved, labelled_objects, photos_of, unlabelled_photos, with_teacher_masks
+from fretsaw.data.click_samples import LABELLED, Photo, interleaved, labelled_objects, photos_of, unlabelled_photos, with_teacher_masks
+from fretsaw.data.datasets import open_part
 from fretsaw.data.samples import Sample
 from fretsaw.data.views import fingerprint, list_photos
 from fretsaw.errors import ConfigError
@@ -44,8 +45,48 @@ class ClickData:
     held_out_sets: Sequence[str] = ()
 
 
+@dataclass(frozen=True)
+class Places:
+    """Where objects to learn clicks from are found, by name.
+
+    Attributes:
+        data: Folder of the sets of `fretsaw.data.click_samples.LABELLED` and of lists of their parts; None where there are none.
+        allowed: Names of held-out sets that are taken all the same, see `fretsaw.data.parts`.
+    """
+
+    data: Path | None = None
+    allowed: Collection[str] = ()
+
+    def objects(self, name: str, part: str, seed: int = 0) -> list[Sample]:
+        """Return the objects of one part of a set.
+
+        Args:
+            name: One of `LABELLED`, whose part is listed in the folder of sets; or the place of any other data set, a folder, a COCO or LVIS file, or NAME:PATH
+                as `fretsaw.data.datasets.open_dataset` takes it. "ccp@150" and "folder:photos@150" take 150 photos, drawn by the seed.
+            part: "train" or "val".
+            seed: Draws the photos.
+
+        Raises:
+            ConfigError: If the count is no number above 0, or the place is another part and not allowed.
+            DataError: If the set is not there or not as expected.
+        """
+        place, marked, count = name.rpartition("@")
+        place, count = (place, count) if marked else (name, "")
+        if marked and not (count.isdecimal() and int(count) > 0):
+            raise ConfigError(f"expected NAME or NAME@COUNT with a number of photos above 0, got {name}")
+        if self.data is not None and place in LABELLED:
+            objects = labelled_objects(self.data, place, part)
+        else:
+            objects = list(open_part(place, part, self.allowed).samples)
+        if not marked:
+            return objects
+        photos = list(dict.fromkeys(sample.image for sample in objects))
+        kept = {photos[i] for i in np.random.default_rng(seed).permutation(len(photos))[: int(count)]}
+        return [sample for sample in objects if sample.image in kept]
+
+
 def collect(
-    data: Path,
+    places: Places,
     sets: Sequence[str],
     unlabelled: Sequence[Path],
     teacher_photos: int,
@@ -58,42 +99,25 @@ def collect(
     """List photos and objects.
 
     Args:
-        data: Folder of labelled sets and their splits.
-        sets: Names of `fretsaw.data.click_samples.LABELLED`; their train parts. "ccp@150" takes 150 photos of the set.
+        places: Knows the sets.
+        sets: To learn from, as `Places.objects` takes them.
         unlabelled: Folders of photos for the teacher's masks.
         teacher_photos: At most so many of them.
         held_out: At most so many objects to decide by, equal shares of every set.
         seed: Of the order.
         photos: Keep the first so many training photos; 0 keeps all.
-        deciding: Sets whose val parts decide.
+        deciding: Sets whose val parts decide, in the same spelling.
         made: Groups of photos to learn from beside the sets', see `fretsaw.data.pasted` and `fretsaw.data.close_ups`.
     """
-    ends = [held_out * i // len(deciding) for i in range(len(deciding) + 1)]
-    drawn = [draw(labelled_objects(data, name, "val"), ends[i + 1] - ends[i]) for i, name in enumerate(deciding)]
+    ends = [held_out * i // max(1, len(deciding)) for i in range(len(deciding) + 1)]
+    drawn = [draw(places.objects(name, "val"), ends[i + 1] - ends[i]) for i, name in enumerate(deciding)]
     chosen, of_sets = [sample for part in drawn for sample in part], [name for name, part in zip(deciding, drawn, strict=True) for _ in part]
-    groups: list[Sequence[Photo]] = [photos_of(training_objects(data, name, seed)) for name in sets]
+    groups: list[Sequence[Photo]] = [photos_of(places.objects(name, "train", seed)) for name in sets]
     if unlabelled and teacher_photos:
         groups.append(interleaved([unlabelled_photos(list_photos(unlabelled))], seed)[:teacher_photos])
     groups += [group for group in made if group]
     training = interleaved(groups, seed)
     return ClickData(training[:photos] if photos else training, chosen, photos_of(chosen), of_sets)
-
-
-def training_objects(data: Path, name: str, seed: int) -> list[Sample]:
-    """Return the objects of a set's train part; of "NAME@COUNT" those of so many photos, drawn by the seed.
-
-    Raises:
-        ConfigError: If the count is no number above 0, or the set is unknown.
-    """
-    name, marked, count = name.partition("@")
-    if marked and not (count.isdecimal() and int(count) > 0):
-        raise ConfigError(f"expected NAME or NAME@COUNT with a number of photos above 0, got {name}@{count}")
-    objects = labelled_objects(data, name, "train")
-    if not marked:
-        return objects
-    photos = list(dict.fromkeys(sample.image for sample in objects))
-    kept = {photos[i] for i in np.random.default_rng(seed).permutation(len(photos))[: int(count)]}
-    return [sample for sample in objects if sample.image in kept]
 
 
 def draw(samples: Sequence[Sample], count: int) -> list[Sample]:
@@ -107,19 +131,19 @@ def draw(samples: Sequence[Sample], count: int) -> list[Sample]:
     return [samples[index] for index in sorted(chosen)]
 
 
-def make_photos(data: Path, sets: Sequence[str], grounds: Sequence[Path], count: int, folder: Path, seed: int) -> list[Photo]:
+def make_photos(places: Places, sets: Sequence[str], grounds: Sequence[Path], count: int, folder: Path, seed: int) -> list[Photo]:
     """Make photos with exact masks from the train parts of some sets, see `fretsaw.data.pasted`; on those of `grounds`, or on the sets' own."""
-    objects = [sample for name in sets for sample in training_objects(data, name, seed)]
+    objects = [sample for name in sets for sample in places.objects(name, "train", seed)]
     photos = list_photos(grounds) if grounds else sorted({sample.image for sample in objects})
     # Other lists or another seed make other photos, so that each has a folder of its own.
     own = f"{seed}-{fingerprint([*photos, *(sample.mask for sample in objects)])[:12]}"
     return pasted.make(folder / own, count, objects, photos, seed)
 
 
-def make_close_ups(data: Path, sets: Sequence[str], made: Sequence[Photo], count: int, folder: Path, seed: int) -> list[Photo]:
+def make_close_ups(places: Places, sets: Sequence[str], made: Sequence[Photo], count: int, folder: Path, seed: int) -> list[Photo]:
     """Cut parts around single objects out of photos, see `fretsaw.data.close_ups`: of pasted objects, and of the train parts of sets with fine outlines."""
     fine = [name for name in sets if name.partition("@")[0] not in COARSE_OUTLINES]
-    groups = [training_objects(data, name, seed) for name in fine] + [[sample for photo in made for sample in photo.objects]]
+    groups = [places.objects(name, "train", seed) for name in fine] + [[sample for photo in made for sample in photo.objects]]
     own = f"{seed}-{fingerprint(sorted({sample.mask for group in groups for sample in group}))[:12]}"
     return close_ups.make(folder / own, count, groups, seed)
 

@@ -59,6 +59,7 @@ class Config:
         photos: Folders of photos, separated by commas.
         out: Folder of the run: checkpoint, log, the student's weights, and the stored views unless `cache` says where.
         exclude: Files that list stems of photos to leave out, separated by commas.
+        allow_held_out: Names of sets, separated by commas, that are learned from although they are held out to choose by or to report on.
         width: Hidden units of the third stage's feed-forward layers, of 1536.
         calibration: Views that the cut is fitted on.
         size: Side of the views in pixels, a multiple of 32.
@@ -87,6 +88,7 @@ class Config:
     photos: str
     out: str
     exclude: str = ""
+    allow_held_out: str = ""
     width: int = 592
     calibration: int = 192
     size: int = 512
@@ -309,7 +311,8 @@ def run(config: Config, watcher: Watcher | None = None) -> int:
     """
     from fretsaw import catalog
 
-    photos = list_photos([Path(folder) for folder in config.photos.split(",")], [Path(file) for file in config.exclude.split(",") if file])
+    excluded = [Path(file) for file in config.exclude.split(",") if file]
+    photos = list_photos([Path(folder) for folder in config.photos.split(",")], excluded, config.allow_held_out.split(","))
     file = Path(config.teacher) if config.teacher not in catalog.CATALOGUE else catalog.weights_path(config.teacher)
     weights = load_state_dict(file)
     teacher = catalog.build(config.teacher, size=config.size).clicks

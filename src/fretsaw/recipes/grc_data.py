@@ -48,7 +48,7 @@ def open_data(config: Config) -> GrcData:
     """Open the folders of a configuration.
 
     Raises:
-        ConfigError: If a name of the foreground is no class, or class files are to be joined.
+        ConfigError: If a name of the foreground is no class, class files are to be joined, or a folder is a set that is held out.
         DataError: If folders, lists or classes are missing.
     """
     folders = [Path(folder) for folder in config.data.split(",") if folder]
@@ -63,7 +63,7 @@ def open_data(config: Config) -> GrcData:
             samples, names = open_labels(folder, config.classes)
         else:
             samples = open_masks(folder)
-        train += part_of(samples, folder, "train", lists)
+        train += part_of(samples, folder, "train", lists, config.allow_held_out.split(","))
         val += part_of(samples, folder, "val", lists)
     if not train:
         raise ConfigError("data: expected at least one folder, got none")

@@ -54,6 +54,7 @@ class Config:
         out: Folder of the run: checkpoint, log, curves, model.safetensors.
         classes: File of groups (`group: class, class`), or "ccp8"; "" trains foreground against background.
         splits: Folder of `<name>_train.txt` and so on; "" looks beside and inside of the data.
+        allow_held_out: Names of sets, separated by commas, that are learned from although they are held out to choose by or to report on.
         foreground: Classes that the coarse and the fine mask are to find, separated by commas; "" is all but "background".
         model: Name or file of the model underneath.
         stated: Name by which the trained file asks for that model; "" is `model`. For a run over a file that stands for a model of the catalogue.
@@ -89,6 +90,7 @@ class Config:
     out: str
     classes: str = ""
     splits: str = ""
+    allow_held_out: str = ""
     foreground: str = ""
     model: str = "sam2-hiera-tiny"
     stated: str = ""

@@ -4,7 +4,8 @@ paper    HRSAM (Huang et al. 2024), section 4.1 and appendix D.3
 command  1 clicks    fretsaw train hrsam --set stage=clicks --set photos=coco/instances_train2017.json,lvis/lvis_v1_train.json --set click_decay=0.6,0.9 \\
                      --set start=mae_pretrain_vit_base.pth --set out=runs/clicks --set devices=4 --set device=cuda --set dtype=bfloat16
          2 distil    fretsaw train hrsam --set stage=distil --set photos=coco/train2017 --set start=mae_pretrain_vit_base.pth --set out=runs/distil
-         3 finetune  fretsaw train hrsam --set stage=finetune --set photos=hqseg44k --set start=runs/distil/model.safetensors --set out=runs/finetune
+         3 finetune  fretsaw train hrsam --set stage=finetune --set photos=hqseg44k-train:hqseg44k --set start=runs/distil/model.safetensors \\
+                     --set out=runs/finetune
          with anchor=512: HRSAM++
 teacher  sam-vit-h, whose prompt encoder and mask decoder the student keeps
 data     folders of photos; folders with images and masks; COCO and LVIS files
@@ -24,7 +25,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from fretsaw.backbones.sam import SamMaskDecoder
-from fretsaw.data.datasets import open_dataset
+from fretsaw.data.datasets import open_part
 from fretsaw.data.whole_views import ObjectViews, photo_files, stack
 from fretsaw.errors import ConfigError
 from fretsaw.layers.blocks import FlashSwinBlock
@@ -65,10 +66,11 @@ class Config:
 
     Attributes:
         photos: Places, separated by commas: for distil folders of photos, COCO or LVIS files; for clicks and finetune folders with images and masks,
-            COCO or LVIS files.
+            COCO or LVIS files; NAME:PATH where a folder's name does not say its layout. Places are train parts, see `allow_held_out`.
         out: Folder of the run.
         stage: The paper's setting: clicks, distil or finetune.
         exclude: Files that list stems of photos to leave out, separated by commas; distil only.
+        allow_held_out: Names of sets, separated by commas, that are learned from although they are held out to choose by or to report on.
         encoder: A key of `SIZES`; left to the file where `start` is a model of this recipe.
         anchor: Side of HRSAM++'s anchor map in pixels; 0: HRSAM.
         size: Side of the model's input.
@@ -101,6 +103,7 @@ class Config:
     out: str
     stage: Literal["clicks", "distil", "finetune"] = "distil"
     exclude: str = ""
+    allow_held_out: str = ""
     encoder: str = "b"
     anchor: int = 0
     size: int = 1024
@@ -141,6 +144,11 @@ class Config:
             raise ConfigError(f"expected 1 to {len(VIEWS)} views, got {self.views}")
 
     @property
+    def allowed(self) -> list[str]:
+        """The parts of `allow_held_out`."""
+        return self.allow_held_out.split(",")
+
+    @property
     def places(self) -> list[Path]:
         """The parts of `photos`."""
         return [Path(place) for place in self.photos.split(",")]
@@ -173,7 +181,7 @@ def train(config: Config, student: SamClicks, teacher: SamClicks | None, watcher
         collate = None
     else:
         module = ClickLearning(student, device, config.dtype, config.most_clicks, config.click_decay, config.click_spread, config.seed, processes.rank)
-        views, collate = ObjectViews([list(open_dataset(place).samples) for place in config.places], student.preprocessing, config.seed), stack
+        views, collate = _objects(config, student), stack
     optimizer = torch.optim.AdamW(parameter_groups(module, config), lr=config.rate, betas=(0.9, 0.999))
     assert config.steps is not None, "filled in from the stage"
     steps = config.steps
@@ -201,6 +209,10 @@ def train(config: Config, student: SamClicks, teacher: SamClicks | None, watcher
         export(student, folder / "model.safetensors", {"stage": config.stage, "steps": str(done), "config": settings_text(config)})
     processes.wait()
     return done
+
+
+def _objects(config: Config, student: SamClicks) -> ObjectViews:
+    return ObjectViews([list(open_part(place, allowed=config.allowed).samples) for place in config.places], student.preprocessing, config.seed)
 
 
 def load_teacher(config: Config) -> SamClicks:
@@ -291,7 +303,7 @@ def _distillation(
     config: Config, student: SamClicks, teacher: SamClicks, watcher: Watcher | None, processes: Processes, device: torch.device
 ) -> tuple[nn.Module, DistilViews]:
     """Return the module and its data; the first process stores what the teacher makes of the photos, the others wait for it."""
-    photos = photo_files(config.places, [Path(file) for file in config.exclude.split(",") if file])
+    photos = photo_files(config.places, [Path(file) for file in config.exclude.split(",") if file], config.allowed)
     if config.cache == ON_THE_FLY:
         return Distillation(student.image_encoder, teacher, device, config.dtype), DistilViews(photos, config.views, teacher.preprocessing, config.seed)
     folder = Path(config.cache) if config.cache else Path(config.out) / "teacher"

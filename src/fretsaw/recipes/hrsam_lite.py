@@ -36,6 +36,7 @@ class Config:
         photos: Folders of photos, separated by commas.
         out: Folder of the run: checkpoint, log, the student's weights.
         exclude: Files that list stems of photos to leave out, separated by commas.
+        allow_held_out: Names of sets, separated by commas, that are learned from although they are held out to choose by or to report on.
         size: Side of the views in pixels.
         batch: Views per step.
         steps: Steps in all.
@@ -60,6 +61,7 @@ class Config:
     photos: str
     out: str
     exclude: str = ""
+    allow_held_out: str = ""
     size: int = 512
     batch: int = 2
     steps: int = 20000
@@ -194,7 +196,8 @@ def freeze(student: nn.Module, blocks: int) -> None:
 
 def train(config: Config, student: nn.Module, teacher: SamClicks, watcher: Watcher | None = None) -> int:
     """Run the recipe, or continue it; returns the number of steps made. The student's weights lie in `out`/checkpoint.pt under `student.`"""
-    photos = list_photos([Path(folder) for folder in config.photos.split(",")], [Path(file) for file in config.exclude.split(",") if file])
+    excluded = [Path(file) for file in config.exclude.split(",") if file]
+    photos = list_photos([Path(folder) for folder in config.photos.split(",")], excluded, config.allow_held_out.split(","))
     student.to(config.device).train()
     freeze(student, config.frozen)
     distillation = Distillation(student, teacher, config)

@@ -20,8 +20,9 @@ from torch.utils.data import DataLoader
 
 from fretsaw.backbones.u2net import FULL, SIDE, U2Net, load_u2netp, saliency_map
 from fretsaw.data.augment import PLAIN, MaskViews
-from fretsaw.data.datasets import OBJECT_SETS, open_dataset, split
+from fretsaw.data.datasets import OBJECT_SETS, guess_name, open_dataset, split
 from fretsaw.data.layouts import read_list
+from fretsaw.data.parts import part_by_list, require_part, stated_part
 from fretsaw.data.samples import Sample
 from fretsaw.errors import ConfigError, DataError, ModelError
 from fretsaw.images import write_bytes
@@ -34,9 +35,6 @@ from fretsaw.types import ImageEmbedding
 
 if TYPE_CHECKING:
     from fretsaw.recipes.pmg_sam import Config
-
-TEST_ONLY = ("grabcut", "berkeley")
-"""Sets that are never trained on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +53,7 @@ def open_parts(config: Config, frozen: Frozen | None) -> Parts:
         frozen: Judges what is salient; None skips that, and so counts a few samples more.
 
     Raises:
-        ConfigError: If a set is for tests only.
+        ConfigError: If a set without lists of its parts is held out as a whole (`fretsaw.data.parts`) and not allowed.
         DataError: If a folder, a list or a mask is missing.
     """
     root = Path(config.data)
@@ -63,11 +61,12 @@ def open_parts(config: Config, frozen: Frozen | None) -> Parts:
     validate: list[Sample] = []
     for name in [name for name in config.sets.split(",") if name] or [""]:
         folder = root / name if name else root
-        if folder.resolve().name in TEST_ONLY:
-            raise ConfigError(f"expected sets to train on, got {folder.resolve().name}, which is for tests only")
-        dataset = open_dataset(folder, name if name in OBJECT_SETS else None)
+        layout = name if name in OBJECT_SETS else guess_name(folder)
         lists = [root / "splits" / f"{name}_{part}.txt" for part in ("train", "val")]
-        if name and all(path.is_file() for path in lists):
+        listed = bool(name) and all(path.is_file() for path in lists)
+        require_part(layout, part_by_list(layout, stated_part(layout, folder), "train" if listed else None), allowed=config.allow_held_out.split(","))
+        dataset = open_dataset(folder, layout)
+        if listed:
             known = {sample.image.stem for sample in dataset.samples}
             parts = [list(split(dataset, (stem for stem in read_list(path) if stem in known), "part").samples) for path in lists]
         else:

@@ -64,6 +64,7 @@ class Config:
         sets: Names of the sets in `data`, separated by commas; "" takes `data` itself.
         pseudo: A folder of images with made masks (`fretsaw train pseudo_masks`), added to the training part; "" adds none.
         held_out: Share of a plain folder that is kept for validation.
+        allow_held_out: Names of sets, separated by commas, that are learned from although they are held out to choose by or to report on.
         salient: Objects that U²-Net's map covers less than this are left out: they are not what stands out. 0 keeps all.
         stage: "dis", or "cos" for camouflaged objects after it.
         start: Weights to start from, an earlier run's best.safetensors, over this encoder or another; "" starts from SAM 2's decoder.
@@ -108,6 +109,7 @@ class Config:
     sets: str = ""
     pseudo: str = ""
     held_out: float = 0.1
+    allow_held_out: str = ""
     salient: float = 0.0
     stage: str = "dis"
     start: str = ""

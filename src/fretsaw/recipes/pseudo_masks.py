@@ -37,6 +37,7 @@ class Config:
         photos: Folders of photos, separated by commas.
         out: Folder of the result.
         exclude: Files that list stems of photos to leave out, separated by commas.
+        allow_held_out: Names of sets, separated by commas, that are learned from although they are held out to choose by or to report on.
         model: Catalogue name of the model whose decoder sharpens.
         size: Side of its input.
         side: Longest side of the photos as stored; 0 stores them as they are.
@@ -50,6 +51,7 @@ class Config:
     photos: str
     out: str
     exclude: str = ""
+    allow_held_out: str = ""
     model: str = "sam2-hiera-tiny"
     size: int = 512
     side: int = 640
@@ -126,4 +128,5 @@ def agreement_of(probs: np.ndarray, mask: np.ndarray) -> float:
 
 
 def _photos(config: Config) -> list[Path]:
-    return list_photos([Path(folder) for folder in config.photos.split(",")], [Path(file) for file in config.exclude.split(",") if file])
+    excluded = [Path(file) for file in config.exclude.split(",") if file]
+    return list_photos([Path(folder) for folder in config.photos.split(",")], excluded, config.allow_held_out.split(","))

@@ -50,7 +50,7 @@ from fretsaw.methods.sam_clicks import SamClicks, pad_points
 from fretsaw.methods.sam_ref.model import GLOBAL_FROM, SamRef, check_map_scale
 from fretsaw.methods.sam_ref.networks import RefinerFeatures
 from fretsaw.methods.sam_ref.places import click_place
-from fretsaw.recipes.click_data import ClickData, collect, fill, make_close_ups, make_photos
+from fretsaw.recipes.click_data import ClickData, Places, collect, fill, make_close_ups, make_photos
 from fretsaw.recipes.sam_ref_crops import CELL, MARGIN, Seen, cut_crop, draw_crop, patch_box, together
 from fretsaw.recipes.sam_ref_losses import decoder_losses, refinement_losses
 from fretsaw.training.click_batches import ClickBatch, ClickObjects, collate
@@ -76,10 +76,14 @@ class Config:
     """Everything that `--set key=value` can change.
 
     Attributes:
-        data: Folder of labelled sets with their `splits`.
         out: Folder of the run: checkpoint, log, weights.
+        data: Folder of labelled sets with their `splits`; "" where `train` says all.
         stage: "refiner", or "decoder", the paper's first stage.
-        sets: Labelled sets, separated by commas; NAME@COUNT learns from so many photos of a set, drawn by the seed.
+        sets: Labelled sets of `data`, separated by commas; NAME@COUNT learns from so many photos of a set, drawn by the seed.
+        train: Other data sets to learn from, separated by commas: folders, COCO or LVIS files, NAME:PATH as in evaluation (`hqseg44k-train:PATH`), each with
+            @COUNT or without; they must be train parts.
+        val: Such sets to decide by, beside `deciding`; they must be val parts. Where nothing decides, the last step's weights are kept.
+        allow_held_out: Names of sets, separated by commas, that are taken although they are another part.
         fine: Of these, the sets that objects to paste and close-ups are taken from, in the same spelling; "" takes all of them, for close-ups those with fine
             outlines.
         photos: Folders of photos without labels, separated by commas.
@@ -112,7 +116,7 @@ class Config:
         weight_decay: Of AdamW.
         warmup: Steps.
         held_out: At most so many objects to decide by.
-        deciding: Sets whose val parts they come from in equal shares, separated by commas; "" is `sets`.
+        deciding: Sets of `data` whose val parts they come from in equal shares, separated by commas; "" is `sets`.
         validate_every: Steps between two decisions.
         seed: Of everything drawn.
         workers: Processes that read photos.
@@ -121,10 +125,13 @@ class Config:
         dtype: "float32", or "bfloat16" for the encoder and autocast in the refiner, on CUDA.
     """
 
-    data: str
     out: str
+    data: str = ""
     stage: str = "refiner"
     sets: str = "coco_mval,ccp,human_seg"
+    train: str = ""
+    val: str = ""
+    allow_held_out: str = ""
     fine: str = ""
     photos: str = ""
     teacher_photos: int = 600
@@ -362,19 +369,26 @@ def export(learner: RefinerStage | DecoderStage, config: Config, model: SamClick
 
 
 def _collect(config: Config, folder: Path) -> ClickData:
-    names, photos, fine = ([part for part in text.split(",") if part] for text in (config.sets, config.photos, config.fine or config.sets))
-    deciding = [part for part in config.deciding.split(",") if part] or [name.partition("@")[0] for name in names]
-    root, grounds = Path(config.data), [Path(photo_folder) for photo_folder in photos]
-    made = make_photos(root, fine, grounds, config.pasted, folder / "pasted", config.seed) if config.pasted else []
-    close = make_close_ups(root, fine, made, config.close_ups, folder / "close_ups", config.seed) if config.close_ups else []
-    return collect(root, names, grounds, config.teacher_photos, config.held_out, config.seed, config.limit, deciding, (made, close))
+    def parts(text: str) -> list[str]:
+        return [part for part in text.split(",") if part]
+
+    sets = parts(config.sets) if config.data else []
+    names = sets + parts(config.train)
+    if not names:
+        raise ConfigError("expected sets to learn from, in data or in train, got none")
+    deciding = (parts(config.deciding) or [name.partition("@")[0] for name in sets]) + parts(config.val)
+    fine, grounds = parts(config.fine) or names, [Path(photos) for photos in parts(config.photos)]
+    places = Places(Path(config.data) if config.data else None, parts(config.allow_held_out))
+    made = make_photos(places, fine, grounds, config.pasted, folder / "pasted", config.seed) if config.pasted else []
+    close = make_close_ups(places, fine, made, config.close_ups, folder / "close_ups", config.seed) if config.close_ups else []
+    return collect(places, names, grounds, config.teacher_photos, config.held_out, config.seed, config.limit, deciding, (made, close))
 
 
 def run(config: Config, watcher: Watcher | None = None) -> int:
     """Encode, find teacher masks, train, decide; every part goes on where it was interrupted.
 
     Raises:
-        ConfigError: If the stage is unknown or the crops are too small.
+        ConfigError: If the stage is unknown, the crops are too small, there is nothing to learn from, or it is held out.
         DataError: If sets or photos are missing.
         WeightsError: If the model's weights are missing and cannot be fetched.
     """
@@ -402,7 +416,10 @@ def run(config: Config, watcher: Watcher | None = None) -> int:
     photos = fill(data, model, cache, folder / "teacher", config.encode_minutes or None, lambda text: say(watcher, text))
     data = replace(data, training=photos)
     if config.stage == "decoder":
-        done = train(config, model, DecoderStage(model, config), data, cache, watcher)
+        stage = DecoderStage(model, config)
+        done = train(config, model, stage, data, cache, watcher)
+        if not data.held_out:
+            export(stage, config, model, done)  # nothing decides: what the last step left is the result
         export_model(config, own, model.checksum)
         return done
     torch.manual_seed(config.seed)
