@@ -61,7 +61,7 @@ def object_effect(before: ObjectRecord | None, after: ObjectRecord) -> dict[str,
         DataError: If the object could not be read back, so that nothing unreadable is ever written.
     """
     try:
-        new = OBJECT_RECORD.dump_python(after, mode="json")
+        new = OBJECT_RECORD.dump_python(after, mode="json", warnings="error")
         OBJECT_RECORD.validate_python(new)
     except ValueError as error:  # pydantic's errors of both directions
         raise DataError(f"object {after.id}: expected values that can be read back, got: {str(error).splitlines()[-1].strip()[:200]}") from error

@@ -47,17 +47,24 @@ def check(data: Path) -> Iterator[Finding]:
     store = Store(data)
     try:
         for identity in sorted(store.identities()):
-            try:
-                record = store.read(identity)
-            except DamagedError as error:
-                yield Finding(identity, identity, str(error).partition("; ")[0], store.repair(identity), lost=True)
-                record = store.read_only(identity)
-            if record is not None:
-                unreadable = _unreadable_steps(store, record)
-                trouble = f"{unreadable} interactions cannot be read" if unreadable else ""
-                yield Finding(identity, record.name, trouble, "their objects keep their masks, and are corrected from there" if unreadable else "")
+            yield _examined(store, identity)
     finally:
         store.close()
+
+
+def _examined(store: Store, identity: str) -> Finding:
+    trouble, mended, lost = [], [], False
+    try:
+        record = store.read(identity)
+    except DamagedError as error:
+        trouble.append(str(error).partition("; ")[0])
+        mended.append(store.repair(identity))
+        lost, record = True, store.read_only(identity)
+    unreadable = _unreadable_steps(store, record) if record is not None else 0
+    if unreadable:
+        trouble.append(f"{unreadable} interactions cannot be read")
+        mended.append("their objects keep their masks, and are corrected from there")
+    return Finding(identity, record.name if record is not None else identity, "; ".join(trouble), "; ".join(mended), lost)
 
 
 def _unreadable_steps(store: Store, record: ImageRecord) -> int:
