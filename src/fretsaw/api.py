@@ -67,9 +67,9 @@ class Segmenter:
             StaleSessionError: If `saved` belongs to another image or model.
             ModelError: If the model takes no clicks.
         """
-        pixels = images.read_image(image)
         if self.parts.clicks is None:
             raise ModelError(f"expected a model with an image embedding for a session, got {self.name}; fretsaw.list_models() names their modes")
+        pixels = images.read_image(image)
         if saved is None:
             return Session(pixels, self.parts.clicks, self.parts.automatic, self.refiner, text=self.parts.text, zoom=self.zoom)
         embedding, history = session_file.read(Path(saved), pixels, self.parts.clicks)
@@ -163,14 +163,21 @@ def load(
         progress: Called while weights are fetched, see `fretsaw.weights`; None shows a progress bar on a terminal.
 
     Raises:
-        ModelError: If the name is unknown; the message suggests the nearest.
+        ModelError: If the name is unknown (the message suggests the nearest), a file stands on an unknown model, or the refiner is another model's.
         MissingWeightsError: If the weights are missing and cannot be fetched; the message says how to bring them.
+        WeightsError: If a weight file is damaged or does not fit; the message names it.
+        ShapeError: If the model cannot have that size.
         DeviceError: If the device or dtype is not available.
         MemoryLimitError: If the size would need more memory than there is; known for HRSAM, whose size is meant to grow.
     """
     target, precision = resolve_device(device), resolve_dtype(dtype)
     name = str(name) if name is not None else catalog.DEFAULT
+    improves = catalog.build_refiner(refiner, name) if refiner is not None else None
     parts = catalog.build(name, size=size, networks=networks, progress=progress)
+    if improves is not None:
+        if parts.clicks is None:
+            raise ModelError(f"expected a model that takes clicks for the refiner {refiner}, got {name}; fretsaw.list_models() names their modes")
+        refiners.require_fit(improves, parts.clicks, refiner or "")
     _require_memory(parts, target, precision)
     for module in (parts.clicks, parts.automatic, parts.semantic, parts.text):
         if (move := getattr(module, "to", None)) is not None:
@@ -180,9 +187,10 @@ def load(
     if refiner is not None and parts.clicks is not None:
         refiners.install_decoder(refiner, name, parts.clicks)
     zooms = parts.zooms or refiner is not None if zoom is None else zoom
-    improves = catalog.build_refiner(refiner, name).to(target).for_answers(precision) if refiner is not None else None
-    if improves is not None and zooms:
-        improves.global_from = None  # on held-out objects it costs clicks on what is seen closely already
+    if improves is not None:
+        improves = improves.to(target).for_answers(precision)
+        if zooms:
+            improves.global_from = None  # on held-out objects it costs clicks on what is seen closely already
     return Segmenter(name, parts, improves, ZoomRules() if zooms else None)
 
 

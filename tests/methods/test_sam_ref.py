@@ -372,7 +372,7 @@ def test_a_refiner_file_is_loaded_by_path_and_anything_else_is_refused(refiner, 
     again = build_refiner(tmp_path / "ref.safetensors")
     assert all(torch.equal(a, b) for a, b in zip(refiner.state_dict().values(), again.state_dict().values(), strict=True))
     save_file(refiner.state_dict(), tmp_path / "bare.safetensors")
-    with pytest.raises(ModelError, match="configuration"):
+    with pytest.raises(ModelError, match="a refiner's config in the metadata"):
         build_refiner(tmp_path / "bare.safetensors")
     with pytest.raises(ModelError, match=r"expected a refiner out of sam-ref, .* which is no file"):
         build_refiner("sam-reff")

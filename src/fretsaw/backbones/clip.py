@@ -104,6 +104,18 @@ class Clip(nn.Module):
         pooled = self.model.text_model(input_ids=tokens["input_ids"].to(self.device)).pooler_output
         return self.model.text_projection(pooled)
 
+    def require_words(self) -> None:
+        """Refuse a network that cannot read words, before an image is encoded for it.
+
+        Raises:
+            StateDictError: If it came without a tokenizer's merge table, or with that of another vocabulary.
+        """
+        if self._merges is None:
+            raise StateDictError(f"expected CLIP with its tokenizer's merge table under the name {MERGES!r}, got parameters alone")
+        words, known = len(vocabulary(self._merges)), self.model.text_model.embeddings.token_embedding.num_embeddings
+        if words != known:
+            raise StateDictError(f"expected a merge table for {known} words, as many as CLIP embeds, got one for {words}")
+
     @property
     def tokenizer(self) -> Any:
         """transformers' `CLIPTokenizer` for this network's merge table."""
@@ -224,4 +236,5 @@ def resize_tokens(tokens: Tensor, grid: tuple[int, int], target: tuple[int, int]
 
 
 def _depth(state: Mapping[str, object], prefix: str) -> int:
-    return max((int(name[len(prefix) :].split(".", 1)[0]) + 1 for name in state if name.startswith(prefix)), default=0)
+    # counted, not read from the greatest number: a name may say layers.999999999
+    return len({name[len(prefix) :].split(".", 1)[0] for name in state if name.startswith(prefix)})

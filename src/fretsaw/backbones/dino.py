@@ -118,7 +118,7 @@ def build_model(state: Mapping[str, Tensor]) -> Any:
     prefix = "encoder.layer." if second else "layers."
     sizes: dict[str, Any] = {
         "hidden_size": width,
-        "num_hidden_layers": max((int(name[len(prefix) :].split(".", 1)[0]) + 1 for name in state if name.startswith(prefix)), default=0),
+        "num_hidden_layers": len({name[len(prefix) :].split(".", 1)[0] for name in state if name.startswith(prefix)}),
         "num_attention_heads": max(1, width // HEAD_SIZE),
         "patch_size": patch,
         "image_size": patch * round((state["embeddings.position_embeddings"].shape[1] - 1) ** 0.5),

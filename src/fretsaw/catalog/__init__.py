@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from fretsaw.catalog.entries import Builder, Entry, Network, Parts
 from fretsaw.catalog.refiners import build_refiner as build_refiner
-from fretsaw.errors import ModelError, StateDictError
+from fretsaw.errors import ModelError, ShapeError, StateDictError, shown
 from fretsaw.weights import (
     Archive,
     Cache,
@@ -28,6 +28,7 @@ from fretsaw.weights import (
     WeightFile,
     Weights,
     checksum,
+    fitting,
     is_present,
     load_state_dict,
     materialise,
@@ -35,6 +36,8 @@ from fretsaw.weights import (
     shown_progress,
 )
 from fretsaw.weights.hrsam_networks import hrsam_weights
+from fretsaw.weights.metadata import stated_side
+from fretsaw.weights.states import is_file
 from fretsaw.weights.text_networks import NETWORKS
 from fretsaw.weights.trained import CLICKED, FRETSAW_TINY, GRC, PMG_FRETSAW_TINY, PMG_TINY
 
@@ -45,6 +48,9 @@ if TYPE_CHECKING:
 
 DEFAULT = "fretsaw-tiny"
 """The model that `fretsaw.load()` loads."""
+
+MOST_SIDE = 16384
+"""Pixels of the greatest side of a model's input."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +63,7 @@ class ModelInfo:
         size: Bytes of the published weights.
         licence: SPDX identifier of the weights.
         source: Client and package that they come from.
-        present: Whether they are on this machine, ready to load.
+        present: Whether the model is ready to load: its own weights and those of the networks that it stands on are on this machine.
     """
 
     name: str
@@ -75,10 +81,7 @@ def list_models(cache: Cache | None = None) -> list[ModelInfo]:
         cache: The folder of weights; None means the user's.
     """
     cache = cache or Cache()
-    return [
-        ModelInfo(name, entry.mode, entry.weights.size, entry.weights.licence, source_of(name), all(is_present(part, cache) for part in all_weights(name)))
-        for name, entry in CATALOGUE.items()
-    ]
+    return [ModelInfo(name, entry.mode, entry.weights.size, entry.weights.licence, source_of(name), is_ready(name, cache)) for name, entry in CATALOGUE.items()]
 
 
 def find(name: str) -> Entry:
@@ -91,7 +94,7 @@ def find(name: str) -> Entry:
         return CATALOGUE[name]
     near = difflib.get_close_matches(name.lower(), CATALOGUE, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"the names are {', '.join(CATALOGUE)}"
-    raise ModelError(f"expected the name of a model, got {name!r}; {hint}")
+    raise ModelError(f"expected the name of a model, got {shown(name)}; {hint}")
 
 
 def source_of(name: str) -> str:
@@ -101,13 +104,25 @@ def source_of(name: str) -> str:
 
 
 def all_weights(name: str) -> list[Weights]:
-    """Return the weights of a model: its own, or those of the networks that it is made of.
+    """Return all weights that a model is loaded from, each once: its own, those of the networks that it is made of, and those of what it stands on.
 
     Raises:
         ModelError: If there is no such name.
     """
     entry = find(name)
-    return [find(other).weights for other in entry.networks.values()] if entry.networks else [entry.weights]
+    found = {} if entry.networks else {name: entry.weights}
+    for other in (*entry.networks.values(), *entry.needs):
+        found |= {weights.name: weights for weights in all_weights(other)}
+    return list(found.values())
+
+
+def is_ready(name: str, cache: Cache) -> bool:
+    """Whether a model can be loaded without network, judged by names and sizes of files alone.
+
+    Raises:
+        ModelError: If there is no such name.
+    """
+    return all(is_present(part, cache) for part in all_weights(name))
 
 
 def build(
@@ -124,9 +139,14 @@ def build(
 
     Raises:
         ModelError: If there is no such name, or it is a backbone, which cuts nothing by itself, or a role is not one of the model's.
-        WeightsError: If the weights are missing and cannot be fetched, damaged, or do not fit.
+        WeightsError: If the weights are missing and cannot be fetched, damaged, or do not fit; the message names the file.
+        ShapeError: If the size is no side of an image, or the model cannot have it.
     """
-    if name not in CATALOGUE and Path(name).is_file():
+    if size is not None and (type(size) is not int or not 1 <= size <= MOST_SIDE):
+        raise ShapeError(f"expected the side of the model's input as a whole number of pixels from 1 to {MOST_SIDE}, got {shown(size)}")
+    if name not in CATALOGUE and is_file(Path(name)):
+        if networks:
+            raise ModelError(f"expected networks for a model that is made of several, got {', '.join(map(str, networks))} for the file {name}")
         return build_file(Path(name), size)
     entry = find(name)
     unknown = sorted(set(networks or {}) - set(entry.networks))
@@ -141,7 +161,8 @@ def build(
         usable = ", ".join(other for other, its in CATALOGUE.items() if its.cuts)
         raise ModelError(f"expected a model that cuts, got {name!r}, a {entry.mode} that other models use; models that cut are {usable}")
     path = weights_path(name, progress=progress, cache=cache)
-    return entry.build(path, size, checksum(entry.weights, cache))
+    with fitting(path, f"the weights of {name}"):
+        return entry.build(path, size, checksum(entry.weights, cache))
 
 
 def weights_path(name: str, *, progress: Progress | None = None, cache: Cache | None = None) -> Path:
@@ -171,8 +192,13 @@ def build_file(path: Path, size: int | None) -> Parts:
 
     Raises:
         ModelError: If the parameters are those of another network.
-        WeightsError: If the file is damaged or holds more than tensors.
+        WeightsError: If the file is damaged, holds something else in the place of its tensors, or they do not fit; the message names the file.
     """
+    with fitting(path, "the parameters of SAM, SAM 2 or HRSAM, or what fretsaw train wrote"):
+        return _build_file(path, size)
+
+
+def _build_file(path: Path, size: int | None) -> Parts:
     from fretsaw.backbones import sam, sam2, sam_keys
     from fretsaw.methods import hrsam, sam_clicks
     from fretsaw.weights.files import sha256_of
@@ -188,13 +214,13 @@ def build_file(path: Path, size: int | None) -> Parts:
     if sam_keys.is_original(state):
         state = sam_keys.from_original(state)
     trunk = state.get("vision_encoder.backbone.patch_embed.projection.weight")
-    if trunk is not None:
+    if trunk is not None and trunk.ndim == 4:
         blocks = len({name.split(".")[3] for name in state if name.startswith("vision_encoder.backbone.blocks.")})
         tables = {(96, 12): sam2.HIERA_TINY, (96, 16): sam2.HIERA_SMALL, (112, 24): sam2.HIERA_BASE_PLUS, (144, 48): sam2.HIERA_LARGE}
         if table := tables.get((trunk.shape[0], blocks)):
             return with_first_cut(sam_clicks.build_sam2(state, table, size or 1024, sha256_of(path)))
     vit = state.get("vision_encoder.patch_embed.projection.weight")
-    if vit is not None and (table := {768: sam.VIT_BASE, 1024: sam.VIT_LARGE, 1280: sam.VIT_HUGE}.get(vit.shape[0])):
+    if vit is not None and vit.ndim == 4 and (table := {768: sam.VIT_BASE, 1024: sam.VIT_LARGE, 1280: sam.VIT_HUGE}.get(vit.shape[0])):
         return with_first_cut(sam_clicks.build_sam(state, table, size or 1024, sha256_of(path)))
     raise ModelError(f"expected the parameters of SAM, SAM 2 or HRSAM in {path}, got {len(state)} others, such as {', '.join(list(state)[:3])}")
 
@@ -228,7 +254,7 @@ def _short_clicks(path: Path, size: int | None, checksum: str) -> SamClicks:
     """Build SAM 2 without a fourth stage; its file says the side of its input."""
     from fretsaw.weights.files import sha256_of
 
-    return _sam2_clicks("HIERA_SHORT", path, size or int(read_metadata(path)["size"]), checksum or sha256_of(path))
+    return _sam2_clicks("HIERA_SHORT", path, size or stated_side(path, read_metadata(path)), checksum or sha256_of(path))
 
 
 def _default(path: Path, size: int | None, checksum: str) -> Parts:
@@ -393,14 +419,14 @@ def _sam_vit(letter: str, word: str, revision: str, parameters: int) -> Entry:
     """SAM with one of its three encoders. The size is that of its float32 parameters; the file is a few hundred kilobytes larger at most."""
     name = f"sam-vit-{letter}"
     weights = _hub(name, f"facebook/sam-vit-{word}", revision, f"Meta, Segment Anything (April 2023), ViT-{letter.upper()}", 4 * parameters)
-    return Entry("click, auto", weights, partial(_sam, f"VIT_{word.upper()}"))
+    return Entry("click, auto", weights, partial(_sam, f"VIT_{word.upper()}"), needs=FIRST_CUT)
 
 
 def _sam21_hiera(word: str, revision: str, size: int) -> Entry:
     """SAM 2.1 with one of its four encoders; the published file also holds the parts for video, which are left out at load."""
     name = f"sam2.1-hiera-{word}"
     weights = _hub(name, f"facebook/{name}", revision, f"Meta, SAM 2.1 (September 2024), Hiera {word}", size)
-    return Entry("click, auto", weights, partial(_sam2, f"HIERA_{word.upper().replace('-', '_')}"))
+    return Entry("click, auto", weights, partial(_sam2, f"HIERA_{word.upper().replace('-', '_')}"), needs=FIRST_CUT)
 
 
 def _text_entry(name: str, kind: str, origin: str, **networks: str) -> tuple[str, Entry]:
@@ -411,9 +437,12 @@ def _text_entry(name: str, kind: str, origin: str, **networks: str) -> tuple[str
     return name, Entry(mode, weights, networks=networks, assemble=partial(_text_model, kind))
 
 
+FIRST_CUT = ("u2netp",)
+"""What the training-free automatic cut needs, see `with_first_cut`."""
+
 CATALOGUE: dict[str, Entry] = {
-    DEFAULT: Entry("click, auto", FRETSAW_TINY, _default),
-    "sam2-hiera-tiny": Entry("click, auto", _SAM2_HIERA_TINY, partial(_sam2, "HIERA_TINY")),
+    DEFAULT: Entry("click, auto", FRETSAW_TINY, _default, needs=(PMG_FRETSAW_TINY.name, *FIRST_CUT)),
+    "sam2-hiera-tiny": Entry("click, auto", _SAM2_HIERA_TINY, partial(_sam2, "HIERA_TINY"), needs=FIRST_CUT),
     "u2netp": Entry("backbone", _U2NETP),
     "efficientnet-lite0": Entry("backbone", _EFFICIENTNET_LITE0),
     "sam-vit-b": _sam_vit("b", "base", "70c1a07f894ebb5b307fd9eaaee97b9dfc16068f", 93735728),
@@ -423,11 +452,11 @@ CATALOGUE: dict[str, Entry] = {
     "sam2.1-hiera-small": _sam21_hiera("small", "ee5bba1d82bb8749febdf90f45e84b687142ba03", 184305280),
     "sam2.1-hiera-base-plus": _sam21_hiera("base-plus", "b7320756a13354e7530a63935656d35b2f91a290", 323476296),
     "sam2.1-hiera-large": _sam21_hiera("large", "665f8e2ad61cf5f53d65644ff27c8ee525124610", 897897416),
-    CLICKED.name: Entry("click, auto", CLICKED, _clicked),
-    "pmg-tiny": Entry("click, auto", PMG_TINY, _pmg),
+    CLICKED.name: Entry("click, auto", CLICKED, _clicked, needs=("sam2-hiera-tiny",)),
+    "pmg-tiny": Entry("click, auto", PMG_TINY, _pmg, needs=("sam2-hiera-tiny",)),
     PMG_FRETSAW_TINY.name: Entry("backbone", PMG_FRETSAW_TINY),
-    **{weights.name: Entry("click, auto, semantic", weights, _grc) for weights in GRC},
-    **{weights.name: Entry("click, auto", weights, partial(_hrsam, letter, wide)) for weights, letter, wide in hrsam_weights(_convert_hrsam)},
+    **{weights.name: Entry("click, auto, semantic", weights, _grc, needs=("sam2-hiera-tiny",)) for weights in GRC},
+    **{weights.name: Entry("click, auto", weights, partial(_hrsam, letter, wide), needs=FIRST_CUT) for weights, letter, wide in hrsam_weights(_convert_hrsam)},
     **{weights.name: Entry("backbone", weights) for weights in NETWORKS},
     **dict(
         _text_entry(f"s2clip{suffix}", "build_s2clip", "Fretsaw, after S2CLIP", clip=clip, dino="dino-vit-b8", sam="sam-vit-b")

@@ -6,10 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fretsaw import catalog
 from fretsaw.catalog.entries import Parts
-from fretsaw.errors import ModelError
-from fretsaw.weights import read_metadata
+from fretsaw.catalog.standing import build_underneath
+from fretsaw.weights import fitting, load_state_dict, read_metadata
+from fretsaw.weights.metadata import stated
 
 if TYPE_CHECKING:
     from fretsaw.methods.pmg_sam.cut import PmgCut
@@ -28,13 +28,10 @@ def build_pmg(path: Path, size: int | None = None, checksum: str = "") -> Parts:
         ModelError: If the file lacks its settings, or names a model that takes no clicks.
         WeightsError: If the file is damaged, or the encoder's weights are missing and cannot be fetched.
     """
-    metadata = read_metadata(path)
-    missing = [name for name in ("settings", "encoder") if name not in metadata]
-    if missing:
-        raise ModelError(f"expected PMG-SAM's {' and '.join(missing)} in the metadata of {path}, got {', '.join(metadata) or 'none'}")
-    parts = catalog.build(metadata["encoder"], size=size)
-    if parts.clicks is None:
-        raise ModelError(f"expected an encoder that takes clicks in the metadata of {path}, got {metadata['encoder']!r}")
+    _, encoder = stated(path, read_metadata(path), "PMG-SAM's", "settings", "encoder")
+    load_state_dict(path)  # a damaged file is refused before anything is fetched for it
+    parts = build_underneath(path, encoder, size)
+    assert parts.clicks is not None  # `build_underneath` saw to it
     return replace(parts, automatic=pmg_cut(path, parts.clicks))
 
 
@@ -48,4 +45,5 @@ def pmg_cut(path: Path, model: SamClicks) -> PmgCut:
     from fretsaw.methods.pmg_sam.cut import PmgCut
     from fretsaw.methods.pmg_sam.stored import read_network
 
-    return PmgCut(load_u2netp(), read_network(path, model), model)
+    with fitting(path, "what fretsaw train pmg_sam wrote"):
+        return PmgCut(load_u2netp(), read_network(path, model), model)

@@ -6,10 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fretsaw import catalog
 from fretsaw.catalog.entries import Parts
-from fretsaw.errors import ModelError
-from fretsaw.weights import load_state_dict, read_metadata
+from fretsaw.catalog.standing import build_underneath
+from fretsaw.weights import fitting, load_state_dict, read_metadata
+from fretsaw.weights.metadata import stated
 
 if TYPE_CHECKING:
     from fretsaw.methods.sam_clicks import SamClicks
@@ -27,10 +27,10 @@ def build_clicked(path: Path, size: int | None = None, checksum: str = "") -> Pa
         ModelError: If the file does not name its model, or one that takes no clicks.
         WeightsError: If the file is damaged or does not fit, or the model's weights are missing and cannot be fetched.
     """
-    name = read_metadata(path).get("model", "")
-    parts = catalog.build(name, size=size) if name else Parts()
-    if parts.clicks is None:
-        raise ModelError(f"expected a file of fretsaw train sam_ref --set stage=decoder, whose metadata names a model that takes clicks, got {path}")
+    (name,) = stated(path, read_metadata(path), "the decoder's", "model")
+    load_state_dict(path)  # a damaged file is refused before anything is fetched for it
+    parts = build_underneath(path, name, size)
+    assert parts.clicks is not None  # `build_underneath` saw to it
     install_change(path, parts.clicks)
     return replace(parts, zooms=True)  # it answers as nobody published, so that nothing speaks against its better answers
 
@@ -43,4 +43,5 @@ def install_change(path: Path, clicks: SamClicks) -> None:
     """
     from fretsaw.weights import low_rank
 
-    low_rank.load_trained(clicks.mask_decoder, load_state_dict(path), clicks.mask_decoder.state_dict())
+    with fitting(path, "a mask decoder's change, as fretsaw train sam_ref --set stage=decoder writes it"):
+        low_rank.load_trained(clicks.mask_decoder, load_state_dict(path), clicks.mask_decoder.state_dict())

@@ -60,6 +60,7 @@ class Entry:
         build: Makes the parts; None for a backbone.
         networks: {role: name of an entry} of a model that is made of others' networks; its own weights then hold no file.
         assemble: Makes the parts of such a model.
+        needs: Names of other entries whose weights the model needs beside its own: what a trained part stands on, and the network of its automatic cut.
     """
 
     mode: str
@@ -67,6 +68,7 @@ class Entry:
     build: Builder | None = None
     networks: Mapping[str, str] = field(default_factory=dict)
     assemble: Assembler | None = None
+    needs: tuple[str, ...] = ()
 
     @property
     def cuts(self) -> bool:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fretsaw import catalog
 from fretsaw.catalog.entries import Parts
-from fretsaw.errors import ModelError
-from fretsaw.weights import load_state_dict, read_metadata
+from fretsaw.catalog.standing import build_underneath
+from fretsaw.weights import fitting, load_state_dict, read_metadata
+
+EXPECTED = "what fretsaw train grc_sam wrote"
+"""In such a file, for messages."""
 
 
 def build_grc(path: Path, size: int | None = None, checksum: str = "") -> Parts:
@@ -25,9 +27,11 @@ def build_grc(path: Path, size: int | None = None, checksum: str = "") -> Parts:
     from fretsaw.methods.grc_sam.build import Description, assemble
     from fretsaw.weights.files import sha256_of
 
-    about = Description.from_metadata(read_metadata(path))
-    base = catalog.build(about.base, size=size or about.size).clicks
-    if base is None:
-        raise ModelError(f"expected a model that takes clicks in the metadata of {path}, got {about.base!r}")
-    clicks, automatic, labels = assemble(base, about, load_state_dict(path), size, checksum or sha256_of(path))
+    with fitting(path, EXPECTED):
+        about = Description.from_metadata(read_metadata(path))
+        state = load_state_dict(path)  # a damaged file is refused before anything is fetched for it
+    base = build_underneath(path, about.base, size or about.size).clicks
+    assert base is not None  # `build_underneath` saw to it
+    with fitting(path, EXPECTED):
+        clicks, automatic, labels = assemble(base, about, state, size, checksum or sha256_of(path))
     return Parts(clicks=clicks, automatic=automatic, semantic=labels)

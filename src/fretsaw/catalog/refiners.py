@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fretsaw.errors import ModelError
-from fretsaw.weights import Route, WeightFile, Weights, load_state_dict, materialise, read_metadata
+from fretsaw.errors import ModelError, shown
+from fretsaw.weights import Route, WeightFile, Weights, fitting, load_state_dict, materialise, read_metadata
 from fretsaw.weights.gather import shipped_path
+from fretsaw.weights.metadata import read_object, stated
+from fretsaw.weights.states import is_file
 
 if TYPE_CHECKING:
     from fretsaw.methods.sam_clicks import SamClicks
@@ -47,11 +48,26 @@ def build_refiner(name: str | Path, model: str = "sam2-hiera-tiny") -> SamRef:
     from fretsaw.methods.sam_ref.model import build_sam_ref
 
     path = refiner_path(name, model)
-    metadata = read_metadata(path)
-    if "config" not in metadata:
-        raise ModelError(f"expected a refiner's configuration in the metadata of {path}, got {', '.join(metadata) or 'none'}")
-    state = {key: value for key, value in load_state_dict(path).items() if not key.startswith(DECODER_PREFIX)}
-    return build_sam_ref(state, json.loads(metadata["config"]))
+    (config,) = stated(path, read_metadata(path), "a refiner's", "config")
+    with fitting(path, "a refiner, as fretsaw train sam_ref writes it"):
+        state = {key: value for key, value in load_state_dict(path).items() if not key.startswith(DECODER_PREFIX)}
+        return build_sam_ref(state, read_object(config, "a refiner's configuration"))
+
+
+def require_fit(refiner: SamRef, clicks: SamClicks, name: str | Path) -> None:
+    """Refuse a refiner that was made for another kind of model, before an image is encoded for it.
+
+    Args:
+        refiner: The refiner.
+        clicks: The model whose answers it is to improve.
+        name: The refiner's, for the message.
+
+    Raises:
+        ModelError: If it expects an image embedding of other channels than the model's.
+    """
+    expected, found = list(refiner.global_diff.channels), list(clicks.embedding_channels)
+    if found[: len(expected)] != expected:
+        raise ModelError(f"expected a model with an image embedding of {expected} channels, as the refiner {name} was made for, got one of {found}")
 
 
 def install_decoder(name: str | Path, model: str, clicks: SamClicks) -> None:
@@ -71,20 +87,21 @@ def install_decoder(name: str | Path, model: str, clicks: SamClicks) -> None:
     from fretsaw.weights import low_rank
 
     path = refiner_path(name, model)
-    if not Path(name).is_file() and model in FIRST_STAGE:
+    if not is_file(Path(name)) and model in FIRST_STAGE:
         install_change(catalog.weights_path(FIRST_STAGE[model]), clicks)
-    trained = {key.removeprefix(DECODER_PREFIX): value for key, value in load_state_dict(path).items() if key.startswith(DECODER_PREFIX)}
-    if trained:
-        start = clicks.mask_decoder.state_dict() if low_rank.RANK in read_metadata(path) else {}
-        low_rank.load_trained(clicks.mask_decoder, trained, start)
+    with fitting(path, "a refiner, as fretsaw train sam_ref writes it"):
+        trained = {key.removeprefix(DECODER_PREFIX): value for key, value in load_state_dict(path).items() if key.startswith(DECODER_PREFIX)}
+        if trained:
+            start = clicks.mask_decoder.state_dict() if low_rank.RANK in read_metadata(path) else {}
+            low_rank.load_trained(clicks.mask_decoder, trained, start)
 
 
 def refiner_path(name: str | Path, model: str) -> Path:
     """Return the weight file of a refiner, checked where it goes by a name; for the arguments and errors see `build_refiner`."""
-    if Path(name).is_file():
+    if is_file(Path(name)):
         return Path(name)
     if str(name) not in REFINERS:
-        raise ModelError(f"expected a refiner out of {', '.join(REFINERS)}, or the weight file of one, got {str(name)!r}, which is no file")
+        raise ModelError(f"expected a refiner out of {', '.join(REFINERS)}, or the weight file of one, got {shown(str(name))}, which is no file")
     trained, over = REFINERS[str(name)], FIRST_STAGE.get(model, model)
     if over not in trained:
         known = ", ".join(sorted({*trained, *FIRST_STAGE}))

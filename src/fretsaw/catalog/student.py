@@ -6,9 +6,12 @@ from pathlib import Path
 
 from fretsaw import catalog
 from fretsaw.catalog.entries import Parts
-from fretsaw.errors import ModelError
+from fretsaw.catalog.standing import build_underneath
+from fretsaw.errors import ModelError, shown
 from fretsaw.frames import Preprocessing
-from fretsaw.weights import load_state_dict, load_strictly, read_metadata
+from fretsaw.weights import fitting, load_state_dict, load_strictly, read_metadata
+from fretsaw.weights.metadata import stated, stated_side
+from fretsaw.weights.states import is_file
 
 
 def build_student(path: Path, size: int | None = None, checksum: str = "") -> Parts:
@@ -27,19 +30,18 @@ def build_student(path: Path, size: int | None = None, checksum: str = "") -> Pa
     from fretsaw.weights.files import sha256_of
 
     metadata = read_metadata(path)
-    teacher, side = metadata.get("base"), size or int(metadata.get("size", 0))
-    if not teacher or not side:
-        raise ModelError(f"expected a student of fretsaw train hrsam_lite, whose metadata names its teacher and its size; got {path} without them")
-    if teacher not in catalog.CATALOGUE and not Path(teacher).is_file():
+    teacher, _ = stated(path, metadata, "the student's", "base", "size")
+    side = size or stated_side(path, metadata)
+    if teacher not in catalog.CATALOGUE and not is_file(Path(teacher)):
         raise ModelError(
-            f"expected the teacher of {path} in the catalogue or as a file here, got {teacher!r}; "
+            f"expected the teacher of {path} in the catalogue or as a file here, got {shown(teacher)}; "
             "--set stated=NAME at the training gives a teacher's file its name in the catalogue"
         )
-    base = catalog.build(teacher, size=side).clicks
-    if base is None:
-        raise ModelError(f"expected a teacher that takes clicks in the metadata of {path}, got {teacher!r}")
     encoder = HrsamLiteEncoder()
-    load_strictly(encoder, {name: tensor.float() for name, tensor in load_state_dict(path).items()})
+    with fitting(path, "what fretsaw train hrsam_lite wrote"):
+        load_strictly(encoder, load_state_dict(path))
+    base = build_underneath(path, teacher, side).clicks
+    assert base is not None  # `build_underneath` saw to it
     plain = base.preprocessing
     return catalog.with_first_cut(
         base.with_encoder(encoder.requires_grad_(False).eval(), Preprocessing(plain.frame, side, plain.mean, plain.std), checksum or sha256_of(path)).eval()

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from fretsaw.catalog import CATALOGUE, build_file, find, weights_path
 from fretsaw.catalog.entries import Network, Parts
-from fretsaw.errors import MissingWeightsError, ModelError
-from fretsaw.weights import Cache, Progress, checksum, load_state_dict, missing_parts_message
+from fretsaw.errors import MissingWeightsError, ModelError, shown
+from fretsaw.weights import Cache, Progress, checksum, fitting, load_state_dict, missing_parts_message
 from fretsaw.weights.files import sha256_of
+from fretsaw.weights.states import is_file
 
 WANTED = {
     "clip": "a CLIP in the place of CLIP",
@@ -37,8 +38,9 @@ def fetch(name: str, networks: Mapping[str, str], *, progress: Progress | None =
     check_roles(networks)
     found, missing = {}, []
     for role, network in networks.items():
-        if network not in CATALOGUE and Path(network).is_file():
-            found[role] = Network(network, Path(network), sha256_of(Path(network)))
+        if network not in CATALOGUE and is_file(Path(network)):
+            with fitting(Path(network), WANTED[role]):
+                found[role] = Network(network, Path(network), sha256_of(Path(network)))
             continue
         try:
             path = weights_path(network, progress=progress, cache=cache)
@@ -69,9 +71,9 @@ def check_roles(networks: Mapping[str, str]) -> None:
             }
             if not suits[role]:
                 raise ModelError(f"expected {WANTED[role]}, got {network}, a {entry.mode}")
-        elif not Path(network).is_file():
+        elif not is_file(Path(network)):
             if Path(network).suffix:
-                raise ModelError(f"expected {WANTED[role]}, by name or as a weight file; got {network!r}, which is no file")
+                raise ModelError(f"expected {WANTED[role]}, by name or as a weight file; got {shown(network)}, which is no file")
             find(network)
 
 
@@ -101,7 +103,9 @@ def assemble(kind: str, networks: Mapping[str, Network], size: int | None) -> Pa
     from fretsaw.backbones.dino import build_dino
     from fretsaw.methods.s2clip import build as builders
 
-    clip = build_clip(load_state_dict(networks["clip"].path), networks["clip"].checksum)
+    with fitting(networks["clip"].path, "the parameters of CLIP and its tokenizer's merge table"):
+        clip = build_clip(load_state_dict(networks["clip"].path), networks["clip"].checksum)
+        clip.require_words()
     if set(networks) == {"clip"}:
         return Parts(text=builders.build_floor(clip))
     parts = clicks_of(networks["sam"], size)
@@ -110,7 +114,8 @@ def assemble(kind: str, networks: Mapping[str, Network], size: int | None) -> Pa
     if dino.name in CATALOGUE and find(dino.name).build is not None:  # SAM's own encoder in DINO's place
         patches = builders.sam_patches(parts.clicks if dino.name == networks["sam"].name else clicks_of(dino, size).clicks)
     else:
-        patches = build_dino(load_state_dict(dino.path))
+        with fitting(dino.path, "the parameters of DINO or DINOv2"):
+            patches = build_dino(load_state_dict(dino.path))
     return replace(parts, text=getattr(builders, kind)(clip, patches, parts.clicks))
 
 
@@ -120,4 +125,5 @@ def clicks_of(network: Network, size: int | None) -> Parts:
         return build_file(network.path, size)
     entry = find(network.name)
     assert entry.build is not None  # `check_roles` let it pass
-    return entry.build(network.path, size, network.checksum)
+    with fitting(network.path, f"the weights of {network.name}"):
+        return entry.build(network.path, size, network.checksum)

@@ -14,7 +14,7 @@ import typer
 
 from fretsaw import catalog
 from fretsaw.errors import FretsawError, ModelError
-from fretsaw.weights import Cache, Progress, bring, is_present, locate, materialise, read_metadata, shown_progress, silent, verify
+from fretsaw.weights import Cache, Progress, bring, locate, materialise, read_metadata, shown_progress, silent, verify
 from fretsaw.weights.gather import shipped_path
 
 app = typer.Typer(name="models", help="List, fetch, check and convert the models' weights.", no_args_is_help=True, rich_markup_mode="rich")
@@ -61,16 +61,20 @@ def pull(
     cache = Cache()
 
     def work(name: str, progress: Progress) -> dict[str, Any]:
+        entry = catalog.find(name)
         if again:
-            for weights in catalog.all_weights(name):
+            for weights in [catalog.find(network).weights for network in entry.networks.values()] or [entry.weights]:
                 with cache.lock(weights.name):
                     cache.forget(weights.name)
-        entry = catalog.find(name)
         if entry.networks:
             from fretsaw.catalog.text import fetch
 
-            return {"files": [str(network.path) for network in fetch(name, entry.networks, progress=progress, cache=cache).values()]}
-        return {"path": str(materialise(entry.weights, cache, progress))}
+            got = {"files": [str(network.path) for network in fetch(name, entry.networks, progress=progress, cache=cache).values()]}
+        else:
+            got = {"path": str(materialise(entry.weights, cache, progress))}
+        for weights in catalog.all_weights(name):  # what it stands on, too
+            materialise(weights, cache, progress)
+        return got
 
     _for_each(names, work, as_json)
 
@@ -91,11 +95,13 @@ def verify_command(
     cache = Cache()
 
     def work(name: str, progress: Progress) -> dict[str, Any]:
-        return {"files": [str(path) for weights in catalog.all_weights(name) for path in verify(weights, cache, progress)]}
+        # where a model was not asked for and lacks what it stands on, what is here of it is checked all the same
+        parts = catalog.all_weights(name) if names or catalog.is_ready(name, cache) else [catalog.find(name).weights]
+        return {"files": [str(path) for weights in parts for path in verify(weights, cache, progress)]}
 
     # a record without its file, or with a file of another size, is a fault too: so not only what counts as present
-    single = {name: entry.weights for name, entry in catalog.CATALOGUE.items() if not entry.networks}
-    here = [name for name, weights in single.items() if is_present(weights, cache) or cache.read_record(name) is not None]
+    single = [name for name, entry in catalog.CATALOGUE.items() if not entry.networks]
+    here = [name for name in single if catalog.is_ready(name, cache) or cache.read_record(name) is not None]
     _for_each(names or here, work, as_json)
 
 
@@ -171,7 +177,7 @@ def describe(name: str, cache: Cache) -> dict[str, Any]:
         "licence": weights.licence,
         "origin": weights.origin,
         "source": catalog.source_of(name),
-        "present": all(is_present(part, cache) for part in parts),
+        "present": catalog.is_ready(name, cache),
     }
     if facts["present"] and not entry.networks:
         path = locate(weights, cache)

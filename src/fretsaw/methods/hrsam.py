@@ -29,7 +29,7 @@ from torch.nn import functional as F
 
 from fretsaw.backbones.sam import build_prompt_parts
 from fretsaw.backbones.sam_keys import from_hrsam
-from fretsaw.errors import ConfigError, ShapeError, StateDictError
+from fretsaw.errors import ConfigError, ShapeError, StateDictError, shown
 from fretsaw.frames import Preprocessing, longest_side
 from fretsaw.layers.attention import ROTARY_BASE
 from fretsaw.layers.blocks import TOKENS_AT_ONCE, AttentionLayer, FlashSwinBlock
@@ -38,6 +38,7 @@ from fretsaw.layers.selective_scan import CHUNK_ELEMENTS
 from fretsaw.layers.windows import PaddedWindowAttention, Shapes
 from fretsaw.methods.sam_clicks import SamClicks
 from fretsaw.types import ImageEmbedding
+from fretsaw.weights.metadata import check_numbers, read_object
 from fretsaw.weights.states import load_strictly, rename
 from fretsaw.weights.vit_mae import mae_weights
 
@@ -309,16 +310,37 @@ def describe_encoder(encoder: HRSAMEncoder) -> str:
 def _arguments_of(names: Mapping[str, tuple[int, ...]], config: str | None) -> dict[str, Any]:
     """Return the encoder's arguments for the shapes of its parameters."""
     dim, side = names["patch_embed.proj.weight"][0], round((names["pos_embed"][1] - 1) ** 0.5)
-    depth = 1 + max((int(name.split(".")[1]) for name in names if name.startswith("blocks.")), default=-1)
+    depth = len({name.split(".")[1] for name in names if name.startswith("blocks.")})
     if config is not None:
-        stated = json.loads(config)
-        size, anchor_size = EncoderSize(**{**stated["size"], "outputs": tuple(stated["size"]["outputs"])}), stated["anchor_size"]
+        size, anchor_size = _stated(config)
     else:
         found = [row for row in SIZES.values() if (row.dim, row.depth) == (dim, depth)]
         if not found:
             raise StateDictError(f"expected an encoder of {', '.join(SIZES)}, got one of {dim} channels and {depth} blocks")
         size, anchor_size = found[0], ANCHOR_SIZE if any(name.startswith("ms_mamba_blocks.") for name in names) else None
     return {"size": size, "anchor_size": anchor_size, "table_side": side}
+
+
+def _stated(config: str) -> tuple[EncoderSize, int | None]:
+    """Return size and anchor map that a file states, see `describe_encoder`.
+
+    Raises:
+        ConfigError: If they are not stated, or no encoder has them.
+    """
+    what = "HRSAM's encoder"
+    values = read_object(config, what)
+    numbers = values.get("size")
+    if not isinstance(numbers, dict) or not isinstance(numbers.get("outputs"), list) or "anchor_size" not in values:
+        raise ConfigError(f"{what}: expected its size with outputs, and its anchor_size, got {shown(values)}")
+    limits = {"dim": (1, 8192), "depth": (1, 256), "heads": (1, 256), "outputs": (0, 255), "state_size": (1, 1024), "out_channels": (1, 8192)}
+    check_numbers(what, numbers, limits)
+    check_numbers(
+        what, {"window": numbers.get("window", 16) or 1, "anchor_size": values["anchor_size"] or 16}, {"window": (1, 1024), "anchor_size": (16, 8192)}
+    )
+    try:
+        return EncoderSize(**{**numbers, "outputs": tuple(numbers["outputs"])}), values["anchor_size"]
+    except TypeError as error:
+        raise ConfigError(f"{what}: expected the numbers of an EncoderSize, got others: {error}") from error
 
 
 def estimate_encoder_memory(size: int, config: EncoderSize, dtype: torch.dtype = torch.float32, anchor_size: int | None = None) -> int:

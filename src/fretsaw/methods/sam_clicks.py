@@ -60,6 +60,14 @@ class SamClicks(nn.Module):
         """Where the weights lie."""
         return next(self.mask_decoder.parameters()).device
 
+    @property
+    def embedding_channels(self) -> tuple[int, ...]:
+        """C of the image embedding, then the channels of its finer maps, where the decoder takes some; see `ImageEmbedding`."""
+        from fretsaw.backbones.sam2 import Sam2MaskDecoder
+
+        channels = self.prompt_encoder.no_mask.shape[-1]
+        return (channels, channels // 8, channels // 4) if isinstance(self.mask_decoder, Sam2MaskDecoder) else (channels,)
+
     def to_precision(self, dtype: torch.dtype) -> SamClicks:
         """Let the image encoder compute in `dtype`; returns self.
 

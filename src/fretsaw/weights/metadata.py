@@ -32,8 +32,14 @@ def read_metadata(path: Path) -> dict[str, str]:
         raise WeightsError(f"expected a safetensors file at {path}, got another kind or a damaged one ({one_line(str(error))})") from error
 
 
-def stated(path: Path, metadata: Mapping[str, str], *names: str) -> list[str]:
+def stated(path: Path, metadata: Mapping[str, str], whose: str, *names: str) -> list[str]:
     """Return what a file says under some names.
+
+    Args:
+        path: The file.
+        metadata: Of the file.
+        whose: What they are stated of, for the message.
+        names: The names.
 
     Raises:
         ModelError: If it says nothing under one of them.
@@ -41,7 +47,7 @@ def stated(path: Path, metadata: Mapping[str, str], *names: str) -> list[str]:
     missing = [name for name in names if not metadata.get(name)]
     if missing:
         known = one_line(", ".join(metadata), 100)
-        raise ModelError(f"expected {' and '.join(missing)} in the metadata of {path}, which fretsaw train writes; got {known or 'no metadata'}")
+        raise ModelError(f"expected {whose} {' and '.join(missing)} in the metadata of {path}, which fretsaw train writes; got {known or 'no metadata'}")
     return [metadata[name] for name in names]
 
 
@@ -89,7 +95,7 @@ def stated_side(path: Path, metadata: Mapping[str, str], name: str = "size") -> 
         ModelError: If it states none.
         ConfigError: If it is no side of a model's input.
     """
-    (text,) = stated(path, metadata, name)
+    (text,) = stated(path, metadata, "the model's", name)
     value = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else text
     check_numbers(f"the metadata of {path}", {name: value}, {name: SIDES})
     return int(text)

@@ -200,7 +200,7 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], key_map: Mappi
         ignore: See `rename`.
 
     Raises:
-        StateDictError: If names, shapes or kinds of number (whole ones, fractions) differ; the message names the first few.
+        StateDictError: If names or shapes differ, or whole numbers stand for fractions; the message names the first few.
     """
     renamed = rename(state, key_map or {}, ignore)
     wanted = module.state_dict()
@@ -214,7 +214,7 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], key_map: Mappi
     kinds = [
         f"{name} {_kind(wanted[name])} but {_kind(renamed[name])}"
         for name in sorted(wanted.keys() & renamed.keys())
-        if wanted[name].is_floating_point() != renamed[name].is_floating_point()
+        if wanted[name].is_floating_point() and not renamed[name].is_floating_point()
     ]
     faults = [
         *(("missing", missing), ("unexpected", unexpected)),

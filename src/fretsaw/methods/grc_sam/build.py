@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fretsaw.errors import ModelError
+from fretsaw.errors import ConfigError, ModelError, shown
 from fretsaw.images import write_bytes
 from fretsaw.methods.grc_sam.cut import FOREGROUND, GrcForeground, GrcLabels
 from fretsaw.methods.grc_sam.model import GrcSam, LinearHead, with_taps
 from fretsaw.methods.sam_clicks import SamClicks
 from fretsaw.segmentation import BACKGROUND
 from fretsaw.weights import load_strictly, low_rank
+from fretsaw.weights.metadata import SIDES, check_numbers, read_object
 
 METADATA = "grc_sam"
 """Key of the description in a file's metadata."""
@@ -79,11 +80,18 @@ class Description:
             ModelError: If it describes no GrC-SAM.
         """
         try:
-            fields: dict[str, Any] = json.loads(metadata[METADATA])
+            fields: dict[str, Any] = read_object(metadata[METADATA], METADATA)
+            check_numbers(METADATA, fields, {"size": SIDES, "layers": (0, 1023), "width": (1, 4096), "rank": (0, 4096)})
             fields |= {name: tuple(fields.get(name, ())) for name in ("names", "layers")}
-            return cls(**fields)
-        except (KeyError, ValueError, TypeError) as error:
-            raise ModelError(f"expected metadata {METADATA} that describes a trained GrC-SAM, got {dict(metadata)}") from error
+            about = cls(**fields)
+        except (KeyError, TypeError, ConfigError) as error:
+            raise ModelError(f"expected metadata {METADATA} that describes a trained GrC-SAM, got {shown(dict(metadata), 200)} ({error})") from error
+        texts = (about.base, about.strategy, about.head, *about.names)
+        if not all(isinstance(text, str) and text and text.isprintable() for text in texts) or len(set(about.names)) != len(about.names):
+            raise ModelError(f"expected a base, a head and different names of classes as printable texts in {METADATA}, got {shown(texts, 200)}")
+        if isinstance(about.above, bool) or not isinstance(about.above, int | float) or not 0 <= about.above <= 1:
+            raise ModelError(f"expected the response from which a window is refined as a number from 0 to 1 in {METADATA}, got {shown(about.above)}")
+        return about
 
 
 def build_network(base: SamClicks, about: Description) -> GrcSam | LinearHead:
@@ -96,7 +104,7 @@ def build_network(base: SamClicks, about: Description) -> GrcSam | LinearHead:
     if about.head == "linear":
         return LinearHead(base.prompt_encoder.no_mask.shape[-1], about.outputs)
     if about.head != "grc":
-        raise ModelError(f"expected a head out of {', '.join(HEADS)}; got {about.head!r}")
+        raise ModelError(f"expected a head out of {', '.join(HEADS)}; got {shown(about.head)}")
     return GrcSam(base, about.outputs, about.width, about.layers, about.strategy, about.above)
 
 
@@ -118,8 +126,8 @@ def assemble(
     Raises:
         StateDictError: If the tensors do not fit.
     """
+    own = {name.removeprefix(ENCODER): tensor for name, tensor in state.items() if name.startswith(ENCODER)}
     network = build_network(base, about).eval()
-    own = {name.removeprefix(ENCODER): tensor.float() for name, tensor in state.items() if name.startswith(ENCODER)}
     if own:
         load_strictly(base.image_encoder, own)
     trained = {name: tensor for name, tensor in state.items() if not name.startswith(ENCODER)}

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fretsaw.errors import ConfigError
+from fretsaw.errors import ConfigError, shown
 from fretsaw.methods.pmg_sam import decoder as parts
 from fretsaw.methods.pmg_sam import model as pieces
 from fretsaw.methods.pmg_sam.drfm import DenseResidualFusion, Fusion, NoFusion, ResidualFusion
@@ -21,6 +21,7 @@ from fretsaw.methods.pmg_sam.feat_refiner import FeatRefiner
 from fretsaw.methods.pmg_sam.model import PmgSam
 from fretsaw.methods.pmg_sam.pairing import PAIRS
 from fretsaw.methods.sam_clicks import SamClicks
+from fretsaw.weights.metadata import check_numbers
 
 HIERA_TINY, HIERA_BASE_PLUS = (96, 192, 384, 768), (112, 224, 448, 896)
 """Channels of the four stages."""
@@ -74,8 +75,12 @@ class Settings:
         """Return the settings that a weight file's metadata holds.
 
         Raises:
-            ConfigError: If a name is unknown.
+            ConfigError: If a name is unknown, or a number is one that no network has.
         """
+        check_numbers("PMG-SAM's settings", values, LIMITS)
+        share = values.get("map_share", 0.0)
+        if not isinstance(share, int | float) or not 0 <= share <= 1:
+            raise ConfigError(f"PMG-SAM's settings: expected map_share from 0 to 1, got {shown(share)}")
         try:
             arguments: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
             return cls(**arguments)
@@ -95,6 +100,12 @@ TINY = Settings(width=32, pyramid="encoder", injection="encoder", dense=16, map_
 
 Deviation: half the paper's channels in the fusion, SAM 2's pyramid and mask prompt, U²-Netp's map as the start of the pre-mask; see the pieces' own reasons.
 """
+
+LIMITS = {
+    **{"stages": (1, 8192), "levels": (1, 8192), "dim": (1, 8192), "width": (1, 4096), "hidden": (1, 65536), "dense": (0, 4096)},
+    **{"blocks": (0, 64), "iterations": (0, 64), "interactions": (0, 64), "directions": (1, 2), "heads": (1, 256), "patch": (1, 256)},
+}
+"""{setting: least and greatest} of what a file may ask for."""
 
 DIRECTIONS: dict[int, Any] = {1: parts.OneWayInteraction, 2: parts.Interaction}
 
@@ -179,8 +190,8 @@ def trainable_parameters(network: nn.Module) -> int:
 
 
 def _choose(name: str, value: Any, kinds: Mapping[Any, Any]) -> Any:
-    if value not in kinds:
-        raise ConfigError(f"{name}: expected one of {', '.join(map(str, kinds))}, got {value!r}")
+    if not isinstance(value, str | int) or value not in kinds:
+        raise ConfigError(f"{name}: expected one of {', '.join(map(str, kinds))}, got {shown(value)}")
     return kinds[value]
 
 

@@ -9,13 +9,16 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
+from fretsaw.errors import StateDictError
 from fretsaw.images import write_bytes
 from fretsaw.methods.pmg_sam.build import Settings, build_pmg_sam, start_from_sam2
 from fretsaw.methods.pmg_sam.model import PmgSam
 from fretsaw.methods.sam_clicks import SamClicks
 from fretsaw.weights import load_state_dict, low_rank, read_metadata
+from fretsaw.weights.metadata import read_object, stated
 
 RECIPE = "pmg_sam"
 """What such a file's metadata says under "recipe"."""
@@ -54,12 +57,36 @@ def read_network(path: Path, model: SamClicks) -> PmgSam:
         model: The one whose image encoder the file stands on.
 
     Raises:
+        ModelError: If the file lacks its settings.
+        ConfigError: If a setting is unknown, or no network has it.
         StateDictError: If the parameters do not fit the settings.
     """
     metadata = read_metadata(path)
-    network = build_pmg_sam(Settings.read(json.loads(metadata["settings"])))
-    low_rank.load_trained(network, load_state_dict(path), started(network, model) if low_rank.RANK in metadata else {})
+    settings = Settings.read(read_object(stated(path, metadata, "PMG-SAM's", "settings")[0], "PMG-SAM's settings"))
+    state = load_state_dict(path)
+    _require_fit(settings, state, model if low_rank.RANK in metadata else None)
+    network = build_pmg_sam(settings)
+    low_rank.load_trained(network, state, started(network, model) if low_rank.RANK in metadata else {})
     return network.requires_grad_(False).eval()
+
+
+def _require_fit(settings: Settings, state: Mapping[str, Tensor], model: SamClicks | None) -> None:
+    """Refuse settings that ask for a larger network than the file fills, before memory is taken for it.
+
+    Args:
+        settings: Of the file.
+        state: Its parameters.
+        model: Whose decoder the rest comes from, or None where the file holds all.
+
+    Raises:
+        StateDictError: If there are fewer numbers than the settings ask for.
+    """
+    with torch.device("meta"):
+        wanted = sum(value.numel() for value in build_pmg_sam(settings).state_dict().values())
+    given = [value.numel() for name, value in state.items() if not name.endswith((low_rank.LEFT, low_rank.RIGHT))]
+    below = [value.numel() for value in model.state_dict().values()] if model is not None else []
+    if wanted > sum(given) + sum(below):
+        raise StateDictError(f"expected {wanted} numbers, as the settings ask for, got {sum(given)} and {sum(below)} of the model underneath")
 
 
 def started(network: PmgSam, model: SamClicks) -> dict[str, Tensor]:

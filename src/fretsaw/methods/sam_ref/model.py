@@ -165,9 +165,22 @@ class SamRef(nn.Module):
 
 
 def build_sam_ref(state_dict: Mapping[str, Tensor], config: Mapping[str, Any]) -> SamRef:
-    """Build a refiner from its weights and the `config` that was saved with them; loading is strict."""
-    from fretsaw.weights import load_strictly
+    """Build a refiner from its weights and the `config` that was saved with them; loading is strict.
 
-    refiner = SamRef(**config)
+    Raises:
+        ConfigError: If the configuration has an unknown name, or numbers that no refiner has.
+        StateDictError: If the weights do not fit it.
+    """
+    from fretsaw.weights import load_strictly
+    from fretsaw.weights.metadata import check_numbers
+
+    limits = {"width": (2, 1024), "blocks": (0, 64), "channels": (1, 8192), "levels": (1, 8192), "map_scale": (1, 2)}
+    check_numbers("a refiner's configuration", config, limits)
+    try:
+        # without memory of its own: what the configuration asks for is compared with the file first
+        with torch.device("meta"):
+            refiner = SamRef(**config)
+    except TypeError as error:
+        raise ConfigError(f"expected a refiner's configuration, got another: {error}") from error
     load_strictly(refiner, dict(state_dict))
     return refiner.eval().requires_grad_(False)
