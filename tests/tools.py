@@ -54,6 +54,7 @@ def skips(reasons: Iterable[str]) -> str:
     return f"skipped: {', '.join(parts)}" if parts else ""
 
 
+@pytest.hookimpl(trylast=True)  # after the slowest tests, which are many lines
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say at the end what the skipped tests would have needed. With xdist, the reports come from the workers and are counted here once."""
     line = skips(report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr) for report in terminalreporter.stats.get("skipped", ()))
