@@ -128,7 +128,7 @@ def _step_to_json(step: Step) -> dict[str, Any]:
     box = asdict(step.prompt.box) if step.prompt.box is not None else None
     parts = [{"place": _kept_box(part), "size": list(part.logits.shape), "score": part.score, "name": part.name} for part in step.instances]
     return {
-        "clicks": [asdict(click) for click in step.prompt.clicks],
+        "clicks": [{"x": click.x, "y": click.y, "positive": click.positive} for click in step.prompt.clicks],  # many times faster than `asdict`
         "strokes": [asdict(stroke) for stroke in step.prompt.strokes],
         "box": box,
         "score": step.score,
