@@ -65,9 +65,11 @@ export class Gallery {
 
   #row(row) {
     const picture = element("img", { src: row.thumbnail, alt: "", loading: "lazy", decoding: "async", draggable: "false" });
-    const count = row.objects ? [element("span", { class: "count", text: String(row.objects) })] : [];
-    const label = `${row.name}, ${row.objects === 1 ? "1 object" : `${row.objects} objects`}`;
-    const button = element("button", { type: "button", class: "thumb", "data-id": row.id, "aria-label": label, title: row.name, onclick: () => this.open(row.id) });
+    const badge = row.damaged ? { class: "count damaged", text: "!" } : { class: "count", text: String(row.objects) };
+    const count = row.damaged || row.objects ? [element("span", badge)] : [];
+    const label = `${row.name}, ${row.damaged ? "damaged" : row.objects === 1 ? "1 object" : `${row.objects} objects`}`;
+    const title = row.damaged ? `${row.name}: ${row.damaged}` : row.name;
+    const button = element("button", { type: "button", class: "thumb", "data-id": row.id, "aria-label": label, title, onclick: () => this.open(row.id) });
     button.append(element("span", { class: "frame" }, picture, ...count), element("span", { class: "name", text: row.name.split("/").at(-1) }));
     return element("li", {}, button);
   }
