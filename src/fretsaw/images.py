@@ -9,6 +9,8 @@ Rules, the same for files, PIL images and arrays:
 - 16 bit becomes 8 bit by the high byte (value // 256); bool and 1 bit become 0 and 255. Floats have no fixed range and are refused.
 - Colour profiles are ignored; CMYK and palettes become RGB as Pillow does it.
 - Images have at least 2 x 2 pixels and at most `PIXEL_LIMIT`, checked before any pixel is decoded.
+- Reading takes at most about 8 bytes a pixel beside the file: 4 in which Pillow keeps what it decodes, and the result; pixels are turned into it in strips.
+  WebP, whose decoder holds whole frames, takes up to 16.
 
 Writing is atomic: a file is either there in full or not at all. The suffix chooses the format; all but JPEG are lossless.
 """
@@ -22,16 +24,19 @@ import os
 import struct
 import threading
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import warnings
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 import cv2
 import numpy as np
+import PIL.PngImagePlugin
 import PIL.TiffImagePlugin  # registers itself with Pillow, as the next one does
-import PIL.WebPImagePlugin  # noqa: F401
-from PIL import Image, ImageOps
+import PIL.WebPImagePlugin
+from PIL import Image
 
 from fretsaw.errors import ImageError, OutputError, ShapeError
 from fretsaw.masks import describe, mask_to_box, require_mask
@@ -55,7 +60,7 @@ _ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
     ".bmp": ("BMP", {}),
 }
 _WITHOUT_ALPHA = ("JPEG", "BMP")
-_RAISING_LIMIT = threading.Lock()
+_RAISING_LIMIT, _WARNINGS = threading.Lock(), threading.RLock()
 _STRAIGHT = {"La": "LA", "RGBa": "RGBA"}
 """Modes whose colours are multiplied by alpha, and those that they become."""
 
@@ -75,51 +80,70 @@ def read_image(source: ImageSource, pixel_limit: int = PIXEL_LIMIT) -> np.ndarra
     """
     if isinstance(source, np.ndarray):
         return _array_to_rgb(source, pixel_limit)
-    image, name = _open(source, pixel_limit)
-    with _complaints(name):
-        return _to_rgb(image, name)
+    with _decoded(source, pixel_limit) as (image, orientation, name):
+        return _to_rgb(image, orientation, name)
 
 
-def read_mask(source: ImageSource, pixel_limit: int = PIXEL_LIMIT) -> np.ndarray:
+def read_mask(source: ImageSource, pixel_limit: int = PIXEL_LIMIT, size: tuple[int, int] | None = None, smallest: int = 2) -> np.ndarray:
     """Return a mask file's values: grey values as stored, else the maximum over the colour channels (palettes by their colours, alpha left out).
 
     Args:
         source: As in `read_image`, arrays excepted.
         pixel_limit: Most pixels that are accepted.
+        size: The (H, W) that is expected, where the caller knows it; a file of another size is refused before it is decoded.
+        smallest: Fewest pixels of a side; a mask of a part of a picture may be 1 pixel thin.
 
     Returns:
         (H, W) uint8, uint16 for 16-bit files; 1-bit files give 0 and 255. What counts as object is the caller's rule, commonly `> 0` or `> 127`.
 
     Raises:
-        ImageError: As `read_image`.
+        ImageError: As `read_image`, and if the size is another one.
     """
-    image, name = _open(source, pixel_limit)
-    with _complaints(name):
-        grey = _grey(image, name)
-        return grey if grey is not None else np.asarray(image.convert("RGB")).max(axis=2)
+    with _decoded(source, pixel_limit, size, smallest) as (image, orientation, name):
+        _check_palette(image, name)
+        if _is_grey(image):
+            return _in_strips(image, orientation, lambda strip: _grey(strip, name))
+        return _in_strips(image, orientation, lambda strip: np.asarray(strip.convert("RGB")).max(axis=2))
 
 
-def read_labels(source: ImageSource, pixel_limit: int = PIXEL_LIMIT) -> np.ndarray:
+def read_labels(source: ImageSource, pixel_limit: int = PIXEL_LIMIT, size: tuple[int, int] | None = None) -> np.ndarray:
     """Return the class ids in a label file: indices of a palette, grey values as stored, 0 and 1 of a 1-bit file.
 
     Args:
         source: As in `read_image`, arrays excepted.
         pixel_limit: Most pixels that are accepted.
+        size: The (H, W) that is expected, where the caller knows it; a file of another size is refused before it is decoded.
 
     Returns:
         (H, W) uint8, uint16 for 16-bit files.
 
     Raises:
-        ImageError: As `read_image`, and if the file holds colours rather than ids.
+        ImageError: As `read_image`, if the size is another one, and if the file holds colours rather than ids.
     """
-    image, name = _open(source, pixel_limit)
-    with _complaints(name):
+    with _decoded(source, pixel_limit, size) as (image, orientation, name):
         if image.mode in ("P", "PA"):
-            return np.array(image.getchannel(0) if image.mode == "PA" else image)
-        labels = _grey(image, name)
-        if labels is None:
+            return _in_strips(image, orientation, lambda strip: np.asarray(strip.getchannel(0) if strip.mode == "PA" else strip))
+        if not _is_grey(image):
             raise ImageError(f"{name}: expected class ids in a palette or grey image, got colours (mode {image.mode})")
-        return labels // 255 if image.mode == "1" else labels
+        return _in_strips(image, orientation, lambda strip: _grey(strip, name) // (255 if strip.mode == "1" else 1))
+
+
+def picture_size(source: ImageSource, pixel_limit: int = PIXEL_LIMIT) -> tuple[int, int]:
+    """Return the (H, W) that `read_image` would give a file, from its header: no pixel is decoded.
+
+    Args:
+        source: As in `read_image`.
+        pixel_limit: Most pixels that are accepted.
+
+    Raises:
+        ImageError: If the source is missing, no image, broken in its header, thinner than 2 pixels, above the limit, or of an unsupported kind. Damage behind
+            the header is not noticed.
+    """
+    if isinstance(source, np.ndarray):
+        _check_array(source, pixel_limit)
+        return source.shape[0], source.shape[1]
+    with _opened(source, pixel_limit) as (image, _):
+        return _upright_size(image)
 
 
 def image_hash(image: np.ndarray) -> str:
@@ -137,8 +161,16 @@ def _complaints(name: str) -> Iterator[None]:
     except ImageError:
         raise
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ImageError(f"{name}: expected a whole, undamaged image, got one that cannot be decoded ({reason or type(error).__name__})") from error
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ImageError(f"{name}: expected a whole, undamaged image, got one that cannot be decoded ({_printable(reason)})") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Pillow's warnings about odd headers away: what matters is raised. Which warnings are shown is a global of Python's, hence the lock."""
+    with _WARNINGS, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 @contextmanager
@@ -155,32 +187,47 @@ def _pillow_allows(pixel_limit: int) -> Iterator[None]:
             Image.MAX_IMAGE_PIXELS = before
 
 
-def _open(source: Any, pixel_limit: int) -> tuple[Image.Image, str]:
-    """Return the decoded, upright first frame of whatever the source is, and a name for messages."""
-    if isinstance(source, Image.Image):
-        name = _printable(getattr(source, "filename", "") or "PIL image")
-        return _decode(source, name, pixel_limit), name
-    if isinstance(source, bytes | bytearray | memoryview):
-        return _identify(io.BytesIO(source), "bytes", pixel_limit), "bytes"
-    if callable(getattr(source, "read", None)):
-        name = _printable(getattr(source, "name", "") or "file object")
-        with _complaints(name):
-            content = source.read()
-        if not isinstance(content, bytes):
-            raise ImageError(f"{name}: expected a file opened in binary mode, got one that reads {type(content).__name__}")
-        return _identify(io.BytesIO(content), name, pixel_limit), name
-    if not isinstance(source, str | os.PathLike):
-        raise ImageError(f"expected a path, bytes, a binary file, a PIL image or a numpy array, got {describe(source)}")
-    name = _printable(source)
+@contextmanager
+def _opened(source: Any, pixel_limit: int, size: tuple[int, int] | None = None, smallest: int = 2) -> Iterator[tuple[Image.Image, str]]:
+    """Give whatever the source is as an image that is not decoded yet, its size checked, and a name for messages; any exception inside is an `ImageError`."""
+    with ExitStack() as held:
+        if isinstance(source, Image.Image):
+            name = _printable(getattr(source, "filename", "") or "PIL image")
+            image = source
+        elif isinstance(source, bytes | bytearray | memoryview):
+            name = "bytes"
+            image = held.enter_context(_identified(io.BytesIO(source), name, pixel_limit))
+        elif callable(getattr(source, "read", None)):
+            name = _printable(getattr(source, "name", "") or "file object")
+            with _complaints(name):
+                content = source.read()
+            if not isinstance(content, bytes):
+                raise ImageError(f"{name}: expected a file opened in binary mode, got one that reads {type(content).__name__}")
+            image = held.enter_context(_identified(io.BytesIO(content), name, pixel_limit))
+        elif isinstance(source, str | os.PathLike):
+            name = _printable(source)
+            image = held.enter_context(_identified(held.enter_context(_file(source, name)), name, pixel_limit))
+        else:
+            raise ImageError(f"expected a path, bytes, a binary file, a PIL image or a numpy array, got {describe(source)}")
+        held.enter_context(_complaints(name))
+        _check_size(image.height, image.width, name, pixel_limit, smallest)
+        if size is not None and (found := _upright_size(image)) != tuple(size):
+            raise ImageError(f"{name}: expected an image of {size[1]} x {size[0]} pixels (width x height), got {found[1]} x {found[0]}")
+        yield image, name
+
+
+@contextmanager
+def _file(source: str | os.PathLike, name: str) -> Iterator[IO[bytes]]:
     try:
         # Asked before opening, since opening a pipe would wait for its other end.
         if not Path(source).is_file():
             kind = "a folder" if Path(source).is_dir() else "no regular file" if Path(source).exists() else "a path that does not exist"
             raise ImageError(f"{name}: expected an image file, got {kind}")
-        with open(source, "rb") as file:
-            return _identify(file, name, pixel_limit), name
+        file = open(source, "rb")  # noqa: SIM115, closed below
     except (OSError, ValueError) as error:
         raise ImageError(f"{name}: expected a readable image file, got: {getattr(error, 'strerror', None) or error}") from error
+    with file:
+        yield file
 
 
 def _printable(name: object) -> str:
@@ -189,85 +236,174 @@ def _printable(name: object) -> str:
     return text if text and text.isprintable() else ascii(text)
 
 
-def _identify(file: IO[bytes], name: str, pixel_limit: int) -> Image.Image:
-    """Find the format by content and decode.
+@contextmanager
+def _identified(file: IO[bytes], name: str, pixel_limit: int) -> Iterator[Image.Image]:
+    """Find the format by content.
 
     Pillow's own `open` warns about half of what is allowed here, so the plugins are asked directly.
     """
     Image.preinit()  # BMP, GIF, JPEG, PNG and PPM; what can run programs, as EPS does, stays out
-    prefix = file.read(16)
-    if not prefix:
-        raise ImageError(f"{name}: expected an image file, got an empty one")
     with _complaints(name), _pillow_allows(pixel_limit):
+        prefix = file.read(16)
+        if not prefix:
+            raise ImageError(f"{name}: expected an image file, got an empty one")
         for kind in READABLE:
             factory, accepts = Image.OPEN[kind]
             if accepts is None or accepts(prefix) is not True:
                 continue
             file.seek(0)
             try:
-                return _decode(factory(file, ""), name, pixel_limit)
+                with _quiet():
+                    image = factory(file, "")
             except (SyntaxError, IndexError, TypeError, struct.error) as error:
-                raise ImageError(f"{name}: expected a whole, undamaged {kind} image, got a broken header ({' '.join(str(error).split())[:120]})") from error
-    raise ImageError(f"{name}: expected an image ({', '.join(READABLE)}), got content of another kind that starts with {prefix[:8]!r}")
+                reason = " ".join(str(error).split())[:120]
+                raise ImageError(f"{name}: expected a whole, undamaged {kind} image, got a broken header ({_printable(reason)})") from error
+            yield image
+            return
+        raise ImageError(f"{name}: expected an image ({', '.join(READABLE)}), got content of another kind that starts with {prefix[:8]!r}")
 
 
-def _decode(image: Image.Image, name: str, pixel_limit: int) -> Image.Image:
-    _check_size(image.height, image.width, name, pixel_limit)
-    with _complaints(name):
+@contextmanager
+def _decoded(
+    source: Any, pixel_limit: int, size: tuple[int, int] | None = None, smallest: int = 2
+) -> Iterator[tuple[Image.Image, Callable[[np.ndarray], np.ndarray], str]]:
+    """Give the decoded first frame of whatever the source is, a function that turns an upright array into a view with its rows, and a name for messages."""
+    with _opened(source, pixel_limit, size, smallest) as (image, name):
         image.load()
-    with suppress(Exception):  # the pixels are fine, and EXIF data come in every state of corruption
-        image = ImageOps.exif_transpose(image)
-    return image.convert(_STRAIGHT[image.mode]) if image.mode in _STRAIGHT else image
+        orientation = 1
+        with suppress(Exception), _quiet():  # the pixels are fine, and EXIF data come in every state of corruption
+            orientation = image.getexif().get(_ORIENTATION, 1)
+        yield image, _FROM_UPRIGHT.get(orientation, lambda upright: upright), name
 
 
-def _check_size(height: int, width: int, name: str, pixel_limit: int) -> None:
-    if min(height, width) < 2:
-        raise ImageError(f"{name}: expected an image of at least 2 x 2 pixels, got {width} x {height} (width x height)")
+_ORIENTATION = 0x0112
+_FROM_UPRIGHT: dict[Any, Callable[[np.ndarray], np.ndarray]] = {
+    2: lambda upright: upright[:, ::-1],
+    3: lambda upright: upright[::-1, ::-1],
+    4: lambda upright: upright[::-1],
+    5: lambda upright: upright.swapaxes(0, 1),
+    6: lambda upright: np.rot90(upright, 1),
+    7: lambda upright: upright[::-1, ::-1].swapaxes(0, 1),
+    8: lambda upright: np.rot90(upright, -1),
+}
+"""For each EXIF orientation, an upright array as a view whose rows are those of the file: what is written into it lies upright."""
+_ON_THEIR_SIDE = (5, 6, 7, 8)
+_STRIP = 2**18
+"""Pixels that are turned into an array at once: small beside the picture, large beside the cost of a call."""
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    """Return the (H, W) of an image that is not decoded yet, as it is shown."""
+    width, height = image.size
+    orientation = 1
+    with suppress(Exception), _quiet():
+        if isinstance(image, PIL.TiffImagePlugin.TiffImageFile) and image._exif is None:
+            # Pillow turns a TIFF while it decodes it, and some versions tell the turned size before.
+            width, height = image.tag_v2[256], image.tag_v2[257]
+        orientation = _png_orientation(image) if isinstance(image, PIL.PngImagePlugin.PngImageFile) else image.getexif().get(_ORIENTATION, 1)
+    return (width, height) if orientation in _ON_THEIR_SIDE else (height, width)
+
+
+def _png_orientation(image: PIL.PngImagePlugin.PngImageFile) -> int:
+    """Return the orientation that a PNG tells. It may stand behind the pixels, and asked for EXIF data Pillow would decode the image to get there."""
+    file, probe = image.fp, image
+    if file is not None and image.png is not None:
+        place = file.tell()
+        try:
+            probe = PIL.PngImagePlugin.PngImageFile(io.BytesIO(_png_without_pixels(file)))
+        finally:
+            file.seek(place)
+    return Image.Image.getexif(probe).get(_ORIENTATION, 1)
+
+
+def _png_without_pixels(file: IO[bytes]) -> bytes:
+    """Return a PNG's header and what it tells about itself, with no pixels; what is damaged or very large is left out."""
+    file.seek(0)
+    content = bytearray(file.read(33))  # the signature and the header chunk
+    for _ in range(2**20):
+        start = file.read(8)
+        if len(start) < 8 or start[4:] == b"IEND":
+            break
+        length = int.from_bytes(start[:4], "big") + 4  # with its checksum
+        if start[4:] in (b"eXIf", b"iTXt", b"zTXt", b"tEXt") and len(content) + length < 2**24:
+            content += start + file.read(length)
+        else:
+            file.seek(length, os.SEEK_CUR)
+    return bytes(content) + b"".join(struct.pack(">I", 0) + name + struct.pack(">I", zlib.crc32(name)) for name in (b"IDAT", b"IEND"))
+
+
+def _check_size(height: int, width: int, name: str, pixel_limit: int, smallest: int = 2) -> None:
+    if min(height, width) < smallest:
+        raise ImageError(f"{name}: expected an image of at least {smallest} x {smallest} pixels, got {width} x {height} (width x height)")
     if height * width > pixel_limit:
         raise ImageError(f"{name}: expected at most {pixel_limit} pixels (pixel_limit), got {width} x {height} = {width * height}")
 
 
-def _grey(image: Image.Image, name: str) -> np.ndarray | None:
-    """Return the stored grey values, uint8 or uint16, or None where the image has colours."""
-    if image.mode in ("L", "LA"):
-        return np.array(image.getchannel(0))
-    if image.mode == "1":
-        return np.array(image.convert("L"))
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        values = np.asarray(image)
-        if values.min() < 0 or values.max() > 65535:
-            raise ImageError(f"{name}: expected grey values of 8 or 16 bit, got integers from {values.min()} to {values.max()}")
-        return values.astype(np.uint16)
-    if image.mode == "F":
-        raise ImageError(f"{name}: expected integers of 8 or 16 bit, got floats, which have no fixed range; scale them to 0 .. 255 and convert")
+def _in_strips(image: Image.Image, view: Callable[[np.ndarray], np.ndarray], convert: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
+    """Return a decoded image as an upright, contiguous array, converted a strip of rows at a time: whole copies would take several times its size."""
+    result = rows = None
+    step = max(1, _STRIP // image.width)
+    for top in range(0, image.height, step):
+        strip = convert(image.crop((0, top, image.width, min(top + step, image.height))))
+        if result is None or rows is None:
+            # Only the first strip tells the type and the channels.
+            sides = view(np.empty((image.height, image.width), np.bool_)).shape
+            result = np.empty((*sides, *strip.shape[2:]), strip.dtype)
+            rows = view(result)
+        rows[top : top + len(strip)] = strip
+    assert result is not None
+    return result
+
+
+def _is_grey(image: Image.Image) -> bool:
+    return image.mode in ("1", "L", "LA", "La", "I", "F") or image.mode.startswith("I;16")
+
+
+def _check_palette(image: Image.Image, name: str) -> None:
     if image.mode == "P" and not (image.palette and image.palette.palette):
         raise ImageError(f"{name}: expected colours, got a palette image without its palette")
-    return None
 
 
-def _to_rgb(image: Image.Image, name: str) -> np.ndarray:
-    grey = _grey(image, name)
+def _grey(strip: Image.Image, name: str) -> np.ndarray:
+    """Return the stored grey values of a part of an image, uint8 or uint16."""
+    if strip.mode == "1":
+        return np.asarray(strip.convert("L"))
+    if strip.mode in ("L", "LA", "La"):
+        return np.asarray((strip.convert("LA") if strip.mode == "La" else strip).getchannel(0))
+    if strip.mode == "F":
+        raise ImageError(f"{name}: expected integers of 8 or 16 bit, got floats, which have no fixed range; scale them to 0 .. 255 and convert")
+    values = np.asarray(strip)
+    if values.min() < 0 or values.max() > 65535:
+        raise ImageError(f"{name}: expected grey values of 8 or 16 bit, got integers from {values.min()} to {values.max()}")
+    return values.astype(np.uint16)
+
+
+def _to_rgb(image: Image.Image, view: Callable[[np.ndarray], np.ndarray], name: str) -> np.ndarray:
+    _check_palette(image, name)
     if image.has_transparency_data and image.mode[0] not in "IF":
-        return _on_white(np.asarray(image.convert("RGBA")))
-    if grey is None:
-        return np.array(image.convert("RGB"))
-    return np.repeat(_to_8_bit(grey)[..., None], 3, axis=2)
+        straight = _STRAIGHT.get(image.mode, image.mode)
+        return _in_strips(image, view, lambda strip: _on_white(np.asarray((strip if strip.mode == straight else strip.convert(straight)).convert("RGBA"))))
+    if not _is_grey(image):
+        return _in_strips(image, view, lambda strip: np.asarray(strip.convert("RGB")))
+    return _in_strips(image, view, lambda strip: np.repeat(_to_8_bit(_grey(strip, name))[..., None], 3, axis=2))
 
 
 def _array_to_rgb(array: np.ndarray, pixel_limit: int) -> np.ndarray:
-    channels = array.shape[2] if array.ndim == 3 else 1
-    if array.ndim not in (2, 3) or channels not in (1, 3, 4):
+    _check_array(array, pixel_limit)
+    eight = _to_8_bit(array)
+    if array.ndim == 3 and array.shape[2] == 4:
+        return _on_white(eight)
+    image = np.empty((*array.shape[:2], 3), np.uint8)
+    image[:] = eight if eight.ndim == 3 else eight[..., None]
+    return image
+
+
+def _check_array(array: np.ndarray, pixel_limit: int) -> None:
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
         raise ImageError(f"array: expected (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), got {describe(array)}")
     if array.dtype not in (np.uint8, np.uint16, np.bool_):
         raise ImageError(f"array: expected uint8, uint16 or bool, got {describe(array)}; floats have no fixed range: scale them to 0 .. 255 and convert")
-    height, width = array.shape[:2]
-    _check_size(height, width, "array", pixel_limit)
-    eight = _to_8_bit(array)
-    if channels == 4:
-        return _on_white(eight)
-    image = np.empty((height, width, 3), np.uint8)
-    image[:] = eight if eight.ndim == 3 else eight[..., None]
-    return image
+    _check_size(array.shape[0], array.shape[1], "array", pixel_limit)
 
 
 def _to_8_bit(values: np.ndarray) -> np.ndarray:
@@ -308,7 +444,7 @@ def write_bytes(path: str | os.PathLike, content: bytes, durable: bool = False, 
             os.replace(temporary, target)
             if durable:
                 for folder in (target.parent, *(made.parent for made in absent)):
-                    _sync_folder(folder)
+                    sync_folder(folder)
         finally:
             temporary.unlink(missing_ok=True)
     except (OSError, ValueError) as error:
@@ -316,7 +452,7 @@ def write_bytes(path: str | os.PathLike, content: bytes, durable: bool = False, 
     return target
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Bring a folder's names onto the disk, where the system can: Windows opens no folder, and some network file systems sync none."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
