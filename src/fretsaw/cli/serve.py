@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fretsaw.cli.options import Device, Refiner, Zoom
-from fretsaw.errors import MissingExtraError
+from fretsaw.errors import MissingExtraError, OutputError
+
+if TYPE_CHECKING:
+    from fretsaw.server.settings import Settings
 
 
 def serve(
@@ -18,6 +25,15 @@ def serve(
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8000,
     token: Annotated[str | None, typer.Option("--token", help="What clients must bring, at least 16 characters; default: made up where needed.")] = None,
     data: Annotated[Path | None, typer.Option("--data", help="Where work is kept; default: .fretsaw in FOLDER, or the cache folder.")] = None,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option("--allowed-host", metavar="NAME", help="A name by which clients may call the server; repeatable.", show_default=False),
+    ] = None,
+    public_url: Annotated[
+        str | None,
+        typer.Option("--public-url", metavar="URL", help="Where a proxy shows the server, like https://example.org.", show_default=False),
+    ] = None,
+    read_only: Annotated[bool, typer.Option("--read-only", help="Refuse every change; pictures and saved work can be looked at and exported.")] = False,
     memory: Annotated[int, typer.Option("--memory", min=64, help="MiB of pictures and embeddings to keep in memory.")] = 2048,
     model: Annotated[
         str | None, typer.Option("--model", help="A name from [b]fretsaw models list[/b]; default: the default model.", show_default=False)
@@ -37,11 +53,14 @@ def serve(
       fretsaw serve photos/
 
       fretsaw serve photos/ --host 0.0.0.0 --port 9000 --token "$(openssl rand -hex 16)"
+
+      fretsaw serve photos/ --public-url https://cut.example.org
+
+      fretsaw serve photos/ --read-only
     """
     try:
-        import uvicorn
-
         from fretsaw.server.app import create_app
+        from fretsaw.server.listening import listen, run
     except ImportError as error:
         raise MissingExtraError(f"expected the extra 'serve' (pip install 'fretsaw[serve]'), got: {error}") from error
     from dataclasses import replace
@@ -49,13 +68,35 @@ def serve(
     import fretsaw
     from fretsaw.server.settings import for_command
 
-    settings = replace(for_command(folder, host, token, data), memory_bytes=memory * 2**20)
-    app = create_app(fretsaw.load(model, refiner=refiner, zoom=zoom, device=device), settings)
-    config = uvicorn.Config(app, host=host, port=port, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=3)
-    socket = config.bind_socket()
-    number = socket.getsockname()[1]
-    shown = f"[{host}]" if ":" in host else host
-    query = f"/?token={settings.token}" if settings.token else ""
-    print(f"fretsaw: open http://{shown}:{number}{query}", flush=True)
-    print(f"fretsaw: work is kept in {settings.data}; stop with Ctrl+C", file=sys.stderr, flush=True)
-    uvicorn.Server(config).run([socket])
+    settings = for_command(folder, host, token, data, allowed_hosts=allowed_host or (), public_url=public_url, read_only=read_only)
+    settings = replace(settings, memory_bytes=memory * 2**20)
+    segmenter = fretsaw.load(model, refiner=refiner, zoom=zoom, device=device)
+    with _private_copy(settings) if read_only else nullcontext(settings) as settings, listen(host, port, settings) as door:
+        app = create_app(segmenter, settings)
+        query = f"/?token={settings.token}" if settings.token else ""
+        shown = f"[{host}]" if ":" in host else host
+        print(f"fretsaw: open {settings.public_url or f'http://{shown}:{door.getsockname()[1]}'}{query}", flush=True)
+        if settings.public_url:
+            print(f"fretsaw: the proxy is to pass requests on to http://{shown}:{door.getsockname()[1]}", file=sys.stderr, flush=True)
+        kept = "nothing is written to" if read_only else "work is kept in"
+        print(f"fretsaw: {kept} {settings.shown or settings.data}; stop with Ctrl+C", file=sys.stderr, flush=True)
+        run(app, door, settings, lambda: shutil.rmtree(settings.data) if settings.shown else None)
+
+
+@contextmanager
+def _private_copy(settings: Settings) -> Iterator[Settings]:
+    """Give a server that changes nothing a folder of its own, with the saved work as it is now, and delete it at the end.
+
+    Raises:
+        OutputError: If the work cannot be copied.
+    """
+    from dataclasses import replace
+
+    from fretsaw.server.settings import copy_work
+
+    with tempfile.TemporaryDirectory(prefix="fretsaw-read-only-", ignore_cleanup_errors=True) as temporary:
+        try:
+            copy_work(settings.data, Path(temporary))
+        except OSError as error:
+            raise OutputError(f"{settings.data}: expected saved work that can be copied to {temporary}, got: {error.strerror or error}") from error
+        yield replace(settings, data=Path(temporary), shown=settings.data)

@@ -21,8 +21,9 @@ from fretsaw.api import Segmenter
 from fretsaw.errors import FretsawError, ModelError
 from fretsaw.server import label_studio, routes_images, routes_jobs, routes_objects
 from fretsaw.server.exports import FORMATS
-from fretsaw.server.guard import Guard
-from fretsaw.server.refusals import status_of
+from fretsaw.server.guard import SAFE_METHODS, Guard
+from fretsaw.server.places import UPLOAD, Places
+from fretsaw.server.refusals import refusal_of_system, status_of
 from fretsaw.server.replies import MOST_POINTS, AboutReply, Refusal
 from fretsaw.server.settings import Settings
 from fretsaw.server.workbench import Workbench
@@ -53,14 +54,15 @@ def create_app(segmenter: Segmenter, settings: Settings) -> Any:
         yield
         bench.close()
 
-    refusals: dict[int | str, dict[str, Any]] = {status: {"model": Refusal} for status in (403, 404, 409, 413, 422, 429, 503)}
-    app = FastAPI(title="Fretsaw", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan, responses=refusals)
+    refusals: dict[int | str, dict[str, Any]] = {status: {"model": Refusal} for status in (400, 403, 404, 405, 408, 409, 413, 422, 429, 503, 507)}
+    # Slashes are not mended by a redirect: its address would be made of the Host header, and behind a proxy of the wrong scheme.
+    app = FastAPI(title="Fretsaw", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan, responses=refusals, redirect_slashes=False)
     app.state.bench = bench
     for module in (routes_images, routes_objects, routes_jobs, label_studio):
         app.include_router(module.make_router(bench))
     _add_pages(app, bench)
-    _add_refusals(app)
-    return Guard(bench.metrics.layer(app), settings)
+    _add_refusals(app, Places(settings.data, settings.folder))
+    return Guard(bench.metrics.layer(app), settings, bench.metrics.note)
 
 
 def _add_pages(app: FastAPI, bench: Workbench) -> None:
@@ -71,7 +73,15 @@ def _add_pages(app: FastAPI, bench: Workbench) -> None:
     folder = settings.folder.name if settings.folder else None
     limits = {name: getattr(settings, name) for name in ("upload_bytes", "pixels", "uploads", "objects", "steps", "memory_bytes", "queue", "workers")}
     limits["points"] = MOST_POINTS
-    about = AboutReply(version=__version__, model=segmenter.name, modes=modes, formats=list(FORMATS), folder=folder, limits=limits)  # type: ignore[arg-type]
+    about = AboutReply(
+        version=__version__,
+        model=segmenter.name,
+        modes=modes,  # type: ignore[arg-type]
+        formats=list(FORMATS),
+        folder=folder,
+        read_only=settings.read_only,
+        limits=limits,
+    )
 
     @app.get("/api/about", tags=["server"])
     async def tell_about() -> AboutReply:
@@ -95,27 +105,35 @@ def _add_pages(app: FastAPI, bench: Workbench) -> None:
     app.mount("/static", StaticFiles(directory=STATIC))
 
 
-def _add_refusals(app: FastAPI) -> None:
-    """Every refusal is JSON with a reason."""
+def _add_refusals(app: FastAPI, places: Places) -> None:
+    """Every refusal is JSON with a reason, in which no folder of the server's is named."""
 
-    def refusal(status: int, reason: str, kind: str, headers: dict[str, str] | None = None) -> JSONResponse:
-        return JSONResponse({"reason": reason, "kind": kind}, status, headers)
+    def refusal(request: Request, status: int, reason: str, kind: str, headers: dict[str, str] | None = None) -> JSONResponse:
+        sent = routes_images.plain_name(request.query_params.get("name") or UPLOAD)
+        headers = {**(headers or {}), **({"retry-after": "1"} if status == 503 else {})}
+        return JSONResponse({"reason": places.hide(reason, sent), "kind": kind}, status, headers)
 
     @app.exception_handler(FretsawError)
     async def ours(request: Request, error: FretsawError) -> JSONResponse:
-        status = status_of(error)
-        return refusal(status, str(error), type(error).__name__, {"retry-after": "1"} if status == 503 else None)
+        return refusal(request, status_of(error), str(error), type(error).__name__)
+
+    @app.exception_handler(OSError)
+    async def of_the_system(request: Request, error: OSError) -> JSONResponse:
+        doing = _doing(request)
+        LOGGER.warning("%s: %s", doing, error)
+        return refusal(request, *refusal_of_system(error, doing), "OutputError")
 
     @app.exception_handler(RequestValidationError)
     async def malformed(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"] if part != "body")
-        came = f", got {json.dumps(first['input'])[:60]}" if isinstance(first["input"], str | int | float) else ""
-        return refusal(422, f"{place + ': ' if place else ''}{first['msg']}{came}", "RequestError")
+        place = ".".join(str(part)[:40] for part in first["loc"] if part != "body")
+        came = first["input"][:60] if isinstance(first["input"], str) else first["input"]
+        shown = f", got {json.dumps(came)[:60]}" if isinstance(came, str | int | float) else ""
+        return refusal(request, 422, f"{place + ': ' if place else ''}{first['msg']}{shown}", "RequestError")
 
     @app.exception_handler(HTTPException)
     async def known(request: Request, error: HTTPException) -> JSONResponse:
-        return refusal(error.status_code, str(error.detail), "RequestError", dict(error.headers or {}))
+        return refusal(request, error.status_code, str(error.detail), "RequestError", dict(error.headers or {}))
 
     @app.exception_handler(ClientGoneError)
     @app.exception_handler(ClientDisconnect)
@@ -125,4 +143,13 @@ def _add_refusals(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def defect(request: Request, error: Exception) -> JSONResponse:
         LOGGER.error("%s %s failed", request.method, request.url.path, exc_info=error)
-        return refusal(500, f"a defect of the server's own: {type(error).__name__}", "Defect")
+        return refusal(request, 500, f"a defect of the server's own: {type(error).__name__}", "Defect")
+
+
+DOING = {"upload": "taking the upload in", "import_sent": "taking the annotations in", "export": "making the export", "fetch": "sending the export"}
+
+
+def _doing(request: Request) -> str:
+    """Say in words what a request was about, for a reason: "saving" where it would have changed something."""
+    named = DOING.get(getattr(request.scope.get("route"), "name", ""))
+    return named or ("reading" if request.method in SAFE_METHODS else "saving the change")

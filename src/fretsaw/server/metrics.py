@@ -8,9 +8,14 @@ from typing import TYPE_CHECKING
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from fretsaw.server.guard import METHODS
+
 if TYPE_CHECKING:
     from fretsaw.server.sessions import Sessions
     from fretsaw.server.workers import Workers
+
+OTHER = "other"
+"""Stands for methods that do not exist and for addresses that lead nowhere."""
 
 BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0)
 
@@ -35,8 +40,12 @@ class Metrics:
         """Return everything in Prometheus' text format."""
         return generate_latest(self.registry)
 
+    def note(self, method: str, status: int, route: str = OTHER) -> None:
+        """Count an answer. Routes are named by their pattern and methods by their name where they have one, so that no client can multiply the rows."""
+        self._requests.labels(method if method in METHODS else OTHER, route, str(status)).inc()
+
     def layer(self, app: ASGIApp) -> ASGIApp:
-        """Wrap an application; routes are counted by their pattern, so that ids do not multiply the rows."""
+        """Wrap an application."""
 
         async def counted(scope: Scope, receive: Receive, send: Send) -> None:
             if scope["type"] != "http":
@@ -46,8 +55,8 @@ class Metrics:
 
             async def send_counted(message: Message) -> None:
                 if message["type"] == "http.response.start":
-                    route = getattr(scope.get("route"), "path", "other")
-                    self._requests.labels(scope["method"], route, str(message["status"])).inc()
+                    route = getattr(scope.get("route"), "path", OTHER)
+                    self.note(scope["method"], message["status"], route)
                     self._seconds.labels(route).observe(time.perf_counter() - started)
                 await send(message)
 
