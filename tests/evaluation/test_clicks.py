@@ -17,7 +17,7 @@ from fretsaw.evaluation import protocols
 from fretsaw.evaluation.adapters import DecoderPredictor, SessionPredictor, decoder_of, predictor_for
 from fretsaw.evaluation.clicks import ClickTally, carried, click_through, iou, metrics_by_size, threshold
 from fretsaw.evaluation.predictors import Detour, Flip, Squash, ZoomIn, logits, object_crop, probabilities, wrap
-from fretsaw.evaluation.protocols import CLICK_PROTOCOLS, CURVE_TARGET, HRSAM, INTERFORMER, RITM, SAM, SEGNEXT, SIMPLECLICK, click_protocol, for_dataset
+from fretsaw.evaluation.protocols import CLICK_PROTOCOLS, CURVE_TARGET, HRSAM, INTERFORMER, REAL, RITM, SAM, SEGNEXT, SIMPLECLICK, click_protocol, for_dataset
 from fretsaw.methods.sam_clicks import best_of_three, single
 from fretsaw.types import Box, Click
 from tiny import tiny_sam, tiny_sam2
@@ -57,6 +57,16 @@ def test_the_same_seed_gives_the_same_clicks_with_ties(tmp_path):
     first = click_through(Disks(4), photo(truth), truth, HRSAM, np.random.default_rng(5))
     assert first.clicks == click_through(Disks(4), photo(truth), truth, HRSAM, np.random.default_rng(5)).clicks
     assert first.clicks != click_through(Disks(4), photo(truth), truth, HRSAM, np.random.default_rng(6)).clicks
+
+
+def test_real_clicks_lie_around_the_deepest_place_and_repeat_with_the_samples_seed():
+    truth = square(20, 10, 50, 40)
+    protocol = replace(REAL, max_clicks=1)
+    assert protocol.fields() | {"name": "sam", "click_rule": "ritm"} == replace(SAM, max_clicks=1).fields()
+    firsts = [click_through(Disks(4), photo(truth), truth, protocol, np.random.default_rng(seed)).clicks[0] for seed in range(60)]
+    assert firsts[7] == click_through(Disks(4), photo(truth), truth, protocol, np.random.default_rng(7)).clicks[0]
+    assert all(truth[int(click.y), int(click.x)] == 1 and click.positive for click in firsts)
+    assert 3 < np.std([click.x for click in firsts]) < 9, "half of the depth of 15 pixels"
 
 
 def test_what_goes_back_to_the_network():
@@ -161,8 +171,8 @@ def test_figures_by_image_size():
 
 
 def test_protocols_hold_the_fields_of_the_table():
-    assert set(CLICK_PROTOCOLS) == {"ritm", "simpleclick", "segnext", "sam", "hrsam", "interformer"}
-    assert [p.click_rule for p in CLICK_PROTOCOLS.values()] == ["ritm", "ritm", "ritm", "ritm", "hrsam", "hrsam"]
+    assert set(CLICK_PROTOCOLS) == {"ritm", "simpleclick", "segnext", "sam", "hrsam", "interformer", "real"}
+    assert [p.click_rule for p in CLICK_PROTOCOLS.values()] == ["ritm", "ritm", "ritm", "ritm", "hrsam", "hrsam", "around"]
     assert (RITM.threshold, RITM.flip, RITM.input, RITM.input_size, RITM.zoom_threshold) == (0.49, True, "zoom", 400, 0.5)
     assert (SIMPLECLICK.input_size, SIMPLECLICK.zoom_squash) == (448, True)
     assert for_dataset(RITM, "davis").input_size == 600

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from fretsaw.cli.evaluate_run import COLUMNS, StepsProgress, exit_status, finish, open_data, prepare, times
+from fretsaw.cli.evaluate_run import COLUMNS, StepsProgress, check_outputs, exit_status, finish, open_data, prepare, times
 from fretsaw.cli.options import Device, Refiner, Size, Zoom
 from fretsaw.errors import ConfigError
 
@@ -38,7 +38,7 @@ Plot = Annotated[Path | None, typer.Option("--plot", help="Draw the result into 
 def clicks(
     data: Data,
     model: Model = None,
-    protocol: Annotated[str, typer.Option("--protocol", help="ritm, simpleclick, segnext, sam, hrsam or interformer.")] = "sam",
+    protocol: Annotated[str, typer.Option("--protocol", help="ritm, simpleclick, segnext, sam, hrsam, interformer or real.")] = "sam",
     dataset: DatasetName = None,
     report: ReportFile = None,
     limit: Limit = None,
@@ -78,7 +78,6 @@ def clicks(
     if target_iou is not None:
         rules = replace(rules, target_iou=target_iou)
     rules = replace(rules, detour_size=detour) if detour is not None else rules
-    objects = open_data(data, dataset, split)
     build, options = prepare(
         "clicks",
         data,
@@ -96,6 +95,8 @@ def clicks(
         report=report,
         plot=plot,
     )
+    objects = open_data(data, dataset, split)
+    check_outputs(objects.samples, [split, model, refiner], [report, plot], save_masks, data)
     load = partial(adapters.load_predictor, **build.keywords)
     result = evaluate_clicks(objects, rules, load, options, StepsProgress("clicks", as_json), save_masks)
     if timed:
@@ -136,7 +137,6 @@ def auto(
     from fretsaw.evaluation.auto import check_metrics, evaluate_auto, protocol_named
 
     rules, chosen = protocol_named(protocol), check_metrics(metric or None)
-    images = open_data(data, dataset, split)
     build, options = prepare(
         "auto",
         data,
@@ -152,6 +152,8 @@ def auto(
         report=report,
         plot=plot,
     )
+    images = open_data(data, dataset, split)
+    check_outputs(images.samples, [split, model], [report, plot], save_masks, data)
     result = evaluate_auto(images, build, rules, options=options, metrics=chosen, progress=StepsProgress("auto", as_json), masks_to=save_masks)
     finish(result, report, plot, as_json)
     exit_status(result)
@@ -186,10 +188,11 @@ def semantic(
       fretsaw evaluate semantic data/VOC2012 --dataset voc --model s2clip --protocol voc21 --report voc21.json
     """
     from fretsaw.data.class_sets import CLASS_SETS
-    from fretsaw.evaluation.semantic import evaluate_semantic, preset_named
+    from fretsaw.evaluation.semantic import LABELLERS, check_classes, evaluate_semantic, preset_named
 
     preset = preset_named(protocol)
-    images = open_data(data, dataset, split, CLASS_SETS)
+    if mode not in LABELLERS:
+        raise ConfigError(f"expected --mode out of {', '.join(LABELLERS)}, got {mode!r}")
     build, options = prepare(
         "semantic",
         data,
@@ -204,7 +207,11 @@ def semantic(
         seed=seed,
         report=report,
         plot=plot,
+        mode=mode,
+        check=partial(check_classes, preset=preset),
     )
+    images = open_data(data, dataset, split, CLASS_SETS)
+    check_outputs(images.samples, [split, model], [report, plot], save_masks, data)
     result = evaluate_semantic(images, build, preset, mode, options=options, progress=StepsProgress("semantic", as_json), masks_to=save_masks)
     finish(result, report, plot, as_json)
     exit_status(result)
@@ -241,9 +248,6 @@ def instances(
     from fretsaw.evaluation.instances import evaluate_instances, overlapping, protocol_named, save_predictions
 
     rules = protocol_named(protocol)
-    objects = read_coco(data, images)
-    if touching:
-        objects = overlapping(objects)
     build, options = prepare(
         "instances",
         data,
@@ -259,6 +263,10 @@ def instances(
         report=report,
         plot=plot,
     )
+    objects = read_coco(data, images)
+    if touching:
+        objects = overlapping(objects)
+    check_outputs(objects.samples, [data, model], [report, plot, predictions], save_masks, images or data.parent)
     result = evaluate_instances(objects, build, rules, options=options, progress=StepsProgress("instances", as_json), masks_to=save_masks)
     if predictions is not None:
         save_predictions(result, predictions)
@@ -282,6 +290,8 @@ def table_command(
     from fretsaw.evaluation.published import published_click_rows
     from fretsaw.evaluation.report import Report, mixed_table, table
 
+    if plot is not None:
+        check_outputs((), reports, [plot])
     loaded = [Report.load(path) for path in reports]
     columns = list(dict.fromkeys(name for report in loaded for name in COLUMNS.get(report.task, ())))
     print((mixed_table if mixed else table)(loaded, columns, published_click_rows()))

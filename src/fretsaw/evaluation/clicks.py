@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from fretsaw import images
-from fretsaw.clicks.simulate import simulate_click, simulate_click_hrsam
+from fretsaw.clicks.simulate import simulate_click, simulate_click_around, simulate_click_hrsam
 from fretsaw.data.samples import Dataset, Sample
 from fretsaw.errors import ConfigError, DataError, ShapeError
 from fretsaw.evaluation.predictors import ClickPredictor, Unit, logits, probabilities, wrap
@@ -81,6 +81,8 @@ def next_click(mask: np.ndarray, truth: np.ndarray, clicked: np.ndarray, protoco
     """Return the next click by the protocol's rule; None where the rule makes none."""
     if protocol.click_rule == "hrsam":
         return simulate_click_hrsam(mask, truth, clicked, rng)
+    if protocol.click_rule == "around":
+        return simulate_click_around(mask, truth, clicked, rng)
     return simulate_click(mask, truth, clicked)
 
 

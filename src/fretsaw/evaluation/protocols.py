@@ -17,7 +17,7 @@ class ClickProtocol:
 
     Attributes:
         name: As reports name it.
-        click_rule: "ritm" (`simulate_click`) or "hrsam" (`simulate_click_hrsam`).
+        click_rule: "ritm" (`simulate_click`), "hrsam" (`simulate_click_hrsam`) or "around" (`simulate_click_around`).
         target_iou: A sample ends with the first click that reaches it; None: every sample gets `max_clicks`.
         max_clicks: Clicks at most, and the NoC of a sample that does not reach a target.
         threshold: The predicted map must be greater than this to be object; None for "argmax".
@@ -38,7 +38,7 @@ class ClickProtocol:
     """
 
     name: str
-    click_rule: Literal["ritm", "hrsam"]
+    click_rule: Literal["ritm", "hrsam", "around"]
     target_iou: float | None
     max_clicks: int = 20
     threshold: float | None
@@ -130,7 +130,10 @@ INTERFORMER = ClickProtocol(
 )
 """Source: InterFormer (Huang et al. 2023) and its evaluation code."""
 
-CLICK_PROTOCOLS = {protocol.name: protocol for protocol in (RITM, SIMPLECLICK, SEGNEXT, SAM, HRSAM, INTERFORMER)}
+REAL = replace(SAM, name="real", click_rule="around")
+"""Clicks as people make them, drawn around the deepest place of an error by the sample's own seed; all else as in `SAM`."""
+
+CLICK_PROTOCOLS = {protocol.name: protocol for protocol in (RITM, SIMPLECLICK, SEGNEXT, SAM, HRSAM, INTERFORMER, REAL)}
 
 
 def click_protocol(name: str) -> ClickProtocol:
