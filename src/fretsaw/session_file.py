@@ -7,28 +7,33 @@ preprocessing; a file that does not fit is refused, since an embedding of anothe
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fretsaw import images
-from fretsaw.errors import StaleSessionError
+from fretsaw.errors import FretsawError, StaleSessionError, shown
 from fretsaw.frames import MASK_PROMPT_LOGIT
+from fretsaw.history import Step
 from fretsaw.masks import MaskRuns
 from fretsaw.segmentation import Segmentation
 from fretsaw.types import Box, Click, ImageEmbedding, Prompt, Stroke
+from fretsaw.weights.checkpoints import one_line
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from fretsaw.methods.sam_clicks import SamClicks
-    from fretsaw.session import Step
 
 FORMAT = "fretsaw-session-1"
 STEP_FORMAT = "fretsaw-step-1"
+
+BROKEN = (ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, OSError, RuntimeError, TypeError, ValueError)
+"""What a file that was damaged, or made to do harm, may end in."""
 
 EDGE = 2
 """Pixels around a part's box that are kept: `edge_opacity` looks at the neighbours of the outline's neighbours."""
@@ -61,24 +66,15 @@ def read(path: Path, image: np.ndarray, model: SamClicks) -> tuple[ImageEmbeddin
     Raises:
         StaleSessionError: If the file is no session, is broken, or belongs to another image, model or preprocessing.
     """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            _check_identity(path, metadata, _identity(image, model))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (safe_open is no mapping)
-    except (OSError, SafetensorError) as error:
-        raise StaleSessionError(f"expected a session file at {path}, got: {error}") from error
-    high_res = [tensors[f"embedding.high_res.{i}"] for i in range(sum(name.startswith("embedding.high_res.") for name in tensors))]
-    taps = {name.removeprefix("embedding.taps."): tensor for name, tensor in tensors.items() if name.startswith("embedding.taps.")}
-    device = model.device
-    embedding = ImageEmbedding(tensors["embedding.final"].to(device), tuple(t.to(device) for t in high_res), {name: t.to(device) for name, t in taps.items()})
-    history: list[Step] = []
-    for i, step in enumerate(json.loads(metadata["steps"])):
-        own = {name.removeprefix(f"step.{i}."): tensor for name, tensor in tensors.items() if name.startswith(f"step.{i}.")}
-        history.append(_step_from(step, own, device))
-    return embedding, history
+    with _opened(path, "a session file") as (metadata, tensors):
+        _check_identity(path, metadata, _identity(image, model))
+        embedding = _embedding_from(tensors, model)
+        history: list[Step] = []
+        own = _grouped(tensors)
+        expected = Expected((image.shape[0], image.shape[1]), model.preprocessing.size // 4)
+        for i, step in enumerate(_list(_json(metadata, "steps"), "steps")):
+            history.append(_step_from(step, own.get(i, {}), model.device, expected))
+        return embedding, history
 
 
 def write_step(path: Path, step: Step) -> Path:
@@ -94,22 +90,59 @@ def write_step(path: Path, step: Step) -> Path:
     return images.write_bytes(path, content, durable=True, mode=0o600)
 
 
-def read_step(path: Path, device: Any) -> Step:
+def read_step(path: Path, device: Any, size: tuple[int, int] | None = None, side: int | None = None) -> Step:
     """Read a file that `write_step` made.
 
+    Args:
+        path: The file.
+        device: Where its tensors are put.
+        size: (H, W) of the image that it belongs to; None: whatever it says, which is not compared with anything.
+        side: Of the decoder's logits, S / 4; None: any.
+
     Raises:
-        StaleSessionError: If it is none, or broken.
+        StaleSessionError: If it is none, is broken, or speaks of an image or a model of another size.
+    """
+    with _opened(path, "a step") as (metadata, tensors):
+        if metadata.get("format") != STEP_FORMAT:
+            raise StaleSessionError(f"expected a step ({STEP_FORMAT}) at {path}, got {shown(metadata.get('format', 'another kind of file'))}")
+        return _step_from(_json(metadata, "step"), tensors, device, Expected(size, side))
+
+
+@contextmanager
+def _opened(path: Path, what: str) -> Iterator[tuple[dict[str, str], dict[str, Tensor]]]:
+    """Give a file's metadata and tensors; whatever goes wrong with them is the file's fault and said in one line.
+
+    What is expected is checked one by one below; this is for everything that nobody thought of.
     """
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != STEP_FORMAT:
-                raise StaleSessionError(f"expected a step ({STEP_FORMAT}) at {path}, got {metadata.get('format', 'another kind of file')}")
-            return _step_from(json.loads(metadata["step"]), {name: file.get_tensor(name) for name in file.keys()}, device)  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise StaleSessionError(f"expected a step at {path}, got: {error}") from error
+            yield file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (safe_open is no mapping)
+    except StaleSessionError:
+        raise
+    except (SafetensorError, FretsawError, *BROKEN) as error:
+        said = f"no {error} in it" if isinstance(error, KeyError) else str(error) or type(error).__name__
+        raise StaleSessionError(f"expected {what} at {path}, got: {one_line(said, 500)}") from error
+
+
+def _json(metadata: Mapping[str, str], name: str) -> Any:
+    if name not in metadata:
+        raise ValueError(f"no {name} in its metadata")
+    try:
+        return json.loads(metadata[name])
+    except RecursionError:
+        raise ValueError(f"its {name} are nested too deeply") from None
+
+
+def _grouped(tensors: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+    """Return {number of a step: its tensors by their own names}."""
+    steps: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        kind, number, own = (*name.split(".", 2), "", "")[:3]
+        if kind == "step" and number.isascii() and number.isdigit() and len(number) < 10:
+            steps.setdefault(int(number), {})[own] = tensor
+    return steps
 
 
 def _identity(image: np.ndarray, model: SamClicks) -> dict[str, str]:
@@ -118,10 +151,10 @@ def _identity(image: np.ndarray, model: SamClicks) -> dict[str, str]:
 
 def _check_identity(path: Path, found: dict[str, str], expected: dict[str, str]) -> None:
     if found.get("format") != FORMAT:
-        raise StaleSessionError(f"expected a session file ({FORMAT}) at {path}, got {found.get('format', 'another kind of file')}")
+        raise StaleSessionError(f"expected a session file ({FORMAT}) at {path}, got {shown(found.get('format', 'another kind of file'))}")
     for name, value in expected.items():
         if found.get(name) != value:
-            raise StaleSessionError(f"{path} belongs to another {name}: expected {value[:16]}, got {str(found.get(name))[:16]}; open the image anew")
+            raise StaleSessionError(f"{path} belongs to another {name}: expected {value[:16]}, got {shown(str(found.get(name))[:16])}; open the image anew")
 
 
 def _step_to_json(step: Step) -> dict[str, Any]:
@@ -165,34 +198,214 @@ def _kept_box(part: Segmentation) -> list[int]:
     return [max(0, x0 - EDGE), max(0, y0 - EDGE), min(width, x1 + EDGE), min(height, y1 + EDGE)] if part.area else [0, 0, 0, 0]
 
 
-def _step_from(step: dict[str, Any], tensors: dict[str, Tensor], device: Any) -> Step:
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What a step must agree with, as far as it is known.
+
+    Attributes:
+        size: (H, W) of the image, or None.
+        side: Of the decoder's logits, or None; a refiner's may be `FINEST` times as fine.
+    """
+
+    size: tuple[int, int] | None
+    side: int | None
+
+
+FINEST = 2
+"""Side of a refiner's logits over that of the decoder's, at most."""
+
+MOST_SIDE = 4096
+"""Of any model's logits."""
+
+MOST_PARTS = 4096
+"""Parts of an automatic cut."""
+
+MOST_PIXELS = 2**31
+"""Of an image whose size is not known."""
+
+
+def _embedding_from(tensors: Mapping[str, Tensor], model: SamClicks) -> ImageEmbedding:
+    """Return the embedding, of the shape that the model's decoder takes."""
+    grid, device = -(-model.preprocessing.size // 16), model.device
+    shapes = {}
+    for number, channels in enumerate(model.embedding_channels):
+        name, factor = ("embedding.final", 1) if number == 0 else (f"embedding.high_res.{number - 1}", 2 ** (len(model.embedding_channels) - number))
+        shapes[name] = (1, channels, factor * grid, factor * grid)
+    found = {name: tensor for name, tensor in tensors.items() if name.startswith("embedding.")}
+    for name, shape in shapes.items():
+        _require_tensor(name, found.get(name), shape)
+    taps = {name.removeprefix("embedding.taps."): tensor for name, tensor in found.items() if name.startswith("embedding.taps.")}
+    for name, tensor in taps.items():
+        _require_tensor(f"embedding.taps.{name}", tensor, None)
+    final, *high_res = (found[name].to(device) for name in shapes)
+    return ImageEmbedding(final, tuple(high_res), {name: tensor.to(device) for name, tensor in taps.items()})
+
+
+def _step_from(step: Any, tensors: Mapping[str, Tensor], device: Any, expected: Expected) -> Step:
+    """Return a step; everything that it holds is checked against the image and the model before memory is taken for it."""
     from fretsaw.session import Step
 
+    if not isinstance(step, dict):
+        raise TypeError(f"expected a step as a JSON object, got {shown(step)}")
+    size = expected.size or _stated_size(step, tensors)
     logits = tensors.get("logits")
+    if logits is not None:
+        _require_logits(logits, expected.side)
     prompt = Prompt(
-        clicks=tuple(Click(**click) for click in step["clicks"]),
-        box=Box(**step["box"]) if step["box"] is not None else None,
+        clicks=tuple(_click(row, size) for row in _list(step["clicks"], "clicks")),
+        box=_box(step["box"], size) if step["box"] is not None else None,
         previous_logits=logits.to(device) if logits is not None else None,
-        strokes=tuple(Stroke(tuple((x, y) for x, y in row["points"]), row["positive"]) for row in step.get("strokes", ())),
+        strokes=tuple(_stroke(row, size) for row in _list(step.get("strokes", []), "strokes")),
     )
     state = {name.removeprefix("refiner."): tensor.to(device) for name, tensor in tensors.items() if name.startswith("refiner.")}
-    parts = tuple(_part(row, tensors[f"instance.{number}"].numpy()) for number, row in enumerate(step.get("instances", ())))
-    view = Box(**step["view"]) if step.get("view") is not None else None
-    return Step(prompt, step["score"], _full_from(tensors), parts, state or None, step.get("name", ""), view)
+    for name, tensor in state.items():
+        # a map of a refiner's state has the size of the logits that it made
+        _require_tensor(f"refiner.{name}", tensor, tuple(logits.shape) if logits is not None and tensor.ndim == 4 else None)
+    rows = _list(step.get("instances", []), "instances")
+    if len(rows) > MOST_PARTS:
+        raise ValueError(f"expected at most {MOST_PARTS} parts, got {len(rows)}")
+    parts = tuple(_part(row, tensors.get(f"instance.{number}"), size) for number, row in enumerate(rows))
+    view = step.get("view")
+    return Step(
+        prompt,
+        _number(step["score"], "score"),
+        _full_from(tensors, size),
+        parts,
+        state or None,
+        _name(step.get("name", "")),
+        _view(view, size) if view is not None else None,
+    )
 
 
-def _full_from(tensors: dict[str, Tensor]) -> np.ndarray | MaskRuns | None:
+def _stated_size(step: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple[int, int] | None:
+    """Return the image's size (H, W) as the step itself says it, or None where it says nothing."""
+    parts = step.get("instances")
+    if "mask_size" in tensors:
+        size = _require_tensor("mask_size", tensors["mask_size"], (2,), whole=True).tolist()
+    elif "full" in tensors:
+        size = list(tensors["full"].shape)
+    else:
+        size = parts[0]["size"] if isinstance(parts, list) and parts and isinstance(parts[0], dict) and "size" in parts[0] else None
+    if size is None:
+        return None
+    if not (isinstance(size, list) and len(size) == 2 and all(type(side) is int and side > 0 for side in size) and size[0] * size[1] < MOST_PIXELS):
+        raise ValueError(f"expected the size of an image, got {shown(size)}")
+    return size[0], size[1]
+
+
+def _require_tensor(name: str, tensor: Tensor | None, shape: tuple[int, ...] | None, whole: bool = False) -> Tensor:
+    """Return a tensor of that shape (None: any) with finite fractions, or with whole numbers; refuse any other."""
+    if tensor is None:
+        raise ValueError(f"no {name} in it")
+    if shape is not None and tuple(tensor.shape) != shape:
+        raise ValueError(f"expected {name} {shape}, got {shown(tuple(tensor.shape))}")
+    if tensor.is_floating_point() and not whole:
+        fits = bool(tensor.isfinite().all())
+    else:
+        fits = not tensor.is_floating_point() and not tensor.is_complex() and (whole or not tensor.ndim)  # a counter is a whole number, too
+    if not fits:
+        raise ValueError(f"expected {'whole' if whole else 'finite'} numbers in {name}, got others ({str(tensor.dtype).removeprefix('torch.')})")
+    return tensor
+
+
+def _require_logits(logits: Tensor, side: int | None) -> None:
+    _require_tensor("logits", logits, None)
+    rows = logits.shape[-1] if logits.ndim else 0
+    sides = range(1, MOST_SIDE + 1) if side is None else [side * factor for factor in range(1, FINEST + 1)]
+    if tuple(logits.shape) != (1, 1, rows, rows) or rows not in sides:
+        raise ValueError(f"expected logits of {f'{side} x {side}, or twice that,' if side else 'a square,'} got {shown(tuple(logits.shape))}")
+
+
+def _list(value: Any, name: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise TypeError(f"expected {name} as a list, got {shown(value)}")
+    return value
+
+
+def _number(value: Any, name: str) -> float:
+    # not through math.isfinite alone: a whole number too large for a float raises there
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 2**53:
+        raise ValueError(f"expected {name} as a finite number, got {shown(value)}")
+    return value
+
+
+def _name(value: Any) -> str:
+    if not isinstance(value, str) or any(ord(letter) < 32 or 0xD800 <= ord(letter) < 0xE000 for letter in value):
+        raise ValueError(f"expected a name as a text, got {shown(value)}")
+    return value
+
+
+def _positive(row: Mapping[str, Any]) -> bool:
+    if not isinstance(row["positive"], bool):
+        raise TypeError(f"expected positive as true or false, got {shown(row['positive'])}")
+    return row["positive"]
+
+
+def _point(x: Any, y: Any, size: tuple[int, int] | None) -> tuple[float, float]:
+    x, y = _number(x, "x"), _number(y, "y")
+    if min(x, y) < -0.5 or (size is not None and not (x <= size[1] - 0.5 and y <= size[0] - 0.5)):
+        raise ValueError(f"expected a point inside the image{f', {size[1]} x {size[0]},' if size else ''} got ({x}, {y})")
+    return x, y
+
+
+def _click(row: dict[str, Any], size: tuple[int, int] | None) -> Click:
+    return Click(*_point(row["x"], row["y"], size), _positive(row))
+
+
+def _stroke(row: dict[str, Any], size: tuple[int, int] | None) -> Stroke:
+    points = tuple(_point(x, y, size) for x, y in _list(row["points"], "points"))
+    if not points:
+        raise ValueError("expected a stroke of one point at least, got none")
+    return Stroke(points, _positive(row))
+
+
+def _box(row: dict[str, Any], size: tuple[int, int] | None) -> Box:
+    box = Box(*(_number(row[name], name) for name in ("x0", "y0", "x1", "y1")))
+    meets = box.x1 > 0 and box.y1 > 0 and (size is None or (box.x0 < size[1] and box.y0 < size[0]))
+    if not (box.x0 < box.x1 and box.y0 < box.y1 and meets):
+        raise ValueError(f"expected a box x0 < x1, y0 < y1 that meets the image, got {shown(row)}")
+    return box
+
+
+def _view(row: dict[str, Any], size: tuple[int, int] | None) -> Box:
+    """Return a part of the image in whole pixels."""
+    view = _box(row, size)
+    edges = (view.x0, view.y0, view.x1, view.y1)
+    within = min(edges) >= 0 and (size is None or (view.x1 <= size[1] and view.y1 <= size[0]))
+    if not within or any(edge != int(edge) for edge in edges):
+        raise ValueError(f"expected a view inside the image in whole pixels, got {shown(row)}")
+    return view
+
+
+def _full_from(tensors: Mapping[str, Tensor], size: tuple[int, int] | None) -> np.ndarray | MaskRuns | None:
+    kinds = [name for name in ("runs", "mask", "full") if name in tensors]
+    if not kinds:
+        return None
+    assert size is not None  # the step states it, if nobody else does
+    if kinds != ["full"] and _require_tensor("mask_size", tensors.get("mask_size"), (2,), whole=True).tolist() != list(size):
+        raise ValueError(f"expected a mask of the image's size {size}, got {tensors['mask_size'].tolist()}")
     if "runs" in tensors:
-        height, width = tensors["mask_size"].tolist()
-        return MaskRuns((height, width), tensors["runs"].numpy())
+        lengths = _require_tensor("runs", tensors["runs"], None, whole=True).numpy()
+        # each alone before their sum, which would wrap
+        if lengths.ndim != 1 or lengths.dtype != np.int32 or (lengths < 0).any() or int(lengths.sum(dtype=np.int64)) != size[0] * size[1]:
+            raise ValueError(f"expected lengths of runs that cover {size[0]} x {size[1]} pixels, got others")
+        return MaskRuns(size, lengths)
     if "mask" in tensors:
-        height, width = tensors["mask_size"].tolist()
-        return MaskRuns.of(np.unpackbits(tensors["mask"].numpy(), count=height * width).reshape(height, width).astype(bool))
-    return tensors["full"].numpy() if "full" in tensors else None
+        bits = _require_tensor("mask", tensors["mask"], (-(-size[0] * size[1] // 8),), whole=True).numpy()
+        return MaskRuns.of(np.unpackbits(bits, count=size[0] * size[1]).reshape(size).astype(bool))
+    return _require_tensor("full", tensors["full"], size).float().numpy()
 
 
-def _part(row: dict[str, Any], kept: np.ndarray) -> Segmentation:
-    logits = np.full(row["size"], -MASK_PROMPT_LOGIT, np.float32)
-    x0, y0, x1, y1 = row["place"]
-    logits[y0:y1, x0:x1] = kept
-    return Segmentation(logits, row["score"], name=row["name"])
+def _part(row: dict[str, Any], kept: Tensor | None, size: tuple[int, int] | None) -> Segmentation:
+    if size is None or row["size"] != list(size):
+        raise ValueError(f"expected parts of the image's size {size}, got {shown(row['size'])}")
+    place = _list(row["place"], "place")
+    if len(place) != 4 or any(type(edge) is not int for edge in place):
+        raise ValueError(f"expected a part's place as four whole numbers, got {shown(place)}")
+    x0, y0, x1, y1 = place
+    if not (0 <= x0 <= x1 <= size[1] and 0 <= y0 <= y1 <= size[0]):
+        raise ValueError(f"expected a part's place inside the image, got {place}")
+    inside = _require_tensor("a part's logits", kept, (y1 - y0, x1 - x0)).float().numpy()
+    logits = np.full(size, -MASK_PROMPT_LOGIT, np.float32)
+    logits[y0:y1, x0:x1] = inside
+    return Segmentation(logits, _number(row["score"], "score"), name=_name(row["name"]))
