@@ -6,6 +6,7 @@ import ast
 import re
 import sys
 import tomllib
+import zipfile
 from importlib import metadata
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+import floors
 from fretsaw import doctor
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -149,3 +151,26 @@ def test_what_is_installed_here_is_within_the_declared_range():
     """Catches an environment made before pyproject.toml changed."""
     installed = {requirement: metadata.version(requirement.name) for requirement in EVERYTHING}
     assert not {str(r): version for r, version in installed.items() if not r.specifier.contains(version, prereleases=True)}
+
+
+def test_make_floors_installs_every_floor_once():
+    installed = [(requirement.name, next(iter(requirement.specifier))) for requirement in map(Requirement, floors.floors())]
+    assert all(specifier.operator == "==" for _, specifier in installed)
+    assert sorted((name, Version(specifier.version)) for name, specifier in installed) == sorted({(r.name, floor_of(r)) for r in EVERYTHING})
+
+
+@pytest.mark.parametrize("change", [{"tests/test_masks.py": b""}, {"fretsaw/api.py": None}, {"fretsaw/server/static/index.html": None}], ids=str)
+def test_a_wheel_with_too_much_or_too_little_is_refused(tmp_path, change):
+    files = {str(path.relative_to(SOURCE.parent)): b"" for path in SOURCE.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+    files |= {"fretsaw-0.1.0.dist-info/licenses/LICENSE": b""}
+    write_files(tmp_path / "whole.whl", files)
+    floors.check_wheel(tmp_path / "whole.whl")
+    write_files(tmp_path / "changed.whl", {name: content for name, content in (files | change).items() if content is not None})
+    with pytest.raises(SystemExit, match=re.escape(next(iter(change)))):
+        floors.check_wheel(tmp_path / "changed.whl")
+
+
+def write_files(archive: Path, files: dict[str, bytes]) -> None:
+    with zipfile.ZipFile(archive, "w") as bundle:
+        for name, content in files.items():
+            bundle.writestr(name, content)
