@@ -27,6 +27,7 @@ check: .venv/.test
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/python -m pytest tests/test_architecture.py
+	$(BIN)/python tests/sizes.py
 
 clean:
 	rm -rf .venv .floors demo

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from fretsaw.errors import ModelError, OutputError, PromptError, ShapeError, StaleSessionError
+from fretsaw.history import Step
 from fretsaw.segmentation import Segmentation, edge_opacity
-from fretsaw.session import Session, Step
+from fretsaw.session import Session
 from fretsaw.session_file import read, read_step, write_step
 from fretsaw.types import Box, Click
 from tiny import tiny_sam, tiny_sam2

@@ -16,6 +16,7 @@ from fretsaw.catalog.entries import Parts
 from fretsaw.cli.evaluate_run import prepare
 from fretsaw.evaluation.adapters import uses_sessions
 from fretsaw.evaluation.protocols import click_protocol
+from fretsaw.history import History
 from fretsaw.methods.sam_ref.model import SamRef
 from fretsaw.session import Session
 from fretsaw.session_file import read_step, write_step
@@ -117,7 +118,8 @@ def zoomed(session: Session) -> Session:
     """A session three clicks into a small object: the mask is a person's own, since random weights know no objects."""
     session.mask(square(100, 100, 180, 160))
     for x, y in ((120, 120), (130, 130), (140, 140)):
-        session._history[session._position] = replace(session.step, full=square(100, 100, 180, 160).astype(np.float32) * 16 - 8)
+        step = replace(session.step, full=square(100, 100, 180, 160).astype(np.float32) * 16 - 8)
+        session._history = History.of((*session.history[:-1], step))
         session.click(x, y)
     assert session.step.view is not None
     return session
@@ -142,7 +144,8 @@ class TestSession:
         session = zoomed(Session(image, model, zoom=RULES))
         assert len(encodings) == 2
         view = session.step.view
-        session._history[session._position] = replace(session.step, full=square(100, 100, 180, 160).astype(np.float32) * 16 - 8)
+        step = replace(session.step, full=square(100, 100, 180, 160).astype(np.float32) * 16 - 8)
+        session._history = History.of((*session.history[:-1], step))
         session.click(125, 125, positive=False)
         assert session.step.view == view
         assert len(encodings) == 2

@@ -10,8 +10,8 @@ from __future__ import annotations
 import copy
 import math
 import threading
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -20,6 +20,7 @@ import numpy as np
 from fretsaw import frames
 from fretsaw.clicks.strokes import evenly
 from fretsaw.errors import ModelError, PromptError, ShapeError
+from fretsaw.history import History, Step
 from fretsaw.masks import MaskRuns
 from fretsaw.segmentation import LabelMap, Segmentation
 from fretsaw.types import Box, Click, ImageEmbedding, Prompt, Refiner, Stroke
@@ -38,38 +39,6 @@ class AutomaticCut(Protocol):
     """Cuts without a prompt, on an embedding that exists already."""
 
     def __call__(self, image: np.ndarray, embedding: ImageEmbedding, frame: frames.Frame) -> Segmentation: ...
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Step:
-    """What is known after one interaction; an entry of the undo stack.
-
-    Attributes:
-        prompt: Clicks, box and, as `previous_logits`, the low-resolution logits that the next interaction starts from.
-        score: The model's own quality estimate of the mask, [0, 1].
-        full: What the mask is at the image's size where it did not come from the decoder: (H, W) float32 logits of an automatic cut, or the runs of a
-            person's own mask; None where the low-resolution logits say everything.
-        instances: Parts of an automatic cut.
-        refiner_state: What the refiner returned last, or None.
-        name: The mask's class, where it was named; or "".
-        view: The part of the image that the low-resolution logits speak of, in whole pixels, all around it being background; None for the whole image.
-    """
-
-    prompt: Prompt = Prompt()
-    score: float = 0.0
-    full: np.ndarray | MaskRuns | None = None
-    instances: tuple[Segmentation, ...] = ()
-    refiner_state: Mapping[str, Tensor] | None = None
-    name: str = ""
-    view: Box | None = None
-
-    @property
-    def nbytes(self) -> int:
-        """Memory of its masks, logits and refiner's state."""
-        logits = self.prompt.previous_logits
-        own = (self.full.nbytes if self.full is not None else 0) + (logits.nbytes if logits is not None else 0)
-        state = sum(tensor.nbytes for tensor in (self.refiner_state or {}).values())
-        return own + state + sum(part.logits.nbytes for part in self.instances)
 
 
 class TextLabels(Protocol):
@@ -110,8 +79,7 @@ class Session:
         self._model, self._automatic, self._refiner, self._text = model, automatic, refiner, text
         self.zoom, self.views = zoom, Views(self.image, model, refiner)
         self._lock = threading.RLock()
-        self._history: list[Step] = list(history) or [Step()]
-        self._position = len(self._history) - 1
+        self._history = History.of(history)
         self._whole = look_at(image, model, refiner, embedding)
 
     @property
@@ -135,21 +103,21 @@ class Session:
     @property
     def history_nbytes(self) -> int:
         """Memory of this session's own steps, those that were undone included."""
-        return sum(step.nbytes for step in tuple(self._history))
+        return self._history.nbytes
 
     @property
     def step(self) -> Step:
-        return self._history[self._position]
+        return self._history.step
 
     @property
     def history(self) -> tuple[Step, ...]:
         """The steps up to the current one, the empty start first; those that were undone are not in it."""
-        return tuple(self._history[: self._position + 1])
+        return self._history.done
 
     @property
     def undone(self) -> tuple[Step, ...]:
         """The steps that `redo` would make again, in their order."""
-        return tuple(self._history[self._position + 1 :])
+        return self._history.undone
 
     @property
     def model(self) -> SamClicks:
@@ -171,8 +139,7 @@ class Session:
         """
         other = copy.copy(self)
         other._lock = threading.RLock()
-        other._history = list(history) or [Step()]
-        other._position = max(0, len(other._history) - 1 - undone)
+        other._history = History.of(history, undone)
         return other
 
     def click(self, x: float, y: float, positive: bool = True) -> Segmentation:
@@ -206,7 +173,7 @@ class Session:
         if box is not None:
             self._check_box(box)
         with self._lock:
-            before, history = self._position, list(self._history)
+            before = self._history
             # A refiner mends a mask that came from elsewhere around the last click alone, so that there each has its turn.
             singly = self._refiner is not None and self.step.full is not None and len(clicks) > 1
             try:
@@ -214,10 +181,9 @@ class Session:
                     prompt = self.step.prompt
                     result = self._predict(replace(prompt, clicks=(*prompt.clicks, *group), box=box or prompt.box))
             except BaseException:  # all of them, or none
-                self._history, self._position = history, before
+                self._history = before
                 raise
-            del self._history[before + 1 : self._position]
-            self._position = before + 1
+            self._history = before.as_one(self._history)
             return result
 
     def box(self, x0: float, y0: float, x1: float, y1: float) -> Segmentation:
@@ -348,7 +314,7 @@ class Session:
     def reset(self) -> Segmentation:
         """Start over on the same image, with the embedding kept and the history emptied; returns the empty result."""
         with self._lock:
-            self._history, self._position = [Step()], 0
+            self._history = History()
             return self.result
 
     def save(self, path: str | Path) -> Path:
@@ -406,16 +372,12 @@ class Session:
 
     def _push(self, step: Step) -> Segmentation:
         result = self._segmentation(step)
-        del self._history[self._position + 1 :]
-        self._history.append(step)
-        self._position += 1
+        self._history = self._history.push(step)
         return result
 
     def _move(self, by: int, name: str) -> Segmentation:
         with self._lock:
-            if not 0 <= self._position + by < len(self._history):
-                raise PromptError(f"nothing to {name}: {self._position} of {len(self._history) - 1} interactions are in place")
-            self._position += by
+            self._history = self._history.move(by, name)
             return self.result
 
     def _segmentation(self, step: Step) -> Segmentation:

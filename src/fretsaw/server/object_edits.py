@@ -13,11 +13,12 @@ from fretsaw import masks
 from fretsaw.clicks.simulate import depths
 from fretsaw.clicks.strokes import single_clicks
 from fretsaw.errors import PromptError, ShapeError, StaleSessionError
+from fretsaw.history import Step
 from fretsaw.masks import MaskRuns
 from fretsaw.segmentation import Segmentation, distinct_color
 from fretsaw.server.records import ObjectRecord, PartRecord
 from fretsaw.server.refusals import LimitError, NotHereError
-from fretsaw.session import Session, Step
+from fretsaw.session import Session
 from fretsaw.session_file import read_step, write_step
 from fretsaw.types import Click
 
