@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
-from fretsaw import masks
+from fretsaw import cli, masks
 from fretsaw.errors import BusyError, DataError, StaleSessionError
 from fretsaw.images import encode_image
 from fretsaw.server import picture_log
@@ -367,3 +368,19 @@ def test_damage_of_one_upload_keeps_the_picture(make_client, tmp_path):
     client = make_client()
     assert [row["damaged"] for row in client.get("/api/images").json()["images"] if row["uploaded"]] == [""]
     assert client.get(f"/api/images/{image}").json()["width"] == 120
+
+
+def test_the_command_repairs_and_says_what_it_did(make_client, folder, tmp_path):
+    runner, serve = CliRunner(), ["serve", str(folder), "--data", str(tmp_path / "data"), "--check"]
+    _, place = damaged_server(make_client, folder, tmp_path / "data")
+    clean = runner.invoke(cli.app, serve)
+    assert (clean.exit_code, clean.output) == (0, "1 pictures with saved work, 0 of them damaged\n")
+    (place / "steps" / "1-1").write_bytes(b"")
+    steps = runner.invoke(cli.app, serve)
+    assert steps.exit_code == 0
+    assert steps.output.startswith("0.png: 1 interactions cannot be read; their objects keep their masks")
+    broken_in_the_middle(place)
+    broken = runner.invoke(cli.app, serve)
+    assert broken.exit_code == 1
+    assert "a broken line after command 1, with 2 sound ones behind it" in broken.output
+    assert runner.invoke(cli.app, serve).exit_code == 0

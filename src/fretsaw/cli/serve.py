@@ -14,6 +14,7 @@ import typer
 
 from fretsaw.cli.options import Device, Refiner, Zoom
 from fretsaw.errors import MissingExtraError, OutputError
+from fretsaw.ownership import own
 
 if TYPE_CHECKING:
     from fretsaw.server.settings import Settings
@@ -34,6 +35,7 @@ def serve(
         typer.Option("--public-url", metavar="URL", help="Where a proxy shows the server, like https://example.org.", show_default=False),
     ] = None,
     read_only: Annotated[bool, typer.Option("--read-only", help="Refuse every change; pictures and saved work can be looked at and exported.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Look through the saved work, repair what is damaged, and serve nothing.")] = False,
     memory: Annotated[int, typer.Option("--memory", min=64, help="MiB of pictures and embeddings to keep in memory.")] = 2048,
     model: Annotated[
         str | None, typer.Option("--model", help="A name from [b]fretsaw models list[/b]; default: the default model.", show_default=False)
@@ -57,6 +59,8 @@ def serve(
       fretsaw serve photos/ --public-url https://cut.example.org
 
       fretsaw serve photos/ --read-only
+
+      fretsaw serve photos/ --check
     """
     try:
         from fretsaw.server.app import create_app
@@ -70,6 +74,12 @@ def serve(
 
     settings = for_command(folder, host, token, data, allowed_hosts=allowed_host or (), public_url=public_url, read_only=read_only)
     settings = replace(settings, memory_bytes=memory * 2**20)
+    if check:
+        _check(settings.data)
+        return
+    if not read_only and settings.data.is_dir():
+        with own(settings.data, "a server"):  # a second server is refused before its model is loaded; the server's own lock comes with its store
+            pass
     segmenter = fretsaw.load(model, refiner=refiner, zoom=zoom, device=device)
     with _private_copy(settings) if read_only else nullcontext(settings) as settings, listen(host, port, settings) as door:
         app = create_app(segmenter, settings)
@@ -81,6 +91,20 @@ def serve(
         kept = "nothing is written to" if read_only else "work is kept in"
         print(f"fretsaw: {kept} {settings.shown or settings.data}; stop with Ctrl+C", file=sys.stderr, flush=True)
         run(app, door, settings, lambda: shutil.rmtree(settings.data) if settings.shown else None)
+
+
+def _check(data: Path) -> None:
+    """Print what is found in the saved work and what is done about it; exit status 1 if something could not be brought back."""
+    from fretsaw.server.check import check
+
+    findings = list(check(data))
+    for finding in findings:
+        if finding.trouble:
+            print(f"{finding.name}: {finding.trouble}; {finding.mended}")
+    damaged = sum(finding.trouble != "" for finding in findings)
+    print(f"{len(findings)} pictures with saved work, {damaged} of them damaged")
+    if any(finding.lost for finding in findings):
+        raise typer.Exit(1)
 
 
 @contextmanager
