@@ -90,7 +90,7 @@ def test_the_layout_may_stand_before_the_path(tmp_path):
     assert open_dataset(place).name == "mine"
     odd = pictures(tmp_path / "davis:mine")  # a folder that exists is what it is
     assert stated_name(str(odd)) == (None, odd)
-    with pytest.raises(DataError, match=r"expected a data set at .*davls:.*, which does not exist"):
+    with pytest.raises(DataError, match=r"expected a data set at .*davls:.*, which does not exist; NAME:PATH takes a NAME out of .*davis"):
         open_dataset(f"davls:{place}")
 
 

@@ -276,7 +276,8 @@ def open_dataset(path: Path | str, name: str | None = None, sets: dict[str, Load
     if name not in sets:
         raise ConfigError(f"expected a data set out of {', '.join(sets)}; got {name!r}")
     if not path.exists():
-        raise DataError(f"expected a data set at {path}, which does not exist")
+        known = f"; NAME:PATH takes a NAME out of {', '.join(sets)}" if ":" in str(path) else ""
+        raise DataError(f"expected a data set at {path}, which does not exist{known}")
     return replace(opened := sets[name](path), part=opened.part or stated_part(name, path))
 
 
