@@ -53,7 +53,7 @@ class Command:
     def port(self) -> int:
         """Where it listens; behind a proxy, the printed address is the proxy's, and a line tells the own one."""
         ends = time.monotonic() + 10
-        while time.monotonic() < ends:
+        while time.monotonic() < ends and self.process.poll() is None:
             for line in (*self.said, self.line):
                 if (found := re.search(r"http://(?:127[0-9.]+|localhost|\[::1\]|0\.0\.0\.0):([0-9]+)", line)) is not None:
                     return int(found[1])
