@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from fretsaw.errors import DataError, OutputError
+from fretsaw.errors import DataError, FretsawError, OutputError
+from fretsaw.outputs import Sources, remove_unfinished, require_writable
+from fretsaw.ownership import is_lock, own
+
+MARK = ".unfinished-conversion"
+"""Name of the file that a folder holds as long as a conversion fills it."""
 
 
 def convert(
@@ -36,27 +43,79 @@ def convert(
 
     if to not in WRITERS:
         raise OutputError(f"expected --to out of {', '.join(WRITERS)}; got {to!r}")
+    if str(out) == "-":
+        raise OutputError("expected a folder as -o, got '-': annotations cannot be written to standard output yet")
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"expected a folder that is empty or not there yet as -o, got the file {out}")
     found = the_source(source, origin)
-    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not overwrite):
-        raise OutputError(f"expected a folder that is empty or not there yet as -o, got {out}; --overwrite writes into it")
-    counts = [0, 0]
+    sources = Sources(also=[source, images])
+    if source.is_dir() or images is not None:
+        sources.refuse_folder(out)
+    require_writable([out / "x"])
+    counts, failures = [0, 0], []
 
     def pictures() -> Iterator[AnnotatedPicture]:
-        for _, read in readers(found, images):
-            for picture in read():
-                counts[0] += 1
-                counts[1] += len(picture.objects)
-                yield picture
+        for name, read in readers(found, images):
+            try:
+                for picture in read():
+                    counts[0] += 1
+                    counts[1] += len(picture.objects)
+                    yield picture
+            except FretsawError as error:
+                failures.append({"file": name, "error": str(error)})
 
-    place = out.resolve()
-    for path, content in WRITERS[to](pictures()):
-        target = (place / path).resolve()
-        if not target.is_relative_to(place):
-            raise DataError(f"{found.name}: expected names of pictures that stay inside a folder, got one that leads to {path[:80]!r}")
-        write_bytes(target, content)
-    if not counts[0]:
-        raise DataError(f"{source}: expected annotations in {found.format}, found no picture with any")
+    about = f"fretsaw convert {source.resolve()} --from {found.format} --to {to}\n"
+    with _filling(out, overwrite, about) as place:
+        for path, content in WRITERS[to](pictures()):
+            target = (place / path).resolve()
+            if not target.is_relative_to(place):
+                raise DataError(f"{found.name}: expected names of pictures that stay inside a folder, got one that leads to {path[:80]!r}")
+            sources.refuse(target, picture=False)
+            write_bytes(target, content)
+        if not counts[0]:
+            raise DataError(failures[0]["error"] if failures else f"{source}: expected annotations in {found.format}, found no picture with any")
+    for failure in failures:
+        print(f"fretsaw: {failure['error']}", file=sys.stderr)
     if as_json:
-        print(json.dumps({"output": str(out), "from": found.format, "to": to, "pictures": counts[0], "objects": counts[1]}))
-        return
-    print(f"{out}: {counts[0]} pictures, {counts[1]} objects, from {found.format} to {to}")
+        facts = {"output": str(out), "from": found.format, "to": to, "pictures": counts[0], "objects": counts[1]}
+        print(json.dumps(facts | ({"failures": failures} if failures else {})))
+    else:
+        lost = f"; {len(failures)} files failed" if failures else ""
+        print(f"{out}: {counts[0]} pictures, {counts[1]} objects, from {found.format} to {to}{lost}")
+    if failures:
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _filling(out: Path, overwrite: bool, about: str) -> Iterator[Path]:
+    """Own a folder while it is filled. A mark in it says by what, so that the same command goes on in it after a kill.
+
+    Raises:
+        BusyError: If another process fills it.
+        OutputError: If it holds something else.
+    """
+    from fretsaw.images import write_bytes
+
+    new = not out.exists()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{out}: expected a place for a folder, got: {error.strerror}") from error
+    try:
+        with own(out, "a conversion") as place:
+            mark = place / MARK
+            unfinished = mark.is_file() and mark.read_bytes() == about.encode("utf-8", "surrogateescape")
+            if not overwrite and not unfinished and any(not is_lock(path) for path in place.iterdir()):
+                raise OutputError(f"expected a folder that is empty or not there yet as -o, got {out}; --overwrite writes into it")
+            write_bytes(mark, about.encode("utf-8", "surrogateescape"))
+            remove_unfinished([place, *(path for path in place.rglob("*") if path.is_dir())], 0)
+            try:
+                yield place
+            except FretsawError:  # the same would fail again
+                mark.unlink(missing_ok=True)
+                raise
+            mark.unlink(missing_ok=True)
+    finally:
+        if new:
+            with suppress(OSError):  # that is, if nothing was written
+                out.rmdir()

@@ -101,7 +101,7 @@ def clicks(
     result = evaluate_clicks(objects, rules, load, options, StepsProgress("clicks", as_json), save_masks)
     if timed:
         result = replace(result, timing=times(build, for_dataset(rules, objects.name), objects, timed, options.device))
-    finish(result, report, plot, as_json)
+    finish(result, report, plot, as_json, options)
     if not as_json and objects.name == "hqseg44k":
         for span, figures in metrics_by_size(result.samples, rules.max_clicks).items():
             print(f"longest side in {span}: NoC@90 {figures['NoC@90']:.2f}, NoC@95 {figures['NoC@95']:.2f}")
@@ -155,7 +155,7 @@ def auto(
     images = open_data(data, dataset, split)
     check_outputs(images.samples, [split, model], [report, plot], save_masks, data)
     result = evaluate_auto(images, build, rules, options=options, metrics=chosen, progress=StepsProgress("auto", as_json), masks_to=save_masks)
-    finish(result, report, plot, as_json)
+    finish(result, report, plot, as_json, options)
     exit_status(result)
 
 
@@ -213,7 +213,7 @@ def semantic(
     images = open_data(data, dataset, split, CLASS_SETS)
     check_outputs(images.samples, [split, model], [report, plot], save_masks, data)
     result = evaluate_semantic(images, build, preset, mode, options=options, progress=StepsProgress("semantic", as_json), masks_to=save_masks)
-    finish(result, report, plot, as_json)
+    finish(result, report, plot, as_json, options)
     exit_status(result)
 
 
@@ -270,7 +270,7 @@ def instances(
     result = evaluate_instances(objects, build, rules, options=options, progress=StepsProgress("instances", as_json), masks_to=save_masks)
     if predictions is not None:
         save_predictions(result, predictions)
-    finish(result, report, plot, as_json)
+    finish(result, report, plot, as_json, options)
     exit_status(result)
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from fretsaw.cli.progress import Steps
+from fretsaw.errors import OutputError
 
 if TYPE_CHECKING:
     from fretsaw.api import Segmenter
@@ -30,6 +31,9 @@ COLUMNS = {
 
 RUNNING = {"clicks": ("NoC@90", "NoC@95"), "auto": ("IoU", "MAE"), "semantic": ("mIoU",), "instances": ("matched IoU",)}
 """What the progress bar shows."""
+
+MODES = {"clicks": "click", "auto": "auto", "semantic": "semantic", "instances": "auto"}
+"""What a model must offer, in the catalogue's words, by task."""
 
 MOST_WORKERS = 4
 """Workers on a CPU unless told otherwise, where there are as many cores; each holds a model."""
@@ -90,8 +94,15 @@ def prepare(
     plot: Path | None,
     refiner: str | None = None,
     zoom: bool | None = None,
+    mode: str | None = None,
+    check: Callable[[Segmenter], None] = lambda segmenter: None,
 ) -> tuple[partial, RunOptions]:
-    """Return what builds the model in a worker, and how to run; what cannot work is refused here, before it starts."""
+    """Return what builds the model in a worker, and how to run; what cannot work is refused here, before the data set is opened.
+
+    Args:
+        mode: The catalogue's word for what the model must offer; None for the task's own.
+        check: Raises if a loaded model does not fit the task; asked where only a loaded model can tell.
+    """
     from fretsaw import api, catalog
     from fretsaw.catalog.refiners import refiner_path
     from fretsaw.errors import ConfigError
@@ -129,10 +140,65 @@ def prepare(
         limit=limit,
         workers=workers,
         journal=journal,
+        keep_journal=True,
         settings=settings,
     )
-    keywords = {"name": name, "size": size, "device": place, "dtype": dtype, "refiner": refiner, "zoom": zoom, "threads": threads if on_cpu else None}
-    return partial(load_segmenter, **keywords), options
+    keywords: dict[str, Any] = {
+        "name": name,
+        "size": size,
+        "device": place,
+        "dtype": dtype,
+        "refiner": refiner,
+        "zoom": zoom,
+        "threads": threads if on_cpu else None,
+    }
+    build = partial(load_segmenter, **keywords)
+    _check_model(build, name, mode or MODES[task], check)
+    return build, options
+
+
+def _check_model(build: Callable[[], Segmenter], name: str, mode: str, check: Callable[[Segmenter], None]) -> None:
+    """Raise `ModelError` or `ConfigError` if a model lacks the mode or does not fit. A model of the catalogue is not loaded for its mode, a file is."""
+    from fretsaw.catalog import CATALOGUE
+    from fretsaw.cli.loading import check_name, check_parts
+
+    check_name(name, mode)
+    known = name in CATALOGUE
+    if not known and not Path(name).is_file():
+        return  # loading says so
+    if not known or mode == "semantic":
+        segmenter = build()
+        check_parts(segmenter, mode)
+        check(segmenter)
+
+
+def check_outputs(
+    samples: Sequence[Any], reads: Sequence[str | Path | None], files: Sequence[Path | None], folder: Path | None = None, root: Path | None = None
+) -> None:
+    """Raise `OutputError` if a result would be written over what is read, or where it cannot be written; called before the first sample.
+
+    Args:
+        samples: Of the data set.
+        reads: Other files that are read; names of models among them are passed over.
+        files: To be written, or None.
+        folder: For masks, or None.
+        root: The data set's folder: no picture and no folder of masks is written into it.
+    """
+    from fretsaw.outputs import Sources, named_files, require_writable
+
+    read = [path for sample in samples for name in ("image", "mask", "source") if isinstance(path := getattr(sample, name, None), Path)]
+    sources = Sources(also=[root, *named_files(*reads), *read])
+    targets = [file for file in files if file is not None]
+    for file in targets:
+        if file.is_dir() or str(file) == "-":
+            raise OutputError(f"expected a file for the result, got {'the folder ' if file.is_dir() else ''}{str(file)!r}")
+        sources.refuse(file)
+    if folder is not None:
+        sources.refuse_folder(folder)
+        targets.append(folder / "x.png")
+    if len(set(targets)) < len(targets):
+        raise OutputError(f"expected a file of its own for every result, got {', '.join(map(str, targets))}")
+    require_writable(targets)
 
 
 def times(build: Callable[[], Segmenter], protocol: ClickProtocol, objects: Dataset, count: int, device: str) -> dict[str, float]:
@@ -157,8 +223,14 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def finish(result: Report, path: Path | None, plot: Path | None, as_json: bool) -> None:
-    """Write report and picture, and print the report as a table, or as JSON."""
+def finish(result: Report, path: Path | None, plot: Path | None, as_json: bool, options: RunOptions) -> None:
+    """Write report and picture, print the report as a table, or as JSON, and delete the run's journal if nothing is left to do."""
+    _show(result, path, plot, as_json)
+    if options.journal is not None and not result.failures:
+        options.journal.unlink(missing_ok=True)
+
+
+def _show(result: Report, path: Path | None, plot: Path | None, as_json: bool) -> None:
     from fretsaw.evaluation import curves
     from fretsaw.evaluation.published import published_click_rows
     from fretsaw.evaluation.report import table

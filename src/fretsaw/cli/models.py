@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from fretsaw import catalog
+from fretsaw.cli.batch import said
 from fretsaw.errors import FretsawError, ModelError
 from fretsaw.weights import Cache, Progress, bring, locate, materialise, read_metadata, shown_progress, silent, verify
 from fretsaw.weights.gather import shipped_path
@@ -207,10 +208,14 @@ def _for_each(names: Sequence[str], work: Callable[[str, Progress], dict[str, An
         try:
             with _progress(as_json) as progress:
                 record = {"name": name, "ok": True, **work(name, progress)}
-        except FretsawError as error:
-            record = {"name": name, "ok": False, "error": str(error), "kind": type(error).__name__}
+        except KeyboardInterrupt:
+            if as_json:  # what was finished is reported; `main` says the rest
+                print(json.dumps(records, indent=2))
+            raise
+        except Exception as error:
+            record = {"name": name, "ok": False, "error": said(error), "kind": type(error).__name__}
             if not as_json:
-                print(f"fretsaw: {error}", file=sys.stderr)
+                print(f"fretsaw: {record['error']}", file=sys.stderr)
         records.append(record)
         if record["ok"] and not as_json:
             for path in record.get("files", [record.get("path")]):

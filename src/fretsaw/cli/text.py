@@ -119,8 +119,8 @@ def entropy(
     """
     from fretsaw.evaluation.layers import layer_entropies
 
-    segmenter = _load(model, networks, device, size)
     found = [path for path, _ in find_images([photos], recursive)]
+    segmenter = _load(model, networks, device, size)
     with Steps(len(found), "images", as_json) as steps:
         rows = layer_entropies(segmenter.parts.text, found, short_side, crop, steps.advance)
     _print_rows(rows, as_json)
@@ -163,6 +163,8 @@ def precision(
     from fretsaw.evaluation.layers import layer_precisions
 
     truth = "names" if names else truth_of(data, dataset)
+    if truth != "labels":
+        find_images([data], recursive)  # before the model is loaded
     segmenter = _load(model, networks, device, size)
     truths = _truths(segmenter, truth, data, dataset, names or [], recursive, short_side)[:limit]
     with Steps(len(truths), "images", as_json) as steps:

@@ -14,7 +14,9 @@ from typing import Annotated, Any
 import typer
 
 from fretsaw.cli.progress import Steps
-from fretsaw.errors import ConfigError
+from fretsaw.errors import ConfigError, OutputError
+from fretsaw.outputs import Sources, named_files, remove_unfinished, require_writable
+from fretsaw.ownership import own
 
 RECIPES = {
     "fretsaw_tiny": "cut SAM 2 Hiera-T down to the model that ships, and teach it by the whole one",
@@ -25,6 +27,12 @@ RECIPES = {
     "pseudo_masks": "make masks for unlabelled photos where saliency map and decoder agree, for pmg_sam",
     "sam_ref": "train the refiner that looks at the image again, over a frozen model",
 }
+
+PHOTOS = ("photos", "data", "pseudo")
+"""Settings that name folders to learn from, with commas between them and perhaps a layout behind a colon."""
+
+WEIGHTS = (".safetensors", ".pt", ".pth")
+"""Suffixes of the files that a run writes into its folder."""
 
 
 def train(
@@ -49,14 +57,25 @@ def train(
         for field in fields(config):
             print(f"{field.name} = {getattr(config, field.name)}")
         return
-    chief = os.environ.get("LOCAL_RANK", "0") == "0"  # of several processes that share a run, one speaks
+    out = Path(config.out)
+    check_folder(config, out)
+    # Of several processes that share a run, one speaks, and owns the folder.
+    chief = all(os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "NODE_RANK", "GROUP_RANK"))
     length = module.length(config) if hasattr(module, "length") else config.steps
-    with Steps(length, "steps", quiet=not chief) as steps:
-        done = module.run(config, steps)
-    if chief:
+    if not chief:
+        module.run(config, Steps(length, "steps", quiet=True))
+        return
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{out}: expected a folder for the run, got: {error.strerror}") from error
+    with own(out, f"the training run {recipe!r}"):
+        remove_unfinished([out], 0)
+        with Steps(length, "steps") as steps:
+            done = module.run(config, steps)
         from fretsaw.training.curves import draw_run
 
-        draw_run(Path(config.out))
+        draw_run(out)
         print(f"{done} of {length} steps are made; the run lies in {config.out}", file=sys.stderr)
 
 
@@ -74,7 +93,27 @@ def curves(
     """
     from fretsaw.training.curves import draw
 
-    print(draw(runs, out or runs[0] / "curves.png"))
+    place = out or runs[0] / "curves.png"
+    Sources(also=[run / "log.jsonl" for run in runs]).refuse(place)
+    require_writable([place])
+    print(draw(runs, place))
+
+
+def check_folder(config: Any, out: Path) -> None:
+    """Raise if a run's folder is one of those that it learns from, or lies in one, or cannot be written, or a run would write over weights that it starts from.
+
+    Raises:
+        OutputError: If so.
+    """
+    texts = {field.name: text for field in fields(config) if field.name != "out" and isinstance(text := getattr(config, field.name), str)}
+    photos = [place for name in PHOTOS if name in texts for part in texts[name].split(",") for place in (part, part.partition(":")[0]) if place]
+    Sources(also=map(Path, photos)).refuse_folder(out)
+    weights = [place for place in named_files(*texts.values()) if place.suffix in WEIGHTS and place.resolve().parent == out.resolve()]
+    if weights:
+        raise OutputError(
+            f"{out}: expected a folder for the run that holds no weights which it starts from, got one with {weights[0].name}; choose another out"
+        )
+    require_writable([out / "checkpoint.pt"])
 
 
 def configure(kind: type, settings: Sequence[str], placeholders: bool = False) -> Any:

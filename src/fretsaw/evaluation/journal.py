@@ -6,10 +6,12 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import IO, Any
 
 from fretsaw.errors import OutputError
+from fretsaw.ownership import own
 
 _FORMAT = 1
 _HEADER = {"journal", "fingerprint", "settings"}
@@ -32,36 +34,53 @@ class Journal:
         """Open or begin the journal.
 
         Raises:
+            BusyError: If another process writes it; the message names it.
             OutputError: If the file cannot be read or written.
         """
         self.path = path
         self.notes: list[str] = []
+        self.empty = True
         self._records: dict[tuple[str, str], dict[str, Any]] = {}
         settings = json.loads(json.dumps(settings, default=str))
         header = {"journal": _FORMAT, "fingerprint": fingerprint(settings), "settings": settings}
+        self._held = ExitStack()
+        self._held.enter_context(own(path, "another evaluation"))
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             fresh = not self._read(header)
             self._file: IO[str] = path.open("w" if fresh else "a", encoding="utf-8")
             if fresh:
                 self._write(header)
-        except OSError as error:
-            raise OutputError(f"The journal of the run cannot be written to {path}: {error}") from error
+        except BaseException as error:
+            self._held.close()
+            if isinstance(error, OSError):
+                raise OutputError(f"The journal of the run cannot be written to {path}: {error}") from error
+            raise
 
     def get(self, name: str, signature: str) -> dict[str, Any] | None:
         """Return the record of a sample that is already measured, or None; the signature tells a sample from another of the same name."""
         return self._records.get((name, signature))
 
     def append(self, name: str, signature: str, record: Mapping[str, Any]) -> None:
-        """Write one finished sample and hand the line to the operating system, so that a kill of this process cannot lose it."""
-        self._write({"sample": name, "signature": signature, "record": record})
+        """Write one finished sample and hand the line to the operating system, so that a kill of this process cannot lose it.
+
+        Raises:
+            OutputError: If that is not possible, for example because the disk is full; what was written before is kept.
+        """
+        try:
+            self._write({"sample": name, "signature": signature, "record": record})
+        except OSError as error:
+            raise OutputError(f"The journal of the run cannot be written to {self.path}: {error}; what was finished is kept") from error
+        self.empty = False
 
     def close(self) -> None:
-        self._file.close()
+        """Give the file back; one without any sample is removed, since there is nothing to go on from."""
+        with self._held, suppress(OSError):  # what a full disk did not take was said by `append`
+            self._file.close()
+            if self.empty:
+                self.path.unlink(missing_ok=True)
 
     def remove(self) -> None:
         """Delete the file: the report now holds everything."""
-        self.close()
         self.path.unlink(missing_ok=True)
 
     def _write(self, line: Mapping[str, Any]) -> None:
@@ -82,6 +101,7 @@ class Journal:
             kept = end
             if "sample" in values:
                 self._records[values["sample"], values["signature"]] = values["record"]
+                self.empty = False
         if kept < self.path.stat().st_size:
             os.truncate(self.path, kept)
         return True

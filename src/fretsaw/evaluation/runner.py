@@ -26,6 +26,7 @@ from typing import Any, Protocol, TypeVar
 from fretsaw.errors import ConfigError, FretsawError, OutputError
 from fretsaw.evaluation.journal import Journal
 from fretsaw.evaluation.report import Failure, Report, versions
+from fretsaw.outputs import lasting_failure
 
 S = TypeVar("S", bound="Named")
 T = TypeVar("T")
@@ -107,6 +108,7 @@ class RunOptions:
         limit: Measure the first so many samples only.
         workers: Number of processes; 1 measures in this process. Results do not depend on it.
         journal: File that lets a killed run go on, or None.
+        keep_journal: Leave that file when all is measured, since the caller deletes it when the report is stored.
         settings: Whatever else figures depend on (size, refiner, threads per worker); goes into the report and into the journal's fingerprint.
     """
 
@@ -118,6 +120,7 @@ class RunOptions:
     limit: int | None = None
     workers: int = 1
     journal: Path | None = None
+    keep_journal: bool = False
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -167,7 +170,14 @@ def evaluate_dataset(
         "versions": versions(),
     }
     outcome = run_samples(
-        samples, build, measure, settings=key, journal=options.journal, workers=options.workers, progress=_Running(progress, tally()) if progress else None
+        samples,
+        build,
+        measure,
+        settings=key,
+        journal=options.journal,
+        keep_journal=options.keep_journal,
+        workers=options.workers,
+        progress=_Running(progress, tally()) if progress else None,
     )
     total = tally()
     for record in outcome.records:
@@ -217,13 +227,16 @@ def run_samples(
     *,
     settings: Mapping[str, Any],
     journal: Path | None = None,
+    keep_journal: bool = False,
     workers: int = 1,
     progress: RecordProgress | None = None,
 ) -> Outcome:
     """Measure samples, continuing an interrupted run where the journal holds one with the same settings.
 
-    A `FretsawError` or `OSError` from `measure` marks the sample as failed; any other exception is a defect and ends the run, but the journal keeps what is
-    done. Failed samples are not kept in the journal, so the next run tries them again. The journal is deleted once every sample is measured.
+    A `FretsawError`, an `OSError` or want of memory in `measure` marks the sample as failed. A failure that the next sample would meet too, such as a full
+    disk, ends the run, and so does any other exception, which is a defect; the journal keeps what is done. Failed samples are not kept in the journal, so the
+    next run tries them again. The journal is deleted once every sample is measured, unless `keep_journal` leaves that to the caller, who stores the result
+    first.
 
     Raises:
         ConfigError: If `workers` is not positive or two samples share a name.
@@ -259,7 +272,7 @@ def run_samples(
             book.close()
     ordered = [results[index] for index in range(len(samples))]
     failures = [result for result in ordered if isinstance(result, Failure)]
-    if book is not None and not failures:
+    if book is not None and not failures and not keep_journal:
         book.remove()
     records = [result for result in ordered if isinstance(result, dict)]
     return Outcome(records=records, failures=failures, resumed=resumed, notes=book.notes if book is not None else [])
@@ -328,8 +341,12 @@ def _measured(
 def _measure_one(state: Any, measure: Callable[[Any, Any], Mapping[str, Any]], sample: Named) -> dict[str, Any] | Failure:
     try:
         record = measure(state, sample)
-    except (FretsawError, OSError) as error:
-        return Failure(sample=sample.name, kind=type(error).__name__, error=str(error))
+    except Exception as error:
+        if not (isinstance(error, FretsawError | OSError | MemoryError) or type(error).__name__ == "OutOfMemoryError"):  # torch's, which needs no import here
+            raise
+        if (lasting := lasting_failure(error)) is not None:
+            raise OutputError(f"{sample.name}: {lasting.strerror}; what was finished is kept, run the same again when that is mended") from error
+        return Failure(sample=sample.name, kind=type(error).__name__, error=str(error).strip() or type(error).__name__)
     # Through JSON at once, so that a record is the same whether it was just measured, came from another process or from the journal.
     return json.loads(json.dumps({"sample": sample.name, **record}))
 

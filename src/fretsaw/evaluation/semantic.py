@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -199,11 +199,29 @@ def label_with_classes(labeller: ClassLabeller, image: np.ndarray, preset: Seman
     """
     result = labeller.semantic(image)
     names = preset.names
-    if set(result.names) != set(names):
-        different = sorted(set(result.names) ^ set(names))
-        raise ConfigError(f"expected a model with the classes of {preset.name}; only one of both has {', '.join(different[:5])}")
+    require_classes(result.names, preset)
     table = np.array([*(names.index(name) for name in result.names), -1])
     return table[result.labels]
+
+
+def require_classes(names: Sequence[str], preset: SemanticPreset) -> None:
+    """Raise if a model's classes are not those of a preset, in whatever order.
+
+    Raises:
+        ConfigError: If so; the message says what each of the two has alone.
+    """
+    lacking, more = sorted(set(preset.names) - set(names)), sorted(set(names) - set(preset.names))
+    if lacking or more:
+        said = [f"it lacks {', '.join(lacking[:5])}{' and others' if len(lacking) > 5 else ''}"] * bool(lacking)
+        said += [f"it has {', '.join(more[:5])}{' and others' if len(more) > 5 else ''}"] * bool(more)
+        raise ConfigError(f"expected a model with the {len(preset.names)} classes of {preset.name}, got one with {len(names)}: {' and '.join(said)}")
+
+
+def check_classes(segmenter: Any, preset: SemanticPreset) -> None:
+    """Raise `ConfigError` if a loaded model says which classes it has, and they are not those of a preset; called before the first image."""
+    names = getattr(segmenter.parts.semantic, "names", None)
+    if names is not None:
+        require_classes(names, preset)
 
 
 LABELLERS: Mapping[str, Callable[[Any, np.ndarray, SemanticPreset], np.ndarray]] = {"text": label_with_text, "semantic": label_with_classes}
