@@ -114,7 +114,7 @@ def collect(
     chosen, of_sets = [sample for part in drawn for sample in part], [name for name, part in zip(deciding, drawn, strict=True) for _ in part]
     groups: list[Sequence[Photo]] = [photos_of(places.objects(name, "train", seed)) for name in sets]
     if unlabelled and teacher_photos:
-        groups.append(interleaved([unlabelled_photos(list_photos(unlabelled))], seed)[:teacher_photos])
+        groups.append(interleaved([unlabelled_photos(list_photos(unlabelled, allowed=places.allowed))], seed)[:teacher_photos])
     groups += [group for group in made if group]
     training = interleaved(groups, seed)
     return ClickData(training[:photos] if photos else training, chosen, photos_of(chosen), of_sets)
@@ -134,7 +134,7 @@ def draw(samples: Sequence[Sample], count: int) -> list[Sample]:
 def make_photos(places: Places, sets: Sequence[str], grounds: Sequence[Path], count: int, folder: Path, seed: int) -> list[Photo]:
     """Make photos with exact masks from the train parts of some sets, see `fretsaw.data.pasted`; on those of `grounds`, or on the sets' own."""
     objects = [sample for name in sets for sample in places.objects(name, "train", seed)]
-    photos = list_photos(grounds) if grounds else sorted({sample.image for sample in objects})
+    photos = list_photos(grounds, allowed=places.allowed) if grounds else sorted({sample.image for sample in objects})
     # Other lists or another seed make other photos, so that each has a folder of its own.
     own = f"{seed}-{fingerprint([*photos, *(sample.mask for sample in objects)])[:12]}"
     return pasted.make(folder / own, count, objects, photos, seed)

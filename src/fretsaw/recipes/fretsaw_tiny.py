@@ -306,6 +306,7 @@ def run(config: Config, watcher: Watcher | None = None) -> int:
         The number of steps made.
 
     Raises:
+        ConfigError: If the photos are a set's that is held out.
         DataError: If there are no photos.
         WeightsError: If the teacher's weights are missing and cannot be fetched.
     """

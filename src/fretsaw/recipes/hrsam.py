@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader
 
 from fretsaw.backbones.sam import SamMaskDecoder
 from fretsaw.data.datasets import open_part
+from fretsaw.data.samples import Sample
 from fretsaw.data.whole_views import ObjectViews, photo_files, stack
 from fretsaw.errors import ConfigError
 from fretsaw.layers.blocks import FlashSwinBlock
@@ -158,11 +159,15 @@ def run(config: Config, watcher: Watcher | None = None) -> int:
     """Train, or continue, and write `out`/model.safetensors; returns the number of steps made.
 
     Raises:
-        ConfigError: If settings or files do not fit each other.
+        ConfigError: If settings or files do not fit each other, or a place is held out.
         DataError: If there are no photos or objects.
         MissingExtraError: If several processes are wanted and Lightning Fabric is missing.
         WeightsError: If the teacher's or the starting weights are missing or damaged.
     """
+    if config.stage == "distil":
+        _photos(config)
+    else:
+        _objects(config)
     processes = launch(config.devices, config.device)
     teacher = load_teacher(config) if config.stage == "distil" or not is_model(config.start) else None
     return train(config, load_student(config, teacher), teacher, watcher, processes)
@@ -181,7 +186,7 @@ def train(config: Config, student: SamClicks, teacher: SamClicks | None, watcher
         collate = None
     else:
         module = ClickLearning(student, device, config.dtype, config.most_clicks, config.click_decay, config.click_spread, config.seed, processes.rank)
-        views, collate = _objects(config, student), stack
+        views, collate = ObjectViews(_objects(config), student.preprocessing, config.seed), stack
     optimizer = torch.optim.AdamW(parameter_groups(module, config), lr=config.rate, betas=(0.9, 0.999))
     assert config.steps is not None, "filled in from the stage"
     steps = config.steps
@@ -211,8 +216,12 @@ def train(config: Config, student: SamClicks, teacher: SamClicks | None, watcher
     return done
 
 
-def _objects(config: Config, student: SamClicks) -> ObjectViews:
-    return ObjectViews([list(open_part(place, allowed=config.allowed).samples) for place in config.places], student.preprocessing, config.seed)
+def _objects(config: Config) -> list[list[Sample]]:
+    return [list(open_part(place, allowed=config.allowed).samples) for place in config.places]
+
+
+def _photos(config: Config) -> list[Path]:
+    return photo_files(config.places, [Path(file) for file in config.exclude.split(",") if file], config.allowed)
 
 
 def load_teacher(config: Config) -> SamClicks:
@@ -303,7 +312,7 @@ def _distillation(
     config: Config, student: SamClicks, teacher: SamClicks, watcher: Watcher | None, processes: Processes, device: torch.device
 ) -> tuple[nn.Module, DistilViews]:
     """Return the module and its data; the first process stores what the teacher makes of the photos, the others wait for it."""
-    photos = photo_files(config.places, [Path(file) for file in config.exclude.split(",") if file], config.allowed)
+    photos = _photos(config)
     if config.cache == ON_THE_FLY:
         return Distillation(student.image_encoder, teacher, device, config.dtype), DistilViews(photos, config.views, teacher.preprocessing, config.seed)
     folder = Path(config.cache) if config.cache else Path(config.out) / "teacher"

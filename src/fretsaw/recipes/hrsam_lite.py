@@ -196,8 +196,7 @@ def freeze(student: nn.Module, blocks: int) -> None:
 
 def train(config: Config, student: nn.Module, teacher: SamClicks, watcher: Watcher | None = None) -> int:
     """Run the recipe, or continue it; returns the number of steps made. The student's weights lie in `out`/checkpoint.pt under `student.`"""
-    excluded = [Path(file) for file in config.exclude.split(",") if file]
-    photos = list_photos([Path(folder) for folder in config.photos.split(",")], excluded, config.allow_held_out.split(","))
+    photos = _photos(config)
     student.to(config.device).train()
     freeze(student, config.frozen)
     distillation = Distillation(student, teacher, config)
@@ -222,10 +221,16 @@ def train(config: Config, student: nn.Module, teacher: SamClicks, watcher: Watch
     )
 
 
+def _photos(config: Config) -> list[Path]:
+    excluded = [Path(file) for file in config.exclude.split(",") if file]
+    return list_photos([Path(folder) for folder in config.photos.split(",")], excluded, config.allow_held_out.split(","))
+
+
 def run(config: Config, watcher: Watcher | None = None) -> int:
     """Build student and teacher, train, and write `out`/student.safetensors, half precision, which `start` of a later run takes.
 
     Raises:
+        ConfigError: If the photos are a set's that is held out.
         DataError: If there are no photos.
         WeightsError: If the teacher's or the trunk's weights are missing and cannot be fetched.
     """
@@ -233,6 +238,7 @@ def run(config: Config, watcher: Watcher | None = None) -> int:
     from fretsaw.methods.hrsam_lite import HrsamLiteEncoder
     from fretsaw.weights import load_state_dict, load_strictly
 
+    _photos(config)
     student = HrsamLiteEncoder()
     if config.start:
         load_strictly(student, {name: tensor.float() for name, tensor in load_state_dict(Path(config.start)).items()})

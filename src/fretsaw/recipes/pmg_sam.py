@@ -325,6 +325,7 @@ def run(config: Config, watcher: Watcher | None = None) -> int:
         WeightsError: If weights are missing and cannot be fetched.
     """
     config = settled(config)
+    open_parts(config, None)  # what is wrong with the data is said before networks are read
     frozen = resolve(config)
     settings = settings_of(config, frozen.stage_channels, frozen.level_channels)
     parts = open_parts(config, frozen)

@@ -71,6 +71,7 @@ def run(config: Config, watcher: Watcher | None = None) -> int:
     """Go through the photos that the journal does not name yet; returns how many it names at the end.
 
     Raises:
+        ConfigError: If the photos are a set's that is held out.
         DataError: If there are no photos.
         WeightsError: If weights are missing and cannot be fetched.
     """
