@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from functools import cache, wraps
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from fretsaw.backbones import sam, sam2
+from fretsaw.backbones import sam, sam2, sam_keys
 from fretsaw.frames import Preprocessing, longest_side
 from fretsaw.methods.hrsam import build_hrsam
 from fretsaw.methods.sam_clicks import SamClicks, build_sam, build_sam2
@@ -106,3 +107,21 @@ TINY_TEACHER = {
 def tiny_teacher(size: int = 128, seed: int = 0) -> SamClicks:
     """Return a SAM whose embeddings have the published 256 channels, with random weights."""
     return build_sam(random_weights(sam.build_model(TINY_TEACHER, size), seed), TINY_TEACHER, size, checksum=f"tiny-teacher-{seed}")
+
+
+def published_names(model: SamClicks) -> dict[str, Tensor]:
+    """Return the parameters of a `tiny_hrsam` of seed 0 under the names of a published checkpoint: backbone, neck, decode_head."""
+    decoder = sam.build_model({}, 128)
+    del decoder.vision_encoder
+    sam_names = random_weights(decoder, 0)
+    originals = {ours: name for name, ours in sam_keys.key_map(0).items()}
+    encoder: Any = model.image_encoder
+    state = {f"backbone.{name}": value for name, value in encoder.state_dict().items()}
+    width = encoder.size.dim // encoder.size.heads // 2
+    state["backbone.rope.freqs"] = 10000.0 ** (-torch.arange(0, width, 2) / width)
+    for name, value in sam_names.items():
+        if name == sam_keys.SHARED_FREQUENCIES:
+            continue
+        original = originals[name].replace("pe_layer.", "pos_embed_layer.").replace("point_embeddings.", "point_embeds.")
+        state[original.replace("prompt_encoder.", "neck.", 1).replace("mask_decoder.", "decode_head.", 1)] = value
+    return state

@@ -12,12 +12,11 @@ from typer.testing import CliRunner
 
 import fretsaw
 from fretsaw import catalog
-from fretsaw.backbones import sam_keys
 from fretsaw.cli import models
 from fretsaw.errors import MissingWeightsError, ShapeError, StateDictError
 from fretsaw.methods.hrsam import build_hrsam_clicks, describe_encoder
 from packages import own_cache
-from tiny import random_weights, tiny_hrsam
+from tiny import published_names, tiny_hrsam
 
 
 @pytest.fixture
@@ -34,25 +33,6 @@ def save(model, path, config=True):
     state = {name: value.contiguous().clone() for name, value in model.state_dict().items()}
     save_file(state, path, {"hrsam": describe_encoder(model.image_encoder)} if config else None)
     return path
-
-
-def published_names(model):
-    """The same parameters under the names of a published checkpoint."""
-    from fretsaw.backbones.sam import build_model
-
-    decoder = build_model({}, 128)
-    del decoder.vision_encoder
-    sam_names = random_weights(decoder, 0)
-    originals = {ours: name for name, ours in sam_keys.key_map(0).items()}
-    state = {f"backbone.{name}": value for name, value in model.image_encoder.state_dict().items()}
-    width = model.image_encoder.size.dim // model.image_encoder.size.heads // 2
-    state["backbone.rope.freqs"] = 10000.0 ** (-torch.arange(0, width, 2) / width)
-    for name, value in sam_names.items():
-        if name == sam_keys.SHARED_FREQUENCIES:
-            continue
-        original = originals[name].replace("pe_layer.", "pos_embed_layer.").replace("point_embeddings.", "point_embeds.")
-        state[original.replace("prompt_encoder.", "neck.", 1).replace("mask_decoder.", "decode_head.", 1)] = value
-    return state
 
 
 @pytest.mark.parametrize("anchor_size", [None, 64])

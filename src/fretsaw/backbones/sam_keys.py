@@ -93,9 +93,8 @@ def to_original(state_dict: Mapping[str, TensorLike]) -> dict[str, TensorLike]:
 
 
 def _depth(state_dict: Mapping[str, object], prefix: str) -> int:
-    """Return how many blocks the image encoder has: one more than the highest number after the prefix."""
-    numbers = (name[len(prefix) :].split(".", 1)[0] for name in state_dict if name.startswith(prefix))
-    return max((int(number) + 1 for number in numbers if number.isdigit()), default=0)
+    """Return how many blocks the image encoder has: counted, since a name may hold a number of any size."""
+    return len({name[len(prefix) :].split(".", 1)[0] for name in state_dict if name.startswith(prefix)})
 
 
 def _check_names(given: Mapping[str, object], expected: Mapping[str, object], kind: str) -> None:

@@ -12,8 +12,8 @@ from fretsaw.errors import MissingWeightsError, ModelError, shown
 from fretsaw.weights import read_metadata
 from fretsaw.weights.states import is_file
 
-NAMES = ("encoder", "model", "base")
-"""Under which of these names the metadata of a trained file name the model underneath; GrC-SAM's do so inside `grc_sam`."""
+NAMES = {"pmg_sam": "encoder", "sam_ref": "model", "hrsam_lite": "base"}
+"""{recipe: under which name the metadata of its files name the model underneath}; GrC-SAM's do so inside `grc_sam`, other recipes' files are whole."""
 
 
 def name_underneath(path: Path) -> str:
@@ -25,7 +25,7 @@ def name_underneath(path: Path) -> str:
     metadata = read_metadata(path) if path.suffix == ".safetensors" else {}
     with suppress(KeyError, ValueError, RecursionError, TypeError):
         return str(json.loads(metadata["grc_sam"])["base"])
-    return next((metadata[name] for name in NAMES if metadata.get(name)), "")
+    return metadata.get(NAMES.get(metadata.get("recipe", ""), ""), "")
 
 
 def build_underneath(path: Path, name: str, size: int | None) -> Parts:

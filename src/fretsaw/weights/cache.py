@@ -155,9 +155,13 @@ class Cache:
     def read_record(self, name: str) -> Record | None:
         """Return the record of `name`; None if there is none or it cannot be read."""
         try:
-            return Record(**json.loads(self.record_path(name).read_text()))
-        except (OSError, ValueError, TypeError):
+            record = Record(**json.loads(self.record_path(name).read_text()))
+        except (OSError, ValueError, TypeError, RecursionError):
             return None
+        texts = (record.path, record.sha256, record.identity, record.fretsaw)
+        numbers = (record.size, record.mtime_ns, record.version)
+        sound = all(isinstance(text, str) for text in texts) and all(isinstance(number, int) for number in numbers) and isinstance(record.sources, dict)
+        return record if sound and record.path else None
 
     def write_record(self, name: str, record: Record) -> None:
         """Remember which file `name` is loaded from."""
@@ -178,9 +182,10 @@ class Cache:
         if file.sha256 is not None:
             return file.sha256
         try:
-            return json.loads(self._checksum_path(file).read_text())["sha256"]
-        except (OSError, ValueError, KeyError):
+            value = json.loads(self._checksum_path(file).read_text())["sha256"]
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
+        return value if isinstance(value, str) else None
 
     def record_checksum(self, file: WeightFile, sha256: str) -> None:
         """Remember a first download's checksum; an existing one is never changed."""

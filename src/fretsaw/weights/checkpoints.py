@@ -36,7 +36,7 @@ from fretsaw.errors import WeightsError
 if TYPE_CHECKING:
     from torch import Tensor
 
-STEPS = 5_000_000
+STEPS = 2_000_000
 """Steps of a pickle's program that are read; a checkpoint of a large network with its optimiser has a few hundred thousand."""
 
 SPREAD = 1 << 16

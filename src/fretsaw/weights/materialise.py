@@ -14,6 +14,7 @@ from fretsaw.weights.cache import Cache, Record, check_record, is_offline
 from fretsaw.weights.definitions import Progress, Route, WeightFile, Weights, silent
 from fretsaw.weights.files import appearing, check_file, copy_checked, require_space, sha256_of
 from fretsaw.weights.gather import check_raw, describe_sources, gather, shipped_path, take_members
+from fretsaw.weights.states import is_file
 
 
 def materialise(weights: Weights, cache: Cache | None = None, progress: Progress = silent, offline: bool | None = None) -> Path:
@@ -249,7 +250,7 @@ def _require_modules(name: str, route: Route) -> None:
 
 def _usable_record(weights: Weights, cache: Cache) -> Record | None:
     record = cache.read_record(weights.name)
-    if record is None or record.version != weights.version or not cache.file_of(record).is_file():
+    if record is None or record.version != weights.version or not is_file(cache.file_of(record)):
         return None
     return record
 

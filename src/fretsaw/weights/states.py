@@ -79,7 +79,7 @@ def load_state_dict(path: Path | str) -> dict[str, Tensor]:
         MissingWeightsError: If there is no such file.
         ChecksumError: If a safetensors file is damaged.
         WeightsError: If a checkpoint is damaged, or holds anything but tensors in their place.
-        StateDictError: If a name cannot be printed, or numbers are not finite or no real ones.
+        StateDictError: If a name cannot be printed, a tensor has no elements, or numbers are not finite or no real ones.
     """
     path = Path(path)
     if not is_file(path):
@@ -143,6 +143,9 @@ def _require_sound(path: Path, state: Mapping[str, Tensor]) -> None:
     strange = [name for name in state if not name.isprintable() or len(name) > LONGEST_NAME]
     if strange:
         raise StateDictError(f"expected names of parameters in {path}, got {len(strange)} of another kind, such as {one_line(repr(strange[0]), 100)}")
+    empty = [name for name, tensor in state.items() if not tensor.numel()]
+    if empty:
+        raise StateDictError(f"expected tensors with elements in {path}, got none in {len(empty)} of {len(state)} tensors: {_first(empty)}")
     unreal = [name for name, tensor in state.items() if tensor.is_complex() or (tensor.is_floating_point() and tensor.element_size() < 2)]
     if unreal:
         kind = str(state[unreal[0]].dtype).removeprefix("torch.")
@@ -153,12 +156,12 @@ def _require_sound(path: Path, state: Mapping[str, Tensor]) -> None:
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    """Whether all numbers are finite: least and greatest are, which costs a twentieth of asking each number."""
+    """Whether all numbers are finite, as 32-bit ones: least and greatest are, which costs a twentieth of asking each number."""
     import torch
 
-    if not tensor.is_floating_point() or not tensor.numel():
+    if not tensor.is_floating_point():
         return True
-    return bool(torch.isfinite(torch.stack(torch.aminmax(tensor.detach()))).all())
+    return bool(torch.isfinite(torch.stack(torch.aminmax(tensor.detach())).float()).all())
 
 
 def rename(state: Mapping[str, Tensor], key_map: Mapping[str, str], ignore: Collection[str] = ()) -> dict[str, Tensor]:
