@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 from pycocotools import mask as coco_mask
 
 from fretsaw.errors import ConfigError, ShapeError, shown
-from fretsaw.outlines import count_crossings, fill_rings, most_crossings, trace_rings
+from fretsaw.outlines import count_crossings, fill_rings, most_crossings, trace_rings, unite_rings, window
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -196,7 +196,7 @@ def _whole_numbers(counts: Any) -> np.ndarray:
             pass
     elif isinstance(counts, np.ndarray) and counts.ndim == 1 and counts.size and np.issubdtype(counts.dtype, np.integer):
         return counts
-    raise ShapeError(f"run lengths: expected a string, bytes or a list of whole numbers as counts, got {type(counts).__name__} {shown(counts)}")
+    raise ShapeError(f"run lengths: expected a string, bytes or a list of whole numbers as counts, got {shown(counts)}")
 
 
 def _decompress(text: bytes, pixels: int, most: int) -> np.ndarray:
@@ -281,6 +281,28 @@ def from_polygons(polygons: Sequence[ArrayLike], size: tuple[int, int]) -> np.nd
     if (crossings := count_crossings(rings, height)) > (most := most_crossings(height, width)):
         raise ShapeError(f"polygon: expected outlines that cross at most {most} rows of {height} x {width} pixels, got {crossings} crossings")
     return fill_rings(rings, height, width)
+
+
+def unite_polygons(polygons: Sequence[ArrayLike], size: tuple[int, int]) -> np.ndarray:
+    """Return the mask of the pixels whose centres lie inside any of the rings, which is how COCO means the polygons of one object.
+
+    Args:
+        polygons: As in `from_polygons`, each with at least one vertex.
+        size: (H, W) of the mask.
+
+    Returns:
+        (H, W) bool.
+
+    Raises:
+        ShapeError: As `from_polygons`; also if the boxes around the rings cover the picture more than 16 times.
+    """
+    height, width = _size(size)
+    rings = [_ring(ring) for ring in polygons]
+    if (crossings := count_crossings(rings, height)) > (most := most_crossings(height, width)):
+        raise ShapeError(f"polygon: expected outlines that cross at most {most} rows of {height} x {width} pixels, got {crossings} crossings")
+    if (covered := sum(window(ring, height, width) for ring in rings if len(ring))) > max(2**24, 16 * height * width):
+        raise ShapeError(f"polygon: expected outlines that lie on each other at most 16 times, got boxes of {covered} pixels on {height} x {width}")
+    return unite_rings(rings, height, width)
 
 
 def _ring(ring: ArrayLike) -> np.ndarray:

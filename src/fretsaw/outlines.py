@@ -84,15 +84,37 @@ def _rows(y0: np.ndarray, y1: np.ndarray, height: int) -> tuple[np.ndarray, np.n
 
 
 def fill_rings(rings: Iterable[np.ndarray], height: int, width: int) -> np.ndarray:
-    """Return (height, width) bool: the pixels whose centres lie inside an odd number of rings (N, 2) float x, y.
+    """Return (height, width) bool: the pixels whose centres lie inside an odd number of rings (N, 2) float x, y."""
+    mask = np.zeros((height, width), bool)
+    for place, part in _filled(rings, height, width):
+        mask[place] = part
+    return mask
+
+
+def unite_rings(rings: Iterable[np.ndarray], height: int, width: int) -> np.ndarray:
+    """Return (height, width) bool: the pixels whose centres lie inside any of the rings, each for itself filled as `fill_rings` does."""
+    mask = np.zeros((height, width), bool)
+    for ring in rings:
+        for place, part in _filled([ring], height, width):
+            mask[place] |= part
+    return mask
+
+
+def window(ring: np.ndarray, height: int, width: int) -> int:
+    """Return the pixels of a picture that lie in the box around a ring: what filling it costs beside its crossings."""
+    low, high = (np.clip(limit, 0, (width, height)) for limit in (ring.min(axis=0), ring.max(axis=0)))
+    return int(np.prod(np.ceil(high) - np.floor(low)))
+
+
+def _filled(rings: Iterable[np.ndarray], height: int, width: int) -> Iterator[tuple[tuple[slice, slice], np.ndarray]]:
+    """Yield parts of a picture, (rows, columns), and which of their pixels lie inside an odd number of rings; elsewhere none does.
 
     Every crossing of an edge with the line through a row's pixel centres flips all pixels to its right; a running exclusive or then gives the mask. Rows are
-    filled in bands, and no others than those that are crossed, so that it takes a byte a pixel beside some 40 MiB.
+    filled in bands, and nothing beside the box around the rings, so that it takes some 40 MiB.
     """
-    mask = np.zeros((height, width), bool)
     rings = [ring for ring in rings if len(ring)]
     if not rings:
-        return mask
+        return
     x0, y0 = np.concatenate(rings).T
     stop = np.cumsum([len(ring) for ring in rings])
     following = np.arange(1, x0.size + 1)
@@ -101,22 +123,25 @@ def fill_rings(rings: Iterable[np.ndarray], height: int, width: int) -> np.ndarr
     first, count = _rows(y0, y1, height)
     crossed = np.flatnonzero(count)
     if not crossed.size:
-        return mask
+        return
+    # A pixel further for the rounding of crossings; to the right of the last crossing nothing is inside.
+    left, right = (int(np.clip(limit, 0, width)) for limit in (np.floor(x0.min()) - 1, np.ceil(x0.max()) + 1))
     x0, y0, x1, y1, first, end = (values[crossed] for values in (x0, y0, x1, y1, first, first + count))
-    rows = max(1, BAND // (width + 1))
-    for top in range(int(first.min()), int(end.max()), rows):
-        band = mask[top : min(top + rows, int(end.max()))]
-        low, high = np.clip(first, top, top + len(band)), np.clip(end, top, top + len(band))
-        flips = np.zeros(len(band) * (width + 1), bool)
+    columns, bottom = right - left, int(end.max())
+    rows = max(1, BAND // (columns + 1))
+    for top in range(int(first.min()), bottom, rows):
+        height_here = min(rows, bottom - top)
+        low, high = np.clip(first, top, top + height_here), np.clip(end, top, top + height_here)
+        flips = np.zeros(height_here * (columns + 1), bool)
         for edges in _portions(high - low):
             length = (high - low)[edges]
             edge = np.repeat(edges, length)
             row = np.arange(edge.size) - np.repeat(np.cumsum(length) - length, length) + low[edge]
             crossing = x0[edge] + (row + 0.5 - y0[edge]) * (x1 - x0)[edge] / (y1 - y0)[edge]
-            column = np.clip(np.ceil(crossing - 0.5), 0, width).astype(np.int64)
-            flips ^= np.bincount((row - top) * (width + 1) + column, minlength=flips.size) % 2 == 1
-        band[:] = np.logical_xor.accumulate(flips.reshape(len(band), width + 1), axis=1)[:, :width]
-    return mask
+            column = np.clip(np.ceil(crossing - 0.5), left, right).astype(np.int64) - left
+            flips ^= np.bincount((row - top) * (columns + 1) + column, minlength=flips.size) % 2 == 1
+        part = np.logical_xor.accumulate(flips.reshape(height_here, columns + 1), axis=1)[:, :columns]
+        yield (slice(top, top + height_here), slice(left, right)), part
 
 
 def _portions(counts: np.ndarray) -> Iterator[np.ndarray]:

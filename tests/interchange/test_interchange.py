@@ -207,8 +207,30 @@ def test_sizes_that_no_memory_holds_are_refused():
     image = {"id": 1, "file_name": "a.png", "height": 100_000, "width": 100_000}
     row = {"image_id": 1, "category_id": 1, "segmentation": [[0, 0, 1, 0, 1, 1]]}
     content = json.dumps({"images": [image], "annotations": [row], "categories": [{"id": 1, "name": "x"}]})
-    with pytest.raises(DataError, match="fit into 4096 MiB, got 100000 x 100000, 1 masks"):
+    with pytest.raises(DataError, match=r"image 1: expected a size .* at most 178956970 pixels, got 100000 x 100000"):
         coco.read({coco.PATH: content.encode()})
+
+
+def test_masks_that_no_memory_holds_are_refused(monkeypatch):
+    monkeypatch.setattr(coco, "MOST_MASK_PIXELS", 42 * 1000 + 999)
+    image = {"id": 1, "file_name": "a.png", "height": 10, "width": 100}
+    rows = [{"image_id": 1, "category_id": 1, "segmentation": [[0, 0, 1, 0, 1, 1]]}] * 50
+    content = json.dumps({"images": [image], "annotations": rows, "categories": [{"id": 1, "name": "x"}]})
+    [picture] = coco.read({coco.PATH: content.encode()})
+    assert (len(picture.objects), len(picture.left_out)) == (42, 8)
+    assert picture.left_out[0] == "annotation 43: expected masks of at most 42999 pixels on one picture, got more"
+
+
+@settings(max_examples=40, deadline=None)
+@given(mask=bool_masks(), times=st.sampled_from([1, 200]), noise=st.booleans())
+def test_large_masks_are_kept_small_and_come_back(mask, times, noise):
+    large = np.kron(mask, np.ones((times, times), bool))
+    large = large ^ (np.random.default_rng(0).random(large.shape) > 0.5) if noise else large
+    item = NamedMask("x", large)
+    np.testing.assert_array_equal(item.mask, large)
+    assert item.size == large.shape
+    if large.size > 2**16:
+        assert item._kept.nbytes <= large.size // 8 + 8
 
 
 def test_missing_files_are_named():

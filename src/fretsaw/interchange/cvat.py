@@ -7,14 +7,16 @@ Source: CVAT's documentation, "XML annotation format", version 1.1.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from xml.etree import ElementTree
 
 import numpy as np
 
 from fretsaw import masks
-from fretsaw.errors import DataError
-from fretsaw.interchange.pictures import AnnotatedPicture, Files, NamedMask, checked_size, required
+from fretsaw.errors import DataError, shown
+from fretsaw.interchange.names import class_name, picture_name
+from fretsaw.interchange.pictures import AnnotatedPicture, Files, NamedMask, checked_size, required, told
+from fretsaw.interchange.untrusted import LeftOut, boundary, field, parse_xml, whole_number
 
 PATH = "annotations.xml"
 
@@ -29,9 +31,10 @@ def write(pictures: Iterable[AnnotatedPicture]) -> Files:
         attributes = {"id": str(number), "name": picture.file_name, "width": str(picture.size[1]), "height": str(picture.size[0])}
         element = ElementTree.Element("image", attributes)
         for order, item in enumerate(picture.objects):
-            if item.mask.any():
+            mask = item.mask
+            if mask.any():
                 names[item.name] = None
-                ElementTree.SubElement(element, "mask", _attributes(item, order))
+                ElementTree.SubElement(element, "mask", _attributes(item.name, mask, order))
         elements.append(element)
     labels = ElementTree.SubElement(ElementTree.SubElement(ElementTree.SubElement(root, "meta"), "job"), "labels")
     for name in names:
@@ -46,38 +49,68 @@ def write(pictures: Iterable[AnnotatedPicture]) -> Files:
 def read(files: Mapping[str, bytes]) -> list[AnnotatedPicture]:
     """Return the pictures of an annotations.xml: their masks and polygons.
 
+    A picture or a shape that cannot be used, or encloses nothing, is left out with a sentence; see `AnnotatedPicture.left_out`.
+
     Raises:
-        DataError: If the file is malformed.
+        DataError: If the file is malformed, or nothing in it can be used.
     """
-    try:
-        root = ElementTree.fromstring(required(files, PATH))
-        found = []
-        for image in root.iter("image"):
-            shapes = [shape for shape in image if shape.tag in ("mask", "polygon")]
-            size = checked_size(image.attrib["height"], image.attrib["width"], len(shapes))
-            objects = tuple(NamedMask(shape.attrib["label"], _mask(shape.tag, shape.attrib, size)) for shape in shapes)
-            found.append(AnnotatedPicture(image.attrib["name"], size, objects))
-        return found
-    except (ElementTree.ParseError, KeyError, ValueError) as error:
-        raise DataError(f"{PATH}: expected CVAT's annotations, got: {error!r:.120}") from error
+    return list(each(files))
 
 
-def _attributes(item: NamedMask, order: int) -> dict[str, str]:
-    x0, y0, x1, y1 = masks.mask_to_box(item.mask)
+def each(files: Mapping[str, bytes]) -> Iterator[AnnotatedPicture]:
+    """`read`, one picture at a time."""
+    expected = "CVAT's annotations"
+    with boundary(PATH, expected):
+        entries, rows = LeftOut(), LeftOut()
+        content = required(files, PATH)
+        try:
+            root = parse_xml(content)
+        except DataError as error:
+            raise DataError(f"expected {expected}; {error}") from error
+        if root.tag != "annotations":
+            raise DataError(f"expected {expected}, got a file of <{shown(root.tag, 40)[1:-1]}>")
+        yield from told(_pictures(root, entries, rows), entries, rows, expected)
+
+
+def _pictures(root: ElementTree.Element, entries: LeftOut, rows: LeftOut) -> Iterator[AnnotatedPicture]:
+    for number, image in enumerate(root.iter("image"), 1):
+        picture = None
+        with entries.row(f"image {number}", "an image"):
+            picture = _picture(image, number, rows)
+        if picture is not None:
+            yield picture
+
+
+def _picture(image: ElementTree.Element, number: int, rows: LeftOut) -> AnnotatedPicture:
+    name = picture_name(image.get("name"), f"image {number}")
+    shapes = [(f"image {number}, {shape.tag} {k}", shape) for k, shape in enumerate(image, 1) if shape.tag != "tag"]
+    size = checked_size(image.get("height"), image.get("width"), len(shapes))
+    objects = []
+    for place, shape in shapes:
+        with rows.row(place, "a mask or a polygon"):
+            if shape.tag not in ("mask", "polygon"):
+                raise DataError(f"expected a mask or a polygon, got a {shown(shape.tag, 40)[1:-1]}")
+            objects.append(NamedMask(class_name(shape.get("label"), place), _mask(shape.tag, shape.attrib, size)))
+    return AnnotatedPicture(name, size, tuple(objects))
+
+
+def _attributes(name: str, mask: np.ndarray, order: int) -> dict[str, str]:
+    x0, y0, x1, y1 = masks.mask_to_box(mask)
     # Run lengths by rows are run lengths by columns of the turned mask.
-    counts = masks.uncompressed_rle(item.mask[y0:y1, x0:x1].T)["counts"]
+    counts = masks.uncompressed_rle(mask[y0:y1, x0:x1].T)["counts"]
     box = {"left": x0, "top": y0, "width": x1 - x0, "height": y1 - y0}
-    texts = {name: str(value) for name, value in box.items()}
-    return {"label": item.name, "source": "manual", "occluded": "0", "rle": ", ".join(map(str, counts)), **texts, "z_order": str(order)}
+    texts = {key: str(value) for key, value in box.items()}
+    return {"label": name, "source": "manual", "occluded": "0", "rle": ", ".join(map(str, counts)), **texts, "z_order": str(order)}
 
 
-def _mask(tag: str, attributes: Mapping[str, str], size: tuple[int, int]) -> np.ndarray:
+def _mask(tag: str, attributes: dict[str, str], size: tuple[int, int]) -> np.ndarray:
     if tag == "polygon":
-        return masks.from_polygons([[float(number) for pair in attributes["points"].split(";") for number in pair.split(",")]], size)
-    x, y, width, height = (int(attributes[name]) for name in ("left", "top", "width", "height"))
-    part = masks.decode_rle({"size": [width, height], "counts": [int(count) for count in attributes["rle"].split(",")]}).T
+        numbers = [number for pair in field(attributes, "points", str).split(";") for number in pair.split(",")]
+        return masks.from_polygons([list(map(float, numbers))], size)
+    x, y, width, height = (whole_number(attributes.get(name), name) for name in ("left", "top", "width", "height"))
+    if min(x, y) < 0 or min(width, height) < 1 or x + width > size[1] or y + height > size[0]:
+        raise DataError(f"expected a mask inside {size[1]} x {size[0]} pixels, got {width} x {height} at x = {x}, y = {y}")
+    counts = list(map(int, field(attributes, "rle", str).split(",")))
     mask = np.zeros(size, bool)
-    if min(x, y) < 0 or mask[y : y + height, x : x + width].shape != part.shape:
-        raise DataError(f"{attributes['label']}: expected a mask inside {size}, got {part.shape} at {(x, y)}")
-    mask[y : y + height, x : x + width] = part
+    mask[y : y + height, x : x + width] = masks.decode_rle({"size": [width, height], "counts": counts}, (width, height)).T
     return mask

@@ -14,13 +14,15 @@ Source: the format of rle-pack (thi.ng/umbrella), which Label Studio's editor us
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from fretsaw.errors import DataError, ShapeError
-from fretsaw.interchange.pictures import AnnotatedPicture, Files, NamedMask, checked_size, required
+from fretsaw.errors import DataError, ShapeError, shown
+from fretsaw.interchange.names import class_name, picture_name
+from fretsaw.interchange.pictures import AnnotatedPicture, Files, NamedMask, checked_size, required, told
+from fretsaw.interchange.untrusted import LeftOut, boundary, field, parse_json
 from fretsaw.masks import require_mask
 
 PATH = "tasks.json"
@@ -63,16 +65,19 @@ def decode_brush(rle: Sequence[int], size: tuple[int, int]) -> np.ndarray:
     Raises:
         ShapeError: If the stream is cut short or does not fit the size.
     """
+    if not isinstance(rle, list | tuple):
+        raise ShapeError(f"brush: expected a list of bytes 0 .. 255, got {shown(rle)}")
     try:
         stream = _Bits(bytes(rle))
-    except (ValueError, TypeError) as error:
-        raise ShapeError(f"brush: expected a list of bytes 0 .. 255, got: {error}") from error
+    except (ValueError, TypeError, OverflowError) as error:
+        raise ShapeError(f"brush: expected a list of bytes 0 .. 255, got {shown(rle)}") from error
     count = stream.read(32)
     if count != size[0] * size[1] * CHANNELS:
         raise ShapeError(f"brush: expected {size[0]} x {size[1]} x {CHANNELS} values, got {count}")
     width = stream.read(5) + 1
     sizes = [stream.read(4) + 1 for _ in range(4)]
-    values = np.zeros(count, np.uint8)
+    # Only the last of a pixel's four values counts, so that the others are never stored.
+    mask = np.zeros(size[0] * size[1], bool)
     place = 0
     while place < count:
         repeated = stream.read(1)
@@ -80,11 +85,12 @@ def decode_brush(rle: Sequence[int], size: tuple[int, int]) -> np.ndarray:
         if end > count:
             raise ShapeError(f"brush: expected {count} values, got more")
         if repeated:
-            values[place:end] = min(stream.read(width), 255)
+            mask[place // CHANNELS : end // CHANNELS] = stream.read(width) > 127
         else:
-            values[place:end] = [min(stream.read(width), 255) for _ in range(end - place)]
+            values = [stream.read(width) > 127 for _ in range(end - place)]
+            mask[place // CHANNELS : end // CHANNELS] = values[CHANNELS - 1 - place % CHANNELS :: CHANNELS]
         place = end
-    return values.reshape(*size, CHANNELS)[..., 3] > 127
+    return mask.reshape(size)
 
 
 class _Bits:
@@ -112,7 +118,8 @@ def result(item: NamedMask, identity: str, from_name: str = "tag", to_name: str 
         from_name: The labelling configuration's BrushLabels tag.
         to_name: Its Image tag.
     """
-    height, width = item.mask.shape
+    mask = item.mask
+    height, width = mask.shape
     return {
         "id": identity,
         "type": "brushlabels",
@@ -121,7 +128,7 @@ def result(item: NamedMask, identity: str, from_name: str = "tag", to_name: str 
         "original_width": width,
         "original_height": height,
         "image_rotation": 0,
-        "value": {"format": "rle", "rle": encode_brush(item.mask), "brushlabels": [item.name]},
+        "value": {"format": "rle", "rle": encode_brush(mask), "brushlabels": [item.name]},
     }
 
 
@@ -136,20 +143,63 @@ def write(pictures: Iterable[AnnotatedPicture]) -> Files:
 
 
 def read(files: Mapping[str, bytes]) -> list[AnnotatedPicture]:
-    """Return the pictures of exported tasks: the brush masks of each one's first annotation.
+    """Return the pictures of exported tasks: the brush masks of each one's first annotation that was not cancelled.
+
+    A task or a mask that cannot be used is left out with a sentence; see `AnnotatedPicture.left_out`.
 
     Raises:
-        DataError: If it is no such file, or a task without objects does not say its size.
+        DataError: If it is no such file, or none of its tasks can be used.
     """
-    try:
-        tasks = json.loads(required(files, PATH))
-        found = []
-        for task in tasks:
-            rows = [row for row in task["annotations"][0]["result"] if row["type"] == "brushlabels"]
-            about = {"original_height": task.get("meta", {}).get("height"), "original_width": task.get("meta", {}).get("width")} | (rows[0] if rows else {})
-            size = checked_size(about["original_height"], about["original_width"], CHANNELS * len(rows))
-            objects = tuple(NamedMask(row["value"]["brushlabels"][0], decode_brush(row["value"]["rle"], size)) for row in rows)
-            found.append(AnnotatedPicture(task["data"]["image"], size, objects))
-        return found
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-        raise DataError(f"{PATH}: expected Label Studio's tasks with brush labels, got: {error!r:.120}") from error
+    return list(each(files))
+
+
+def each(files: Mapping[str, bytes]) -> Iterator[AnnotatedPicture]:
+    """`read`, one picture at a time."""
+    expected = "Label Studio's tasks with brush labels"
+    with boundary(PATH, expected):
+        entries, rows = LeftOut(), LeftOut()
+        tasks = parse_json(required(files, PATH), entries)
+        if not isinstance(tasks, list):
+            raise DataError(f"expected {expected}, got {shown(tasks)}")
+        yield from told(_pictures(tasks, entries, rows), entries, rows, expected)
+
+
+def _pictures(tasks: list[Any], entries: LeftOut, rows: LeftOut) -> Iterator[AnnotatedPicture]:
+    for number, task in enumerate(tasks, 1):
+        picture = None
+        with entries.row(f"task {number}", "a task"):
+            picture = _picture(task, number, rows)
+        if picture is not None:
+            yield picture
+
+
+def _picture(task: Any, number: int, rows: LeftOut) -> AnnotatedPicture:
+    name = picture_name(field(field(task, "data", dict), "image", object), f"task {number}")
+    annotations = [row for row in field(task, "annotations", list) if not (isinstance(row, dict) and row.get("was_cancelled"))]
+    if not annotations:
+        raise DataError("expected an annotation, got none that was not cancelled")
+    found = field(annotations[0], "result", list)
+    brushes = []
+    for place, row in ((f"task {number}, result {k}", row) for k, row in enumerate(found, 1)):
+        kind = row.get("type") if isinstance(row, dict) else None
+        if kind == "brushlabels":
+            brushes.append((place, row))
+        elif kind not in ("choices", "rating", "textarea", "relation"):  # what is said about the picture or its regions, rather than drawn
+            rows.lose(f"{place}: expected brush labels, got {shown(kind)}")
+    meta = task.get("meta")
+    about = {"original_height": meta.get("height"), "original_width": meta.get("width")} if isinstance(meta, dict) else {}
+    size = None
+    for row in [*(row for _, row in brushes), about]:
+        if size is None and row.get("original_height") is not None:
+            size = checked_size(row["original_height"], row.get("original_width"), len(brushes))
+    if size is None:
+        raise DataError("expected the picture's size in 'original_height' and 'original_width' of a result or in 'meta', got none")
+    objects = []
+    for place, row in brushes:
+        with rows.row(place, "a brush mask"):
+            value = field(row, "value", dict)
+            labels = field(value, "brushlabels", list)
+            if not labels:
+                raise DataError("expected a label, got a mask without one")
+            objects.append(NamedMask(class_name(labels[0], place), decode_brush(field(value, "rle", list), size)))
+    return AnnotatedPicture(name, size, tuple(objects))

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from fretsaw import images
-from fretsaw.errors import DataError
-from fretsaw.interchange.pictures import AnnotatedPicture, Files, NamedMask, file_part, required
+from fretsaw.errors import DataError, shown
+from fretsaw.interchange.names import class_name, picture_name
+from fretsaw.interchange.pictures import AnnotatedPicture, Files, NamedMask, checked_size, file_part, required, told
+from fretsaw.interchange.untrusted import LeftOut, boundary, field, parse_json
 
 NAMES = "objects.json"
 
@@ -31,16 +34,33 @@ def write(pictures: Iterable[AnnotatedPicture]) -> Files:
 def read(files: Mapping[str, bytes]) -> list[AnnotatedPicture]:
     """Return the pictures whose names and masks are among the files.
 
+    An object whose mask is missing or cannot be used is left out with a sentence; see `AnnotatedPicture.left_out`.
+
     Raises:
-        DataError: If a mask is missing or the names are no JSON.
+        DataError: If the names are no JSON, or none of the objects can be used.
     """
-    found = []
-    for path in sorted(path for path in files if path.endswith("/" + NAMES)):
-        stem = path.removesuffix("/" + NAMES)
-        try:
-            content = json.loads(files[path])
-            objects = [NamedMask(row["name"], images.read_mask(required(files, f"{stem}/{row['mask']}")) > 127) for row in content["objects"]]
-            found.append(AnnotatedPicture(content["file_name"], (content["size"][0], content["size"][1]), tuple(objects), stem))
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path}: expected file_name, size and objects, got: {error!r:.120}") from error
-    return found
+    return [picture for path in sorted(path for path in files if path.endswith("/" + NAMES)) for picture in _each(path, files)]
+
+
+def _each(path: str, files: Mapping[str, bytes]) -> Iterator[AnnotatedPicture]:
+    expected = "file_name, size and objects"
+    with boundary(path, expected):
+        entries, rows = LeftOut(), LeftOut()
+        content = parse_json(files[path], entries)
+        if not isinstance(content, dict):
+            raise DataError(f"expected {expected}, got {shown(content)}")
+        yield from told([_picture(path.removesuffix("/" + NAMES), content, files, rows)], entries, rows, expected)
+
+
+def _picture(stem: str, content: dict[str, Any], files: Mapping[str, bytes], rows: LeftOut) -> AnnotatedPicture:
+    listed, sides = field(content, "objects", list), field(content, "size", list)
+    if len(sides) != 2:
+        raise DataError(f"expected height and width as 'size', got {shown(sides)}")
+    size = checked_size(sides[0], sides[1], len(listed))
+    objects = []
+    for number, row in enumerate(listed, 1):
+        with rows.row(f"object {number}", "a name and a mask"):
+            name = class_name(field(row, "name", object), f"object {number}")
+            mask = images.read_mask(required(files, f"{stem}/{picture_name(field(row, 'mask', object), f'object {number}')}"), size=size, smallest=1)
+            objects.append(NamedMask(name, mask > 127))
+    return AnnotatedPicture(picture_name(field(content, "file_name", object)), size, tuple(objects), stem)

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
-
-from fretsaw.errors import DataError, FretsawError, OutputError
+from fretsaw.errors import DataError, FretsawError, ImageError, OutputError
+from fretsaw.images import picture_size
 from fretsaw.interchange import coco, cvat, label_studio, labelme, png, voc, yolo
 from fretsaw.interchange.pictures import AnnotatedPicture
+from fretsaw.interchange.untrusted import came
 from fretsaw.outputs import IMAGE_SUFFIXES
 
 MOST_FILES = 50_000
@@ -21,8 +21,8 @@ PEEK = 65536
 
 WHOLE: Mapping[str, tuple[str, Callable[[Mapping[str, bytes]], Iterable[AnnotatedPicture]]]] = {
     "coco": (coco.PATH, coco.each),
-    "label-studio": (label_studio.PATH, label_studio.read),
-    "cvat": (cvat.PATH, cvat.read),
+    "label-studio": (label_studio.PATH, label_studio.each),
+    "cvat": (cvat.PATH, cvat.each),
 }
 """Formats of one file for all pictures: the path under which their reader expects it, and the reader."""
 
@@ -52,10 +52,20 @@ class FilesBelow(Mapping[str, bytes]):
         self._folder, self._paths = folder, list(_walk(folder, tuple(suffixes)))
 
     def __getitem__(self, path: str) -> bytes:
-        place = (self._folder / path).resolve()
-        if not place.is_relative_to(self._folder.resolve()) or not place.is_file():
+        place = self._place(path)
+        if place is None:
             raise KeyError(path)
         return _content(place)
+
+    def __contains__(self, path: object) -> bool:
+        return isinstance(path, str) and self._place(path) is not None
+
+    def _place(self, path: str) -> Path | None:
+        try:
+            place = (self._folder / path).resolve()
+            return place if place.is_relative_to(self._folder.resolve()) and place.is_file() else None
+        except (OSError, ValueError, RuntimeError):  # a name that no file can have, or links in a circle
+            return None
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._paths)
@@ -79,26 +89,41 @@ def find_annotations(folder: Path) -> list[Source]:
             add("yolo", path.parent)
         elif path.suffix == ".xml" and path.parent.name == "Annotations" and (path.parents[1] / "SegmentationObject").is_dir():
             add("voc", path.parents[1])
-        elif (format := format_of(path)) is not None:
+        elif (format := _format_if_readable(path)) is not None:
             add(format, folder if format == "labelme" else path)
     return list(found.values())
 
 
 def format_of(path: Path) -> str | None:
-    """Return the format of a single file by what stands at its beginning and end, or None."""
-    with path.open("rb") as file:
-        text = file.read(PEEK)
-        file.seek(max(0, path.stat().st_size - PEEK))
-        text += file.read(PEEK)
+    """Return the format of a single file by what stands at its beginning and end, or None.
+
+    Raises:
+        DataError: If it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            text = file.read(PEEK)
+            file.seek(max(0, path.stat().st_size - PEEK))
+            text += file.read(PEEK)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
     if path.suffix == ".xml":
         return "cvat" if b"<annotations" in text else None
     if path.suffix != ".json":
         return None
-    if text.lstrip()[:1] == b"[":
+    if text.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"[":
         return "label-studio" if b'"data"' in text and b'"annotations"' in text else None
     if b'"shapes"' in text and b'"imagePath"' in text:
         return "labelme"
     return "coco" if sum(key in text for key in (b'"annotations"', b'"categories"', b'"images"', b'"segmentation"')) >= 3 else None
+
+
+def _format_if_readable(path: Path) -> str | None:
+    """Return the format of a file among others, None where nothing can be said about it: it must not cost the others."""
+    try:
+        return format_of(path)
+    except DataError:
+        return None
 
 
 def the_source(path: Path, format: str | None = None) -> Source:
@@ -178,16 +203,18 @@ class _Only(Mapping[str, bytes]):
         return len(self._names)
 
 
-def _named(name: str, read: Reader) -> Reader:
+def _named(path: str, read: Reader) -> Reader:
+    name = path if path.isprintable() else ascii(path)
+
     def reader() -> Iterator[AnnotatedPicture]:
         try:
             yield from read()
         except FretsawError as error:
             # A reader that was given the file under its format's own name speaks of that.
             text = str(error)
-            raise DataError(text if name in text else f"{name}: {text.partition(': ')[2] if text.startswith(_OWN_NAMES) else text}") from error
-        except OSError as error:
-            raise DataError(f"{name}: cannot be read: {error.strerror}") from error
+            raise DataError(text if text.startswith(f"{name}: ") else f"{name}: {text.partition(': ')[2] if text.startswith(_OWN_NAMES) else text}") from error
+        except Exception as error:
+            raise DataError(f"{name}: expected annotations, got {came(error)}") from error
 
     return reader
 
@@ -218,9 +245,6 @@ def _walk(folder: Path, suffixes: tuple[str, ...]) -> Iterator[str]:
 def _picture_size(path: Path) -> tuple[int, int]:
     """Return (H, W) of a picture as it is shown, from its header."""
     try:
-        with Image.open(path) as picture:
-            turned = picture.getexif().get(0x0112, 1) >= 5  # EXIF's orientations that lie on their side
-            width, height = picture.size
-    except (OSError, UnidentifiedImageError, ValueError, SyntaxError) as error:
-        raise DataError(f"{path.name}: expected a picture, got: {error}") from error
-    return (width, height) if turned else (height, width)
+        return picture_size(path)
+    except ImageError as error:
+        raise DataError(f"{path.name}: {error}") from error

@@ -8,15 +8,17 @@ Source: The PASCAL Visual Object Classes Challenge 2012, development kit, sectio
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from xml.etree import ElementTree
 
 import numpy as np
 from PIL import Image
 
 from fretsaw import images, masks
-from fretsaw.errors import DataError
-from fretsaw.interchange.pictures import AnnotatedPicture, Files, NamedMask, required
+from fretsaw.errors import DataError, ImageError, shown
+from fretsaw.interchange.names import class_name, picture_name
+from fretsaw.interchange.pictures import AnnotatedPicture, Files, NamedMask, checked_size, required, told
+from fretsaw.interchange.untrusted import LeftOut, boundary, parse_xml
 
 MOST_OBJECTS = 254
 """A pixel of a palette image holds 0 for the background, 255 for "do not care", and the numbers between."""
@@ -36,7 +38,8 @@ def write(pictures: Iterable[AnnotatedPicture]) -> Files:
             raise DataError(f"{picture.file_name}: expected at most {MOST_OBJECTS} objects and names for VOC, got {len(picture.objects)} and {len(classes)}")
         by_object, by_class = np.zeros(picture.size, np.uint8), np.zeros(picture.size, np.uint8)
         for number, item in enumerate(picture.objects, 1):
-            by_object[item.mask], by_class[item.mask] = number, classes[item.name]
+            mask = item.mask
+            by_object[mask], by_class[mask] = number, classes[item.name]
         yield f"Annotations/{picture.stem}.xml", _xml(picture)
         yield f"SegmentationObject/{picture.stem}.png", _palette_png(by_object)
         yield f"SegmentationClass/{picture.stem}.png", _palette_png(by_class)
@@ -46,21 +49,40 @@ def write(pictures: Iterable[AnnotatedPicture]) -> Files:
 def read(files: Mapping[str, bytes]) -> list[AnnotatedPicture]:
     """Return the pictures with an XML file among the files; the n-th object of the XML is the pixels of value n in SegmentationObject.
 
+    An object whose name cannot be used is left out with a sentence; see `AnnotatedPicture.left_out`.
+
     Raises:
-        DataError: If an XML file is malformed or its PNG missing.
+        DataError: If an XML file is malformed, its PNG missing, or none of its objects can be used.
     """
-    found = []
-    for path in sorted(path for path in files if path.startswith("Annotations/") and path.endswith(".xml")):
-        stem = path.removeprefix("Annotations/").removesuffix(".xml")
-        labels = images.read_labels(required(files, f"SegmentationObject/{stem}.png"))
-        try:
-            root = ElementTree.fromstring(files[path])
-        except ElementTree.ParseError as error:
-            raise DataError(f"{path}: expected XML, got: {error}") from error
-        names = [element.findtext("name", "") for element in root.iter("object")]
-        objects = tuple(NamedMask(name, labels == number) for number, name in enumerate(names, 1))
-        found.append(AnnotatedPicture(root.findtext("filename", stem), (labels.shape[0], labels.shape[1]), objects, stem))
-    return found
+    paths = sorted(path for path in files if path.startswith("Annotations/") and path.endswith(".xml"))
+    return [picture for path in paths for picture in _each(path, files)]
+
+
+def _each(path: str, files: Mapping[str, bytes]) -> Iterator[AnnotatedPicture]:
+    expected = "VOC's annotation"
+    with boundary(path, expected):
+        rows = LeftOut()
+        root = parse_xml(files[path])
+        if root.tag != "annotation":
+            raise DataError(f"expected {expected}, got a file of <{shown(root.tag, 40)[1:-1]}>")
+        yield from told([_picture(path.removeprefix("Annotations/").removesuffix(".xml"), root, files, rows)], LeftOut(), rows, expected)
+
+
+def _picture(stem: str, root: ElementTree.Element, files: Mapping[str, bytes], rows: LeftOut) -> AnnotatedPicture:
+    place = f"SegmentationObject/{stem}.png"
+    try:
+        labels = images.read_labels(required(files, place))
+    except ImageError as error:
+        raise DataError(f"{place}: {error}") from error
+    elements = list(root.iter("object"))
+    size = checked_size(labels.shape[0], labels.shape[1], len(elements))
+    objects = []
+    for number, element in enumerate(elements, 1):
+        with rows.row(f"object {number}", "a name"):
+            if number > MOST_OBJECTS:
+                raise DataError(f"expected at most {MOST_OBJECTS} objects, got more")
+            objects.append(NamedMask(class_name(element.findtext("name"), f"object {number}"), labels == number))
+    return AnnotatedPicture(picture_name(root.findtext("filename", stem)), size, tuple(objects), stem)
 
 
 def _xml(picture: AnnotatedPicture) -> bytes:
