@@ -398,6 +398,19 @@ def test_odd_annotations_of_other_programs_give_a_value_or_one_line(case, tmp_pa
                 one_line(message.replace(str(tmp_path), ""))
 
 
+def test_convert_says_what_was_left_out(tmp_path, capsys):
+    rows = [{"image_id": 1, "category_id": 1 + (k > 0), "segmentation": SQUARE} for k in range(8)]
+    (tmp_path / "a.json").write_bytes(coco_file(annotations=rows)[coco.PATH])
+    convert(tmp_path / "a.json", tmp_path / "out", "voc")
+    said = capsys.readouterr()
+    assert "1 pictures, 1 objects, from coco to voc; 7 left out" in said.out
+    assert said.err.splitlines()[0] == "fretsaw: left out: a.json: annotation 2: expected the id of one of the categories, got 2"
+    assert said.err.splitlines()[-1] == "fretsaw: left out: 2 more; --json names up to 1000"
+    convert(tmp_path / "a.json", tmp_path / "again", "voc", as_json=True)
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["left_out"], len(facts["left_out_first"])) == (7, 7)
+
+
 def test_a_written_picture_is_still_found(tmp_path):
     write_image(tmp_path / "a.png", np.zeros((8, 10, 3), np.uint8))
     assert find_annotations(tmp_path) == []

@@ -12,11 +12,13 @@ from typing import Annotated
 import typer
 
 from fretsaw.errors import DataError, FretsawError, OutputError
-from fretsaw.outputs import Sources, remove_unfinished, require_writable
+from fretsaw.outputs import Sources, lasting_failure, remove_unfinished, require_writable
 from fretsaw.ownership import is_lock, own
 
 MARK = ".unfinished-conversion"
 """Name of the file that a folder holds as long as a conversion fills it."""
+SHOWN, MOST_SENTENCES = 5, 1000
+"""Sentences about rows that were left out: as many on the terminal, and in the JSON."""
 
 
 def convert(
@@ -52,7 +54,7 @@ def convert(
     if source.is_dir() or images is not None:
         sources.refuse_folder(out)
     require_writable([out / "x"])
-    counts, failures = [0, 0], []
+    counts, failures, left_out = [0, 0], [], []
 
     def pictures() -> Iterator[AnnotatedPicture]:
         for name, read in readers(found, images):
@@ -60,6 +62,7 @@ def convert(
                 for picture in read():
                     counts[0] += 1
                     counts[1] += len(picture.objects)
+                    left_out.extend(f"{name}: {sentence}" for sentence in picture.left_out)
                     yield picture
             except FretsawError as error:
                 failures.append({"file": name, "error": str(error)})
@@ -76,11 +79,17 @@ def convert(
             raise DataError(failures[0]["error"] if failures else f"{source}: expected annotations in {found.format}, found no picture with any")
     for failure in failures:
         print(f"fretsaw: {failure['error']}", file=sys.stderr)
+    for sentence in left_out[:SHOWN]:
+        print(f"fretsaw: left out: {sentence}", file=sys.stderr)
+    if len(left_out) > SHOWN:
+        print(f"fretsaw: left out: {len(left_out) - SHOWN} more; --json names up to {MOST_SENTENCES}", file=sys.stderr)
     if as_json:
         facts = {"output": str(out), "from": found.format, "to": to, "pictures": counts[0], "objects": counts[1]}
+        facts |= {"left_out": len(left_out), "left_out_first": left_out[:MOST_SENTENCES]} if left_out else {}
         print(json.dumps(facts | ({"failures": failures} if failures else {})))
     else:
-        lost = f"; {len(failures)} files failed" if failures else ""
+        lost = f"; {len(left_out)} left out" if left_out else ""
+        lost += f"; {len(failures)} files failed" if failures else ""
         print(f"{out}: {counts[0]} pictures, {counts[1]} objects, from {found.format} to {to}{lost}")
     if failures:
         raise typer.Exit(1)
@@ -111,8 +120,9 @@ def _filling(out: Path, overwrite: bool, about: str) -> Iterator[Path]:
             remove_unfinished([place, *(path for path in place.rglob("*") if path.is_dir())], 0)
             try:
                 yield place
-            except FretsawError:  # the same would fail again
-                mark.unlink(missing_ok=True)
+            except FretsawError as error:
+                if lasting_failure(error) is None:  # else it may go on when that is mended; the others would fail again
+                    mark.unlink(missing_ok=True)
                 raise
             mark.unlink(missing_ok=True)
     finally:
