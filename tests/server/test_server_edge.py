@@ -239,6 +239,29 @@ def test_what_the_system_refuses_is_a_sentence_and_no_defect(client, first, monk
     assert client.get(first).status_code == 200
 
 
+@pytest.mark.parametrize(("number", "status", "said"), REFUSALS)
+def test_a_job_says_what_the_system_refuses(client, first, monkeypatch, number, status, said):
+    from fretsaw.server import routes_jobs
+
+    def failing(*_: object, **__: object):
+        raise error_of(number)
+
+    client.post(f"{first}/objects", json={})
+    client.post(f"{first}/objects/1/auto")
+    monkeypatch.setattr(routes_jobs, "pack", failing)
+    job = finished(client, client.post("/api/exports", json={"format": "png"}).json()["id"])
+    assert job["state"] == "failed"
+    assert job["reason"].startswith("export: expected ")
+    assert said.lower() in job["reason"].lower()
+    assert "secret" not in job["reason"]
+
+
+def finished(client, identity: str) -> dict:
+    while (job := client.get(f"/api/jobs/{identity}").json())["state"] in ("waiting", "running"):
+        time.sleep(0.02)
+    return job
+
+
 def test_what_the_library_made_of_a_full_disk_stays_a_full_disk():
     from fretsaw.errors import ImageError, OutputError
     from fretsaw.server.refusals import NotHereError, status_of
@@ -284,6 +307,9 @@ def test_no_message_names_a_folder_of_the_server(make_client, folder, tmp_path):
         assert 400 <= reply.status_code < 500 or reply.status_code == 507, (what, reply.text)
         for place in (tmp_path, folder, "/tmp", "/root", "/work", "incoming/"):
             assert str(place) not in reply.text, (what, reply.text)
+    job = finished(client, client.post("/api/imports", json={}).json()["id"])
+    assert job["state"] == "failed"
+    assert not any(str(place) in job["reason"] + job["note"] for place in (tmp_path, folder, "/tmp", "/root", "/work")), job
     assert replies["an upload"].json()["reason"].startswith("cat.png: expected")
     assert replies["an upload by path"].json()["reason"].startswith("cat.png: expected")
     assert replies["a broken picture"].json()["reason"].startswith("broken.png: expected")
@@ -399,8 +425,7 @@ def test_looking_changes_nothing(make_client, folder, tmp_path):
     client.post(f"{image}/objects/1/clicks", json={"x": 60, "y": 45})
     client.post(f"{image}/objects/1/clicks", json={"x": 5, "y": 5, "positive": False})
     job = client.post("/api/exports", json={"format": "coco"}).json()["id"]
-    while client.get(f"/api/jobs/{job}").json()["state"] in ("waiting", "running"):
-        time.sleep(0.02)
+    finished(client, job)
 
     def work() -> dict[str, bytes]:
         """All that is saved, but for what can be made again."""

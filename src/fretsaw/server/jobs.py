@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fretsaw.errors import FretsawError
-from fretsaw.server.refusals import NotHereError, QueueFullError
+from fretsaw.server.refusals import NotHereError, QueueFullError, refusal_of_system
 
 LOGGER = logging.getLogger("fretsaw.server")
 
@@ -51,6 +51,7 @@ class Job:
         note: What goes on, or went wrong with a picture.
         reason: Why it failed.
         file: What it made, to be fetched.
+        told: Puts note and reason as clients may see them.
     """
 
     id: str
@@ -63,6 +64,7 @@ class Job:
     file: Path | None = None
     stop: threading.Event = field(default_factory=threading.Event)
     version: int = 0
+    told: Callable[[str], str] = str
 
     def tell(self, **changes: Any) -> None:
         """Change what is known about the job.
@@ -87,7 +89,8 @@ class Job:
 
     def to_dict(self) -> dict[str, Any]:
         """Return what a client may know."""
-        return {name: getattr(self, name) for name in ("id", "kind", "state", "total", "done", "note", "reason")} | {"has_file": self.file is not None}
+        plain = {name: getattr(self, name) for name in ("id", "kind", "state", "total", "done")}
+        return plain | {"note": self.told(self.note), "reason": self.told(self.reason), "has_file": self.file is not None}
 
 
 class Jobs:
@@ -95,9 +98,13 @@ class Jobs:
 
     A job that is stopped and does not come to an end, because it hangs in a file for example, is left to itself: it can do nothing more (`Job.tell` refuses),
     its thread dies with the process, and the next job begins.
+
+    Args:
+        told: Puts what a job says as clients may see it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, told: Callable[[str], str] = str) -> None:
+        self._told = told
         self._jobs: OrderedDict[str, Job] = OrderedDict()
         self._queue: queue.SimpleQueue[tuple[Job, Callable[[Job], None]] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._loop, name="fretsaw-jobs", daemon=True)
@@ -111,7 +118,7 @@ class Jobs:
         """
         if sum(not job.ended for job in list(self._jobs.values())) >= MOST_WAITING:
             raise QueueFullError(f"expected fewer than {MOST_WAITING} jobs at once; wait for one to end, or stop one")
-        job = Job(secrets.token_hex(8), kind)
+        job = Job(secrets.token_hex(8), kind, told=self._told)
         self._jobs[job.id] = job
         for old in list(self._jobs.values())[:-KEPT]:
             if old.ended:
@@ -190,6 +197,10 @@ def _run(job: Job, work: Callable[[Job], None]) -> None:
     except FretsawError as error:
         if not job.ended:
             job.end(state="failed", reason=str(error))
+    except OSError as error:
+        LOGGER.warning("%s: %s", job.kind, error)
+        if not job.ended:
+            job.end(state="failed", reason=refusal_of_system(error, job.kind)[1])
     except Exception as error:
         LOGGER.error("a job failed (%s)", job.kind, exc_info=error)
         if not job.ended:

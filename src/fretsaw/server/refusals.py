@@ -106,7 +106,7 @@ def refusal_of_system(error: OSError, doing: str) -> tuple[int, str]:
         return 503, f"{doing}: expected a system with something to spare, got: {said}; try again in a moment"
     if isinstance(error, FileNotFoundError):
         return 409, f"{doing}: expected files that stay where they are, got: {said}; somebody has deleted one meanwhile"
-    return 507, f"{doing}: expected a disk that can be read and written, got: {said}; nothing was changed"
+    return 507, f"{doing}: expected a disk that can be read and written, got: {said}"
 
 
 def _system_error(error: BaseException | None) -> OSError | None:

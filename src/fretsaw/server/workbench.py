@@ -13,6 +13,7 @@ from fretsaw.server.gallery import Gallery
 from fretsaw.server.jobs import Jobs
 from fretsaw.server.metrics import Metrics
 from fretsaw.server.open_picture import OpenPicture
+from fretsaw.server.places import Places
 from fretsaw.server.sessions import Sessions
 from fretsaw.server.settings import Settings
 from fretsaw.server.store import Store
@@ -36,7 +37,7 @@ class Workbench:
         self.model = Workers(settings.workers, settings.queue, "fretsaw-model", lambda: share_cores(settings.workers))
         self.files = Workers(FILE_THREADS, 4 * settings.queue, "fretsaw-files")
         self.gallery = Gallery(settings.folder)
-        self.jobs = Jobs()
+        self.jobs = Jobs(Places(settings.data, settings.folder).hide)
         self.sessions = Sessions(segmenter, self.store, self.gallery, self.model, settings)
         self.metrics = Metrics(self.sessions, self.model)
 
