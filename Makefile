@@ -7,7 +7,7 @@ BIN := .venv/bin
 EXAMPLE := examples/astronaut.png
 DEMO := demo/astronaut.png
 
-.PHONY: demo test floors check clean
+.PHONY: demo test floors check clean faults
 
 demo: .venv/.demo
 	@echo "== cutting out $(EXAMPLE)"
@@ -16,6 +16,10 @@ demo: .venv/.demo
 
 test: .venv/.test
 	$(if $(filter-out 0,$(WORKERS)),OMP_NUM_THREADS=1) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
+# Kill the commands at ten random moments each, and run them again; prints the seed of the moments, which FRETSAW_FAULT_SEED sets.
+faults: .venv/.test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m faults -rP
 
 # The quick tests again, with the lowest versions that pyproject.toml admits, in an environment of their own.
 floors: .venv/.test

@@ -132,7 +132,7 @@ def auto(
 
     [b]Example[/b]
 
-      fretsaw evaluate auto data/DIS5K --dataset dis5k-vd --model u2netp --protocol isnet --report vd.json
+      fretsaw evaluate auto data/DIS5K --dataset dis5k-vd --model pmg-tiny --protocol isnet --report vd.json
     """
     from fretsaw.evaluation.auto import check_metrics, evaluate_auto, protocol_named
 
@@ -241,7 +241,7 @@ def instances(
 
     [b]Example[/b]
 
-      fretsaw evaluate instances annotations/instances_val2017.json --model u2netp --protocol pmg-sam --report coco.json
+      fretsaw evaluate instances annotations/instances_val2017.json --model pmg-tiny --protocol pmg-sam --report coco.json
       fretsaw evaluate instances COD10K/test_instance.json --images COD10K/Test/Image --overlapping
     """
     from fretsaw.evaluation.coco import read_coco

@@ -23,7 +23,7 @@ def check_name(model: str | None, mode: str) -> None:
     from fretsaw import catalog
 
     entry = catalog.CATALOGUE.get(model if model is not None else catalog.DEFAULT)
-    if entry is not None and entry.cuts and mode not in modes_of(entry.mode):
+    if entry is not None and mode not in modes_of(entry.mode):
         able = ", ".join(name for name, its in catalog.CATALOGUE.items() if its.cuts and mode in modes_of(its.mode))
         raise ModelError(f"expected a model with {MODES[mode][1]}, got {model}, which offers {entry.mode}; those that have it are {able}")
 
