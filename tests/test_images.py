@@ -377,6 +377,12 @@ class TestMemory:
 
 
 class TestMasksAndLabels:
+    @pytest.mark.filterwarnings("error")
+    def test_transparency_counts_for_nothing_and_warns_nobody(self):
+        content = encoded(Image.fromarray(photo()).convert("P"), "PNG", transparency=bytes([0, 128, 255]))
+        plain = encoded(Image.fromarray(photo()).convert("P"), "PNG")
+        np.testing.assert_array_equal(images.read_mask(content), images.read_mask(plain))
+
     def test_grey_values_stay(self, tmp_path):
         values = np.array([[0, 1, 128], [200, 254, 255]], np.uint8)
         (tmp_path / "m.png").write_bytes(encoded(values, "PNG"))

@@ -103,7 +103,7 @@ def read_mask(source: ImageSource, pixel_limit: int = PIXEL_LIMIT, size: tuple[i
         _check_palette(image, name)
         if _is_grey(image):
             return _in_strips(image, orientation, lambda strip: _grey(strip, name))
-        return _in_strips(image, orientation, lambda strip: np.asarray(strip.convert("RGB")).max(axis=2))
+        return _in_strips(image, orientation, lambda strip: _colours(strip).max(axis=2))
 
 
 def read_labels(source: ImageSource, pixel_limit: int = PIXEL_LIMIT, size: tuple[int, int] | None = None) -> np.ndarray:
@@ -378,13 +378,19 @@ def _grey(strip: Image.Image, name: str) -> np.ndarray:
     return values.astype(np.uint16)
 
 
+def _colours(strip: Image.Image) -> np.ndarray:
+    """Return the colours of a part of an image, which is altered: Pillow would carry what is transparent along, and warns where it cannot."""
+    strip.info.pop("transparency", None)
+    return np.asarray(strip.convert("RGB"))
+
+
 def _to_rgb(image: Image.Image, view: Callable[[np.ndarray], np.ndarray], name: str) -> np.ndarray:
     _check_palette(image, name)
     if image.has_transparency_data and image.mode[0] not in "IF":
         straight = _STRAIGHT.get(image.mode, image.mode)
         return _in_strips(image, view, lambda strip: _on_white(np.asarray((strip if strip.mode == straight else strip.convert(straight)).convert("RGBA"))))
     if not _is_grey(image):
-        return _in_strips(image, view, lambda strip: np.asarray(strip.convert("RGB")))
+        return _in_strips(image, view, _colours)
     return _in_strips(image, view, lambda strip: np.repeat(_to_8_bit(_grey(strip, name))[..., None], 3, axis=2))
 
 

@@ -105,7 +105,7 @@ def attempt(target: Any, value: Any, folder: Path, output: Output) -> dict[str, 
         except BaseException as error:
             reason = trouble(error)
     seconds, grown = time.process_time() - started, max(0, peak() - before)
-    printed = output.take()
+    printed = " ".join(line for line in output.take().splitlines() if not line.startswith(target.prints or ("\0",)))
     if not reason and said:
         reason = f"warned: {said[0].category.__name__} at {Path(said[0].filename).name}:{said[0].lineno}"
     if not reason and printed:

@@ -52,6 +52,7 @@ class Target:
         share: Of all inputs, relative to the other targets.
         seconds: Of CPU time that one input may take.
         memory: Bytes by which the process may grow at one input.
+        prints: Beginnings of lines that a C library prints without being asked, and that nobody can stop.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Target:
     share: float = 1.0
     seconds: float = 5.0
     memory: int = 512 * 2**20
+    prints: tuple[str, ...] = ()
 
 
 class Refused(Exception):  # noqa: N818, the refusal is right
@@ -166,6 +168,8 @@ def run(
     with tempfile.TemporaryDirectory(prefix="fuzz-") as work:
         children = [Child(path, Path(work) / path.stem) for path in (target_files() if files is None else files)]
         try:
+            for child in children:
+                child.hear()
             chosen = [(child, row) for child in children for row in child.targets if not wanted or row["name"] in wanted]
             missing = wanted - {row["name"] for _, row in chosen}
             if missing:
@@ -191,6 +195,13 @@ class Child:
         self.targets: list[dict[str, Any]] = []
         self._start()
 
+    def hear(self) -> None:
+        """Wait until the child has started and told its targets."""
+        hello = next(self._lines(None), None)
+        if hello is None:
+            raise RuntimeError(f"{self._path.name}: the child did not start: {(self.work / 'log').read_text(errors='replace')[-2000:]}")
+        self.targets = hello["targets"]
+
     def _start(self) -> None:
         # Children print into files: what a library prints is looked at after each input.
         environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(HERE.parent), os.environ.get("PYTHONPATH", "")]), "OMP_NUM_THREADS": "1"}
@@ -205,10 +216,6 @@ class Child:
             start_new_session=True,
         )
         self._waiting = b""
-        hello = next(self._lines(None), None)
-        if hello is None:
-            raise RuntimeError(f"{self._path.name}: the child did not start: {(self.work / 'log').read_text(errors='replace')[-2000:]}")
-        self.targets = hello["targets"]
 
     def try_target(self, row: dict[str, Any], count: int, seed: int, keep: Path | None) -> Score:
         score = Score(row["name"], covers=tuple(row["covers"]))
@@ -234,6 +241,7 @@ class Child:
                 score.inputs += 1
                 score.fail(Failure(row["name"], self._death(), self._save(row["name"], self.work / "input", keep)))
                 self._start()
+                self.hear()
             elif score.inputs == before:
                 break  # the strategy has no more to give
         return score
@@ -280,7 +288,9 @@ class Child:
         self._log.close()
         if self._killed:
             return self._killed
-        # The interpreter's last words are its stack, innermost call first.
+        # A crashed interpreter's last words are its stack, innermost call first; a strategy that raises leaves a traceback.
+        if code == 1:
+            return f"the child ended: {(self.work / 'log').read_text(errors='replace').strip().splitlines()[-1:]}"
         stack = re.findall(r'File "[^"]*/src/(fretsaw/[^"]*)", line (\d+)', (self.work / "log").read_text(errors="replace"))
         return f"the process died: {signal.Signals(-code).name if code < 0 else code}{f' at {stack[0][0]}:{stack[0][1]}' if stack else ''}"
 
