@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +14,7 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
+import sam_ref_run
 import torch
 from PIL import Image
 
@@ -331,3 +335,41 @@ def test_mistakes_in_the_settings_are_said(config):
         run(replace(config, crop=16))
     with pytest.raises(ConfigError, match="map_scale: expected 1 or 2, got 3"):
         run(replace(config, map_scale=3))
+
+
+def in_processes(out: Path, *settings: str) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, str(Path(__file__).with_name("sam_ref_run.py")), str(out), *settings]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_two_processes_have_the_gradients_of_one(data, tmp_path, monkeypatch):
+    """After one step of AdamW without decay, its first moment is the gradient times 0.1: it must be the one of the whole batch."""
+    pytest.importorskip("lightning_fabric")
+    settings = ["stage=decoder", f"train=folder:{data}/human_seg", "clicks=1"]
+    in_processes(tmp_path / "two", *settings, "batch=1", "devices=2")
+    monkeypatch.setattr(catalog, "build", lambda name, size: catalog.Parts(clicks=tiny_sam2(size)))
+    sam_ref_run.run(tmp_path / "one", *settings, "batch=2")
+    states = [torch.load(tmp_path / name / "checkpoint.pt", weights_only=True)["optimizer"]["state"] for name in ("two", "one")]
+    moments = [[state[number]["exp_avg"] for number in sorted(state)] for state in states]
+    assert len(moments[0]) == len(moments[1]) > 20
+    largest = max(moment.abs().max().item() for moment in moments[1])
+    assert largest > 0
+    for two, alone in zip(*moments, strict=True):
+        torch.testing.assert_close(two, alone, atol=2e-5 * largest, rtol=1e-3)
+    assert read_log(tmp_path / "two")[-1]["loss"] == pytest.approx(read_log(tmp_path / "one")[-1]["loss"], rel=1e-5)
+    for name in ("decoder", "model"):
+        assert (tmp_path / "two" / f"{name}.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_refiners_run_and_the_first_decides(data, tmp_path):
+    pytest.importorskip("lightning_fabric")
+    place = f"folder:{data}/human_seg"
+    in_processes(tmp_path / "run", f"train={place}", f"val={place}", "held_out=1", "steps=2", "validate_every=1", "pasted=2", "devices=2", "batch=1")
+    log = read_log(tmp_path / "run")
+    assert [line["step"] for line in log if "val/NoC@90" in line] == [1, 2]
+    for name in ("refiner", "last"):
+        assert (tmp_path / "run" / f"{name}.safetensors").exists()

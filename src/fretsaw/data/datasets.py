@@ -253,10 +253,16 @@ def open_part(place: Path | str, wanted: str = "train", allowed: Collection[str]
         ConfigError: If it is another part that is not allowed; before it is read.
         DataError: As `open_dataset`.
     """
+    name, path = check_part(place, wanted, allowed)
+    return open_dataset(path, name)
+
+
+def check_part(place: Path | str, wanted: str = "train", allowed: Collection[str] = ()) -> tuple[str, Path]:
+    """Return the layout and the path of a data set that `open_part` takes, without reading it; for arguments and errors see there."""
     name, path = stated_name(place)
     name = name or guess_name(path)
     require_part(name, stated_part(name, path), wanted, allowed)
-    return open_dataset(path, name)
+    return name, path
 
 
 def open_dataset(path: Path | str, name: str | None = None, sets: dict[str, Loader] = OBJECT_SETS) -> Dataset:

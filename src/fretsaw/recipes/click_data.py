@@ -12,7 +12,7 @@ import torch
 
 from fretsaw.data import close_ups, pasted, teacher_masks
 from fretsaw.data.click_samples import LABELLED, Photo, interleaved, labelled_objects, photos_of, unlabelled_photos, with_teacher_masks
-from fretsaw.data.datasets import open_part
+from fretsaw.data.datasets import check_part, open_part
 from fretsaw.data.samples import Sample
 from fretsaw.data.views import fingerprint, list_photos
 from fretsaw.errors import ConfigError
@@ -70,19 +70,27 @@ class Places:
             ConfigError: If the count is no number above 0, or the place is another part and not allowed.
             DataError: If the set is not there or not as expected.
         """
-        place, marked, count = name.rpartition("@")
-        place, count = (place, count) if marked else (name, "")
-        if marked and not (count.isdecimal() and int(count) > 0):
-            raise ConfigError(f"expected NAME or NAME@COUNT with a number of photos above 0, got {name}")
+        place, count = self.check(name, part)
         if self.data is not None and place in LABELLED:
             objects = labelled_objects(self.data, place, part)
         else:
             objects = list(open_part(place, part, self.allowed).samples)
-        if not marked:
+        if count is None:
             return objects
         photos = list(dict.fromkeys(sample.image for sample in objects))
-        kept = {photos[i] for i in np.random.default_rng(seed).permutation(len(photos))[: int(count)]}
+        kept = {photos[i] for i in np.random.default_rng(seed).permutation(len(photos))[:count]}
         return [sample for sample in objects if sample.image in kept]
+
+    def check(self, name: str, part: str) -> tuple[str, int | None]:
+        """Return (place, number of photos or None) of a name without reading anything; for arguments and errors see `objects`."""
+        place, marked, count = name.rpartition("@")
+        if not marked:
+            place = name
+        elif not (count.isdecimal() and int(count) > 0):
+            raise ConfigError(f"expected NAME or NAME@COUNT with a number of photos above 0, got {name}")
+        if self.data is None or place not in LABELLED:
+            check_part(place, part, self.allowed)
+        return place, int(count) if marked else None
 
 
 def collect(

@@ -33,9 +33,10 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -43,6 +44,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from fretsaw.catalog.refiners import DECODER_PREFIX
+from fretsaw.data.click_samples import Photo
 from fretsaw.errors import ConfigError
 from fretsaw.evaluation.held_out import held_out_figures
 from fretsaw.layers.roi_align import roi_align
@@ -58,6 +60,7 @@ from fretsaw.training.clicking import answered_clicks, click_through, draw_click
 from fretsaw.training.embedding_cache import EmbeddingCache
 from fretsaw.training.loop import Schedule, Watcher, cosine, fit, say
 from fretsaw.training.losses import normalised_focal
+from fretsaw.training.processes import ONE, Processes, device_of, launch, shares
 from fretsaw.training.provenance import settings_text
 from fretsaw.types import ImageEmbedding
 from fretsaw.weights import load_state_dict, load_strictly, low_rank
@@ -121,6 +124,7 @@ class Config:
         seed: Of everything drawn.
         workers: Processes that read photos.
         minutes: Stop training after so long, to be continued; 0 trains to the end.
+        devices: Processes that share a step, by Lightning Fabric; on CUDA each takes a GPU. Each takes `batch` objects.
         device: "cpu", "cuda", "mps".
         dtype: "float32", or "bfloat16" for the encoder and autocast in the refiner, on CUDA.
     """
@@ -166,6 +170,7 @@ class Config:
     seed: int = 0
     workers: int = 1
     minutes: float = 0.0
+    devices: int = 1
     device: str = "cpu"
     dtype: str = "float32"
 
@@ -176,20 +181,20 @@ class Config:
 class RefinerStage(nn.Module):
     """Stage 2: the refiner learns, the model stays as it is."""
 
-    def __init__(self, refiner: SamRef, model: SamClicks, config: Config, change: Mapping[str, Tensor] | None = None) -> None:
+    def __init__(self, refiner: SamRef, model: SamClicks, config: Config, change: Mapping[str, Tensor] | None = None, processes: Processes = ONE) -> None:
         super().__init__()
         self.refiner = refiner
         self.change = change or {}
         """What the refiner's file holds of the decoder that stage 1 made."""
         self._model = [model.requires_grad_(False)]  # in a list: not a submodule, so it is not part of the checkpoint
-        self._config = config
+        self._config, self._rank, self._device = config, processes.rank, device_of(processes, config.device)
 
-    def step(self, batch: ClickBatch, done: int) -> Mapping[str, Tensor]:
+    def forward(self, batch: ClickBatch, done: int) -> Mapping[str, Tensor]:
         """Return the losses of equation 3 for crops of a batch at any of its clicks; "decoder" is the frozen decoder's own, for comparison."""
         config, refiner = self._config, self.refiner
-        rng = np.random.default_rng((config.seed, 1, done))
-        seen = self._crops(batch.to(config.device), rng)
-        with torch.autocast(config.device.split(":")[0], torch.bfloat16, enabled=config.dtype == "bfloat16"):
+        rng = _drawing(config.seed, done, self._rank)
+        seen = self._crops(batch.to(self._device), rng)
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=config.dtype == "bfloat16"):
             result = refiner.global_diff(refiner.global_diff.prepare(seen.pixels, seen.embedding), seen.disks, seen.coarse)
             few = slice(0, config.patches)
             boxes = torch.tensor([patch_box(rng, result, seen, row) for row in range(len(seen.coarse[few]))], device=seen.coarse.device)
@@ -232,16 +237,16 @@ class DecoderStage(nn.Module):
     Source: SAM-REF, sections 3.5 (normalised focal loss) and 4.1.3.
     """
 
-    def __init__(self, model: SamClicks, config: Config) -> None:
+    def __init__(self, model: SamClicks, config: Config, processes: Processes = ONE) -> None:
         super().__init__()
         self._model = [model.requires_grad_(False)]
         self.decoder = model.mask_decoder.requires_grad_(True)
-        self._config = config
+        self._config, self._rank, self._device = config, processes.rank, device_of(processes, config.device)
 
-    def step(self, batch: ClickBatch, done: int) -> Mapping[str, Tensor]:
+    def forward(self, batch: ClickBatch, done: int) -> Mapping[str, Tensor]:
         """Return the losses of the answer to the last click."""
-        batch = batch.to(self._config.device)
-        rng = np.random.default_rng((self._config.seed, 1, done))
+        batch = batch.to(self._device)
+        rng = _drawing(self._config.seed, done, self._rank)
         point = click_through(self._model[0], batch, draw_clicks(rng, self._config.clicks, self._config.gamma), rng, self._config.real)
         prompt = self._model[0].embed_prompt(*pad_points(point.point_coords, point.point_labels), point.previous_logits)
         losses, answer = decoder_losses(*self._model[0].decode(batch.embedding, prompt), batch.coverage, batch.valid, first=point.previous_logits is None)
@@ -263,6 +268,11 @@ def refine_batch(
     return torch.cat(answers), torch.cat(errors)
 
 
+def _drawing(seed: int, done: int, rank: int) -> np.random.Generator:
+    """What a step draws with: the first process as if it were alone."""
+    return np.random.default_rng((seed, 1, done, rank) if rank else (seed, 1, done))
+
+
 def _wrong(logits: Tensor, coverage: Tensor, valid: Tensor) -> Tensor:
     """Return the share of pixels on the wrong side."""
     return (((logits > 0) != (coverage > 0.5)).float() * valid).sum() / valid.sum().clamp(min=1)
@@ -271,7 +281,15 @@ def _wrong(logits: Tensor, coverage: Tensor, valid: Tensor) -> Tensor:
 # Runs --------------------------------------------------------------------------------------------------------------------------------------------
 
 
-def train(config: Config, model: SamClicks, learner: RefinerStage | DecoderStage, data: ClickData, cache: EmbeddingCache, watcher: Watcher | None) -> int:
+def train(
+    config: Config,
+    model: SamClicks,
+    learner: RefinerStage | DecoderStage,
+    data: ClickData,
+    cache: EmbeddingCache,
+    watcher: Watcher | None,
+    processes: Processes = ONE,
+) -> int:
     """Run a stage, or continue it; returns the number of steps made."""
     map_scale = learner.refiner.map_scale if isinstance(learner, RefinerStage) else 1
     objects = ClickObjects(data.training, cache, model.preprocessing, config.seed, map_scale)
@@ -283,13 +301,18 @@ def train(config: Config, model: SamClicks, learner: RefinerStage | DecoderStage
     ]
 
     def batches(first: int) -> Iterator[ClickBatch]:
-        order = range(first * config.batch, config.steps * config.batch)
-        loader = DataLoader(objects, config.batch, sampler=order, num_workers=config.workers, collate_fn=collate, persistent_workers=config.workers > 0)
+        order = shares(first, config.steps, config.batch, processes)
+        loader = DataLoader(objects, batch_sampler=order, num_workers=config.workers, collate_fn=collate, persistent_workers=config.workers > 0)
         return itertools.chain(loader)
+
+    def decision() -> Callable[[int], Mapping[str, float]] | None:
+        if not data.held_out:
+            return None
+        return Decision(config, model, learner, data, cache) if processes.rank == 0 else lambda done: {}  # the first process alone is asked
 
     return fit(
         learner,
-        learner.step,
+        processes.setup(learner),
         batches,
         torch.optim.AdamW(groups),
         Schedule(config.steps, config.warmup, decay=cosine),
@@ -297,9 +320,13 @@ def train(config: Config, model: SamClicks, learner: RefinerStage | DecoderStage
         seed=config.seed,
         minutes=config.minutes or None,
         watcher=watcher,
-        validate=Decision(config, model, learner, data, cache) if data.held_out else None,
+        validate=decision(),
         validate_every=config.validate_every,
+        processes=processes,
     )
+
+
+Result = TypeVar("Result")
 
 
 class Decision:
@@ -329,7 +356,7 @@ class Decision:
     def _measure(self, refiner: SamRef | None) -> Mapping[str, float]:
         def stored(path: Path) -> ImageEmbedding:
             embedding = self._cache.get(self._keys[path])
-            return ImageEmbedding(embedding.final.to(self._config.device), tuple(level.to(self._config.device) for level in embedding.high_res))
+            return ImageEmbedding(embedding.final.to(self._model.device), tuple(level.to(self._model.device) for level in embedding.high_res))
 
         sets = self._data.held_out_sets
         groups = {name: [sample for sample, own in zip(self._data.held_out, sets, strict=True) if own == name] for name in dict.fromkeys(sets)}
@@ -368,7 +395,9 @@ def export(learner: RefinerStage | DecoderStage, config: Config, model: SamClick
     return path
 
 
-def _collect(config: Config, folder: Path) -> ClickData:
+def _places(config: Config) -> tuple[Places, list[str], list[str], list[str]]:
+    """Return where objects are found, and the names of the sets to learn from, of those with fine outlines, and of those that decide; all are checked."""
+
     def parts(text: str) -> list[str]:
         return [part for part in text.split(",") if part]
 
@@ -377,8 +406,17 @@ def _collect(config: Config, folder: Path) -> ClickData:
     if not names:
         raise ConfigError("expected sets to learn from, in data or in train, got none")
     deciding = (parts(config.deciding) or [name.partition("@")[0] for name in sets]) + parts(config.val)
-    fine, grounds = parts(config.fine) or names, [Path(photos) for photos in parts(config.photos)]
+    fine = parts(config.fine) or names
     places = Places(Path(config.data) if config.data else None, parts(config.allow_held_out))
+    for part, asked in (("train", [*names, *fine]), ("val", deciding)):
+        for name in asked:
+            places.check(name, part)
+    return places, names, fine, deciding
+
+
+def _collect(config: Config, folder: Path) -> ClickData:
+    places, names, fine, deciding = _places(config)
+    grounds = [Path(photos) for photos in config.photos.split(",") if photos]
     made = make_photos(places, fine, grounds, config.pasted, folder / "pasted", config.seed) if config.pasted else []
     close = make_close_ups(places, fine, made, config.close_ups, folder / "close_ups", config.seed) if config.close_ups else []
     return collect(places, names, grounds, config.teacher_photos, config.held_out, config.seed, config.limit, deciding, (made, close))
@@ -389,6 +427,7 @@ def run(config: Config, watcher: Watcher | None = None) -> int:
 
     Raises:
         ConfigError: If the stage is unknown, the crops are too small, there is nothing to learn from, or it is held out.
+        MissingExtraError: If several processes are wanted and Lightning Fabric is missing.
         DataError: If sets or photos are missing.
         WeightsError: If the model's weights are missing and cannot be fetched.
     """
@@ -399,8 +438,10 @@ def run(config: Config, watcher: Watcher | None = None) -> int:
     check_map_scale(config.map_scale)
     if 0 < config.crop <= 2 * MARGIN:
         raise ConfigError(f"expected crops of more than {2 * MARGIN} pixels, or 0 for the whole map, got {config.crop}")
+    _places(config)
+    processes = launch(config.devices, config.device)
     folder = Path(config.cache) if config.cache else Path(config.out) / "cache"
-    data = _collect(config, folder)
+    data = _first(processes, lambda: _collect(config, folder))
     model = catalog.build(config.model, size=config.size).clicks
     if model is None:
         raise ConfigError(f"expected a model that takes clicks, got {config.model}")
@@ -411,16 +452,24 @@ def run(config: Config, watcher: Watcher | None = None) -> int:
     elif config.decoder:
         change = learned_change(Path(config.decoder), own, config)
         low_rank.load_trained(model.mask_decoder, change, own)
-    model = model.to(config.device).to_precision(torch.bfloat16 if config.dtype == "bfloat16" else torch.float32)
-    cache = EmbeddingCache(folder / f"{model.checksum[:12]}-{config.size}", model.checksum, model.preprocessing.key)
-    photos = fill(data, model, cache, folder / "teacher", config.encode_minutes or None, lambda text: say(watcher, text))
+    model = model.to(device_of(processes, config.device)).to_precision(torch.bfloat16 if config.dtype == "bfloat16" else torch.float32)
+    place, checksum, key = folder / f"{model.checksum[:12]}-{config.size}", model.checksum, model.preprocessing.key
+
+    def filled() -> tuple[EmbeddingCache, list[Photo]]:
+        cache = EmbeddingCache(place, checksum, key)  # by each process when its turn comes, so that it knows what the first one stored
+        minutes = config.encode_minutes or None
+        return cache, fill(data, model, cache, folder / "teacher", minutes if processes.rank == 0 else 1e-9, lambda text: say(watcher, text))
+
+    cache, photos = _first(processes, filled)
     data = replace(data, training=photos)
     if config.stage == "decoder":
-        stage = DecoderStage(model, config)
-        done = train(config, model, stage, data, cache, watcher)
-        if not data.held_out:
-            export(stage, config, model, done)  # nothing decides: what the last step left is the result
-        export_model(config, own, model.checksum)
+        stage = DecoderStage(model, config, processes)
+        done = train(config, model, stage, data, cache, watcher, processes)
+        if processes.rank == 0:
+            if not data.held_out:
+                export(stage, config, model, done)  # nothing decides: what the last step left is the result
+            export_model(config, own, model.checksum)
+        processes.wait()
         return done
     torch.manual_seed(config.seed)
     stored = cache.get((*data.held_out_photos, *data.training)[0].key)
@@ -429,14 +478,27 @@ def run(config: Config, watcher: Watcher | None = None) -> int:
     refiner = catalog.build_refiner(config.start) if config.start else new
     refiner.global_from, refiner.patch_from = LEARNING_FROM
     # With the channels last in memory a CPU's step takes a third of the time.
-    refiner = refiner.requires_grad_(True).to(config.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] (torch's stubs lack it)
+    device = device_of(processes, config.device)
+    refiner = refiner.requires_grad_(True).to(device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] (torch's stubs lack it)
     for module in refiner.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = NORM_MOMENTUM
-    stage = RefinerStage(refiner, model, config, change)
-    done = train(config, model, stage, data, cache, watcher)
-    export(stage, config, model, done, "last")
+    stage = RefinerStage(refiner, model, config, change, processes)
+    done = train(config, model, stage, data, cache, watcher, processes)
+    if processes.rank == 0:
+        export(stage, config, model, done, "last")
+    processes.wait()
     return done
+
+
+def _first(processes: Processes, make: Callable[[], Result]) -> Result:
+    """Return what `make` makes in every process, made by the first one before the others: what that one writes the others read."""
+    if processes.rank == 0:
+        made = make()
+        processes.wait()
+        return made
+    processes.wait()
+    return make()
 
 
 def learned_change(file: Path, own: Mapping[str, Tensor], config: Config) -> dict[str, Tensor]:
