@@ -15,7 +15,7 @@ from fretsaw.errors import ConfigError
 
 app = typer.Typer(name="evaluate", help="Measure a model on a data set by a named protocol.", no_args_is_help=True, rich_markup_mode="rich")
 
-Data = Annotated[Path, typer.Argument(metavar="DATA", help="The data set's folder, or a COCO file.", show_default=False)]
+Data = Annotated[Path, typer.Argument(metavar="DATA", help="The data set's folder, or a COCO file; NAME:PATH says its layout as well.", show_default=False)]
 Model = Annotated[
     str | None, typer.Option("--model", help="A name from [b]fretsaw models list[/b], or a weight file; default: the default model.", show_default=False)
 ]
