@@ -21,6 +21,7 @@ from PIL import Image
 from fretsaw import api, catalog
 from fretsaw.catalog import build_file, build_refiner
 from fretsaw.errors import ConfigError
+from fretsaw.evaluation.held_out import SHOWN
 from fretsaw.methods.sam_ref.model import SamRef
 from fretsaw.recipes.click_data import Places, collect
 from fretsaw.recipes.sam_ref import Config, learned_change, refine_batch, run
@@ -34,6 +35,7 @@ from fretsaw.weights import load_state_dict, low_rank
 from tiny import CHANNELS, tiny_sam2
 
 SIZE = 128
+FIGURES = dict.fromkeys((*SHOWN, "boundary IoU"), 1.0)
 
 
 @pytest.fixture
@@ -328,7 +330,26 @@ def test_stage_1_trains_the_decoder_and_nothing_else(config, monkeypatch):
         assert (value - plain).norm() <= 0.6 * (trained[name].float() - plain).norm() + 1e-3, name
 
 
+def test_the_average_of_the_weights_is_what_decides_and_is_kept(config, tmp_path, monkeypatch):
+    model = tiny_sam2(SIZE)
+    monkeypatch.setattr(catalog, "build", lambda name, size: catalog.Parts(clicks=model))
+    own = {name: tensor.clone() for name, tensor in model.mask_decoder.state_dict().items()}
+    measured = []
+    monkeypatch.setattr("fretsaw.recipes.sam_ref.held_out_figures", lambda samples, measured_model, *_: measured.append(measured_model.mask_decoder) or FIGURES)
+    config = replace(config, stage="decoder", average=0.75, steps=3, warmup=0, rate=1e-2, validate_every=3, rank=0)
+    assert run(config) == 3
+    kept = load_state_dict(Path(config.out) / "decoder.safetensors")
+    learned = model.mask_decoder.state_dict()
+    moved = [name for name, value in learned.items() if value.is_floating_point() and (value - own[name]).norm() > 1e-2]
+    assert len(moved) > 20
+    for name in moved:  # behind what learned: three quarters of every step lie ahead of it
+        assert 0 < (kept[name].float() - own[name]).norm() < 0.9 * (learned[name] - own[name]).norm(), name
+    assert measured[-1] is not model.mask_decoder, "what decides is the average"
+
+
 def test_mistakes_in_the_settings_are_said(config):
+    with pytest.raises(ConfigError, match=r"expected a decay of the average from 0 to below 1, got 1.0"):
+        run(replace(config, average=1.0))
     with pytest.raises(ConfigError, match="expected a stage out of refiner, decoder"):
         run(replace(config, stage="both"))
     with pytest.raises(ConfigError, match="expected crops of more than 16 pixels"):

@@ -36,11 +36,12 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 from fretsaw.catalog.refiners import DECODER_PREFIX
@@ -64,6 +65,9 @@ from fretsaw.training.processes import ONE, Processes, device_of, launch, shares
 from fretsaw.training.provenance import settings_text
 from fretsaw.types import ImageEmbedding
 from fretsaw.weights import load_state_dict, load_strictly, low_rank
+
+if TYPE_CHECKING:
+    from fretsaw.backbones.sam_decoder import MaskDecoder
 
 NORM_MOMENTUM = 0.01
 """Of the running statistics of batch normalisation: a batch holds a few crops, and what is measured must not hang on the last ten of them."""
@@ -111,6 +115,8 @@ class Config:
         crops: Crops a step.
         patches: Of these, PatchDiff learns from so many: its crops are 256 pixels wide whatever they show.
         clicks: Clicks an object, at most in stage 1, where the last of them is learned from.
+        average: Of stage 1; decay of the moving average of the decoder's weights, which decides and is kept in place of the weights of a step (0.99: about the
+            last hundred steps); 0 keeps those of the step.
         gamma: Of stage 1; the probability of n clicks before the last falls as gamma^n.
         real: Of stage 1; the share of objects that are clicked as people click, around the deepest place of what is wrong in place of at it.
         batch: Objects a step.
@@ -157,6 +163,7 @@ class Config:
     crops: int = 16
     patches: int = 4
     clicks: int = 12
+    average: float = 0.0
     gamma: float = 0.75
     real: float = 0.0
     batch: int = 2
@@ -234,17 +241,25 @@ class RefinerStage(nn.Module):
 class DecoderStage(nn.Module):
     """Stage 1: the mask decoder learns, encoders stay as they are.
 
-    Source: SAM-REF, sections 3.5 (normalised focal loss) and 4.1.3.
+    Source: SAM-REF, sections 3.5 (normalised focal loss) and 4.1.3; averaging: Polyak & Juditsky 1992.
     """
 
     def __init__(self, model: SamClicks, config: Config, processes: Processes = ONE) -> None:
         super().__init__()
         self._model = [model.requires_grad_(False)]
         self.decoder = model.mask_decoder.requires_grad_(True)
+        self.averaged = AveragedModel(self.decoder, multi_avg_fn=get_ema_multi_avg_fn(config.average)).requires_grad_(False) if config.average else None
         self._config, self._rank, self._device = config, processes.rank, device_of(processes, config.device)
+
+    @property
+    def kept(self) -> MaskDecoder:
+        """The decoder that decides and is kept: the one that learns, or the moving average of its weights before every step."""
+        return self.decoder if self.averaged is None else cast("MaskDecoder", self.averaged.module)
 
     def forward(self, batch: ClickBatch, done: int) -> Mapping[str, Tensor]:
         """Return the losses of the answer to the last click."""
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.decoder)
         batch = batch.to(self._device)
         rng = _drawing(self._config.seed, done, self._rank)
         point = click_through(self._model[0], batch, draw_clicks(rng, self._config.clicks, self._config.gamma), rng, self._config.real)
@@ -345,7 +360,12 @@ class Decision:
     def __call__(self, done: int) -> Mapping[str, float]:
         """Return the held-out figures, of each set by itself as well, and by how much they differ from those before training ("less NoC@90" is better)."""
         self._learner.eval()
-        figures = dict(self._measure(_as_used(self._learner.refiner) if isinstance(self._learner, RefinerStage) else None))
+        if isinstance(self._learner, RefinerStage):
+            figures = dict(self._measure(_as_used(self._learner.refiner)))
+        else:
+            learning, self._model.mask_decoder = self._model.mask_decoder, self._learner.kept
+            figures = dict(self._measure(None))
+            self._model.mask_decoder = learning
         best = json.loads(self._best.read_text()) if self._best.exists() else None
         if best is None or _order(figures) < _order(best):
             export(self._learner, self._config, self._model, done)
@@ -383,7 +403,7 @@ def export(learner: RefinerStage | DecoderStage, config: Config, model: SamClick
 
     from fretsaw.images import write_bytes
 
-    stage = learner.refiner if isinstance(learner, RefinerStage) else learner.decoder
+    stage = learner.refiner if isinstance(learner, RefinerStage) else learner.kept
     tensors = {name: _halved(tensor) for name, tensor in stage.state_dict().items()}
     metadata = {"recipe": "sam_ref", "steps": str(done), "model": config.model, "model_checksum": model.checksum, "settings": settings_text(config)}
     if isinstance(learner, RefinerStage):
@@ -436,6 +456,8 @@ def run(config: Config, watcher: Watcher | None = None) -> int:
     if config.stage not in STAGES:
         raise ConfigError(f"expected a stage out of {', '.join(STAGES)}; got {config.stage!r}")
     check_map_scale(config.map_scale)
+    if not 0 <= config.average < 1:
+        raise ConfigError(f"expected a decay of the average from 0 to below 1, got {config.average}")
     if 0 < config.crop <= 2 * MARGIN:
         raise ConfigError(f"expected crops of more than {2 * MARGIN} pixels, or 0 for the whole map, got {config.crop}")
     _places(config)

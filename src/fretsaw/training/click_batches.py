@@ -36,7 +36,7 @@ class ClickBatch:
     coverage: Tensor
     valid: Tensor
 
-    def to(self, device: str) -> ClickBatch:
+    def to(self, device: torch.device | str) -> ClickBatch:
         """Return the batch on a device."""
         embedding = ImageEmbedding(self.embedding.final.to(device), tuple(level.to(device) for level in self.embedding.high_res))
         return ClickBatch(self.pixels.to(device), embedding, self.coverage.to(device), self.valid.to(device))
