@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from fretsaw.errors import ConfigError, DataError, FretsawError, MissingWeightsError
+from fretsaw.errors import BusyError, ConfigError, DataError, FretsawError, MissingWeightsError, OutputError
 from fretsaw.evaluation.journal import Journal, fingerprint
 from fretsaw.evaluation.report import Report
 from fretsaw.evaluation.runner import RunOptions, evaluate_dataset, run_samples
@@ -118,6 +119,66 @@ def test_defects_end_the_run_but_keep_what_is_done(tmp_path):
     outcome = run_samples(NUMBERS, build, measured(done), settings={}, journal=journal)
     assert outcome.resumed == 2
     assert done == ["n2", "n3", "n4", "n5", "n6"]
+
+
+def fails_with(error: BaseException):
+    def measure(state: int, sample: Number) -> dict:
+        if sample.value == 2:
+            raise error
+        return {"third": 0}
+
+    return measure
+
+
+class OutOfMemoryError(RuntimeError):
+    """Named as torch's is."""
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB"), OSError(errno.EIO, "Input/output error")]
+)
+def test_want_of_memory_is_that_samples_failure(error):
+    outcome = run_samples(NUMBERS, build, fails_with(error), settings={})
+    assert [(failure.sample, failure.kind) for failure in outcome.failures] == [("n2", type(error).__name__)]
+    assert outcome.failures[0].error
+    assert len(outcome.records) == 6
+
+
+@pytest.mark.parametrize("behind", [True, False])
+def test_a_full_disk_ends_the_run_and_keeps_what_is_done(tmp_path, behind):
+    """The next sample would meet it too."""
+    full = OSError(errno.ENOSPC, "No space left on device")
+    error: Exception = full
+    if behind:
+        error = OutputError("a mask cannot be written")
+        error.__cause__ = full
+    with pytest.raises(OutputError, match="n2: No space left on device; what was finished is kept"):
+        run_samples(NUMBERS, build, fails_with(error), settings={}, journal=tmp_path / "j")
+    assert run_samples(NUMBERS, build, third, settings={}, journal=tmp_path / "j").resumed == 2
+
+
+def test_a_journal_that_cannot_be_written_says_so_and_keeps_what_it_holds(tmp_path, monkeypatch):
+    book = Journal(tmp_path / "j", {})
+    book.append("a", "s", {"x": 1})
+    monkeypatch.setattr(book, "_write", lambda line: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")))
+    with pytest.raises(OutputError, match="No space left on device; what was finished is kept"):
+        book.append("b", "s", {"x": 2})
+    book.close()
+    assert Journal(tmp_path / "j", {}).get("a", "s") == {"x": 1}
+
+
+def test_a_journal_has_one_writer_and_an_empty_one_leaves_nothing(tmp_path):
+    book = Journal(tmp_path / "j", {})
+    with pytest.raises(BusyError, match=f"another evaluation \\(process {os.getpid()} on "):
+        Journal(tmp_path / "j", {})
+    book.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_caller_who_stores_the_result_first_keeps_the_journal(tmp_path):
+    run_samples(NUMBERS[:3], build, third, settings={}, journal=tmp_path / "j", keep_journal=True)
+    assert run_samples(NUMBERS[:3], build, third, settings={}, journal=tmp_path / "j").resumed == 3
+    assert not (tmp_path / "j").exists()
 
 
 def test_workers_do_not_change_the_result():

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 Inputs = Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Images, or folders of images.", show_default=False)]
-Out = Annotated[Path, typer.Option("--out", "-o", help="A file for one input, else a folder.", show_default=False)]
-Recursive = Annotated[bool, typer.Option("--recursive", help="Go into subfolders; the tree is kept in OUT.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="A file for one input, else a folder; never over an input, nor among the inputs.", show_default=False)]
+Recursive = Annotated[bool, typer.Option("--recursive", help="Go into subfolders, hidden ones and OUT left out; the tree is kept in OUT.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Write again what exists already; otherwise it is skipped.")]
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1 or mps; default: the best there is.", show_default=False)]
 Dtype = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16, of the image encoder and a refiner.", show_default=False)]
