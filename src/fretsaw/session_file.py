@@ -294,12 +294,14 @@ def _stated_size(step: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tupl
 
 
 def _require_tensor(name: str, tensor: Tensor | None, shape: tuple[int, ...] | None, whole: bool = False) -> Tensor:
-    """Return a tensor of that shape (None: any) with finite fractions, or with whole numbers; refuse any other."""
+    """Return a tensor of that shape (None: any) with finite 32-bit fractions, or with whole numbers; refuse any other."""
+    import torch
+
     if tensor is None:
         raise ValueError(f"no {name} in it")
     if shape is not None and tuple(tensor.shape) != shape:
         raise ValueError(f"expected {name} {shape}, got {shown(tuple(tensor.shape))}")
-    if tensor.is_floating_point() and not whole:
+    if tensor.dtype == torch.float32 and not whole:
         fits = bool(tensor.isfinite().all())
     else:
         fits = not tensor.is_floating_point() and not tensor.is_complex() and (whole or not tensor.ndim)  # a counter is a whole number, too
