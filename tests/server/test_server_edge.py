@@ -327,7 +327,7 @@ def test_no_message_names_a_folder_of_the_server(make_client, folder, tmp_path):
         ("expected a folder, got {folder}-other", "expected a folder, got {folder}-other"),
         ("[Errno 28] No space left on device: '{data}/exports/x.zip'", "[Errno 28] No space left on device: 'x.zip'"),
         ("two {folder}/a.png and {folder}/b.png", "two a.png and b.png"),
-        ("a\nb\x00\ud800", "a b\x00\\ud800"),
+        ("a\nb\x00\ud800\u202e\u00e9", "a b\\x00\\ud800\\u202e\u00e9"),
     ],
 )
 def test_places_are_taken_out_of_texts(text, told):

@@ -275,14 +275,13 @@ def listen(host: str, port: int, settings: Settings) -> Door:
     return Door(listening, most + SURPLUS)
 
 
-def run(app: ASGIApp, door: Door, settings: Settings, last_words: Callable[[], None] | None = None) -> None:
-    """Serve until SIGTERM or Ctrl+C, and end then: requests have `GRACE` seconds.
+def make_server(app: ASGIApp, door: Door, settings: Settings) -> uvicorn.Server:
+    """Return what serves an application: `server.run([door])` does, until `server.should_exit` is set.
 
     Args:
         app: What `create_app` returns.
         door: What `listen` returns.
         settings: Limits.
-        last_words: If given, the process has no other work: it is ended `LAST_RESORT` seconds after it was told to, whatever hangs, and this is called before.
     """
     limits = {"most": door.most - SURPLUS} | {name: getattr(settings, name) for name in ("head_seconds", "idle_seconds", "send_seconds")}
     config = uvicorn.Config(
@@ -299,12 +298,22 @@ def run(app: ASGIApp, door: Door, settings: Settings, last_words: Callable[[], N
         timeout_keep_alive=settings.idle_seconds,
         timeout_graceful_shutdown=GRACE,
     )
-    server = uvicorn.Server(config)
-    if threading.current_thread() is threading.main_thread():
-        # uvicorn raises the signal once more when it has ended; by default that would kill the process before it has cleaned up.
-        signal.signal(signal.SIGTERM, _leave)
-    if last_words is not None:
-        threading.Thread(target=_last_resort, args=(server, last_words), name="fretsaw-last-resort", daemon=True).start()
+    return uvicorn.Server(config)
+
+
+def run(app: ASGIApp, door: Door, settings: Settings, last_words: Callable[[], None]) -> None:
+    """Be a process that serves until SIGTERM or Ctrl+C: requests have `GRACE` seconds then, and it ends after `LAST_RESORT` seconds, whatever hangs.
+
+    Args:
+        app: What `create_app` returns.
+        door: What `listen` returns.
+        settings: Limits.
+        last_words: Called where the process has to be ended.
+    """
+    server = make_server(app, door, settings)
+    # uvicorn raises the signal once more when it has ended; by default that would kill the process before it has cleaned up.
+    signal.signal(signal.SIGTERM, _leave)
+    threading.Thread(target=_last_resort, args=(server, last_words), name="fretsaw-last-resort", daemon=True).start()
     server.run([door])
 
 

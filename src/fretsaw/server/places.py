@@ -32,15 +32,16 @@ class Places:
             self._rules.append((re.compile(rf"{re.escape(root)}/(?:[^\s:'\"]*/)?"), ""))
 
     def hide(self, text: str, upload: str = UPLOAD) -> str:
-        """Return a text as clients may see it: no folder of the server in it, one line of at most `LONGEST_TEXT` characters, and nothing that JSON cannot hold.
+        """Return a text as clients may see it: no folder of the server in it, one line of at most `LONGEST_TEXT` printable characters.
 
         Args:
             text: What was to be said.
             upload: How the client calls the file that it is sending.
         """
+        text = text[: 20 * LONGEST_TEXT]
         for pattern, name in self._rules:
             text = pattern.sub((upload if name is None else name).replace("\\", r"\\"), text)
-        line = " ".join(text.encode("utf-8", "backslashreplace").decode().split())
+        line = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in " ".join(text.split()))
         return line if len(line) <= LONGEST_TEXT else f"{line[: LONGEST_TEXT - 4]} ..."
 
 
