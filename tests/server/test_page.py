@@ -368,6 +368,44 @@ def test_pictures_are_dropped_on_the_page(chromium, address, tmp_path):
         page.wait_for_function("() => document.querySelector('#toast').textContent.includes('expected an image')")
 
 
+def test_a_picture_with_damaged_work_says_so_and_bars_no_other(chromium, address):
+    with open_page(chromium, tolerated="409") as page:
+        hand = Hand(page, address)
+        hand.open()
+        _, damaged, after = page.request.get(f"{address}/api/images").json()["images"][:3]
+        refusal = {"reason": "the saved work on this picture is damaged (its log is cut off); it can be repaired", "kind": "DamagedError"}
+        page.route(f"**/api/images/{damaged['id']}", lambda route: route.fulfill(status=409, json=refusal))
+        page.click(f'[data-id="{damaged["id"]}"]')
+        page.wait_for_selector(f'[data-id="{damaged["id"]}"] .damaged')
+        sentence = "The saved work on this picture is damaged (its log is cut off); it can be repaired. The other pictures are not affected."
+        assert page.text_content("#toast") == sentence
+        assert page.get_attribute(f'[data-id="{damaged["id"]}"]', "title") == f"{damaged['name']}: {refusal['reason']}"
+        hand.press("PageDown")
+        page.wait_for_function("id => location.hash === '#' + id", arg=after["id"])
+
+
+def test_keys_work_after_a_slider_was_moved_and_say_what_buttons_do(chromium, address):
+    with at_work(chromium, address, "deep/2.png") as (page, hand):
+        hand.press("n")
+        hand.click(60, 45)
+        before = objects_of(hand)[-1]["undoable"]
+        hand.press("3")
+        page.focus("#brush-size")
+        page.keyboard.press("ArrowRight")
+        hand.press("z")
+        assert objects_of(hand)[-1]["undoable"] == before - 1
+        page.keyboard.press("Shift+Z")
+        hand.settle()
+        page.focus("#auto-open")
+        ticked = page.is_checked("#auto-open")
+        page.keyboard.press(" ")
+        assert page.is_checked("#auto-open") != ticked
+        named = page.eval_on_selector_all("button[data-action]", "items => items.filter((item) => !item.title).map((item) => item.outerHTML)")
+        assert named == []
+        assert page.get_attribute("#redo", "title") == "Redo (Shift+Z)"
+        assert page.get_attribute("#undo", "aria-keyshortcuts") == "Z"
+
+
 def open_page_expecting_refusal(chromium):
     """A page on which the browser itself may complain of the server's 422."""
     return open_page(chromium, tolerated="422")

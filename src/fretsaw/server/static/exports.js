@@ -1,8 +1,10 @@
+// @ts-check
 // The export window: what, and in which format.
 
 import * as api from "./api.js";
 import { element } from "./panels.js";
 
+/** @type {{ [name: string]: [title: string, text: string] }} */
 const FORMATS = {
   png: ["Masks", "PNG, white is the object"],
   cutout: ["Cut-outs", "PNG with a transparent ground"],
@@ -15,65 +17,87 @@ const FORMATS = {
   labelme: ["labelme", "JSON with masks"],
 };
 
+/**
+ * The formats that a server writes, as they are offered; one that this page has no words for goes by its own name.
+ * @param {string[]} known
+ * @returns {[name: string, title: string, text: string][]}
+ */
+export function offered(known) {
+  const names = [...Object.keys(FORMATS).filter((name) => known.includes(name)), ...known.filter((name) => !(name in FORMATS))];
+  return names.map((name) => [name, ...(FORMATS[name] ?? [name, ""])]);
+}
+
+/**
+ * @template {Element} T
+ * @param {Element} place @param {string} selector @param {{ new (): T }} kind
+ * @returns {T}
+ */
+function within(place, selector, kind) {
+  const found = place.querySelector(selector);
+  if (!(found instanceof kind)) throw new Error(`the page has no ${selector}`);
+  return found;
+}
+
 export class Exports {
+  /** @param {HTMLDialogElement} dialog @param {import("./work.js").Work} work @param {import("./panels.js").Tell} tell */
   constructor(dialog, work, tell) {
     this.dialog = dialog;
     this.work = work;
     this.tell = tell;
-    this.grid = dialog.querySelector(".formats");
-    this.bar = dialog.querySelector("progress");
-    this.note = dialog.querySelector(".note");
+    this.grid = within(dialog, ".formats", HTMLElement);
+    this.bar = within(dialog, "progress", HTMLProgressElement);
+    this.note = within(dialog, ".note", HTMLElement);
     dialog.addEventListener("change", () => this.#render());
-    dialog.querySelector(".close").addEventListener("click", () => dialog.close());
-    dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
     this.bar.hidden = true;
   }
 
   open() {
     const one = this.work.objects.some((item) => item.area);
-    const scopes = this.dialog.querySelectorAll("input");
+    const scopes = [...this.dialog.querySelectorAll("input")];
     for (const input of scopes) input.disabled = input.value === "all" ? !this.work.list.images.some((row) => row.objects) : !one;
-    if ([...scopes].find((input) => input.checked)?.disabled ?? true) [...scopes].find((input) => !input.disabled)?.click();
+    if (scopes.find((input) => input.checked)?.disabled ?? true) scopes.find((input) => !input.disabled)?.click();
     this.#render();
     this.dialog.showModal();
   }
 
   get #scope() {
-    return this.dialog.querySelector("input:checked:not(:disabled)")?.value;
+    const chosen = [...this.dialog.querySelectorAll("input")].find((input) => input.checked && !input.disabled);
+    return chosen?.value ?? null;
   }
 
   #render() {
     const scope = this.#scope;
     this.note.textContent = scope ? "" : "There is nothing to export yet: cut an object first.";
-    const known = this.work.about.formats;
+    const formats = scope ? offered(this.work.about?.formats ?? []) : [];
     this.grid.replaceChildren(
-      ...Object.entries(FORMATS)
-        .filter(([name]) => known.includes(name) && scope)
-        .map(([name, [title, text]]) => {
-          const button = element("button", { type: "button", "data-format": name, onclick: () => this.#export(name, scope) });
-          button.append(element("strong", { text: title }), element("span", { text }));
-          return element("li", {}, button);
-        }),
+      ...formats.map(([name, title, text]) => {
+        const button = element("button", { type: "button", "data-format": name, onclick: () => this.#export(name) });
+        button.append(element("strong", { text: title }), element("span", { text }));
+        return element("li", {}, button);
+      }),
     );
   }
 
-  async #export(format, scope) {
-    if (scope === "picture") {
-      api.download(`${this.work.path}/export?format=${format}`);
+  /** @param {string} format */
+  async #export(format) {
+    if (this.#scope === "picture") {
+      api.download(api.address("/api/images/{identity}/export", { ...this.work.at, format }));
       this.dialog.close();
       return;
     }
     this.bar.hidden = false;
     this.bar.removeAttribute("value");
     try {
-      const job = await api.follow(await api.post("/api/exports", { format }), (state) => {
+      const job = await api.follow(await api.post("/api/exports", {}, { format }), (state) => {
         if (state.total) this.bar.value = state.done / state.total;
         this.note.textContent = state.note;
       });
-      api.download(`/api/jobs/${job.id}/file`, `fretsaw-${format}.zip`);
-      this.dialog.close();
+      if (job.has_file) {
+        api.download(api.address("/api/jobs/{identity}/file", { identity: job.id }), `fretsaw-${format}.zip`);
+        this.dialog.close();
+      } else this.tell("The export was stopped.");
     } catch (error) {
-      this.tell(error.message);
+      this.tell(api.sentence(error));
     }
     this.bar.hidden = true;
     this.note.textContent = "";

@@ -1,54 +1,14 @@
-// Every key, in one table: the help window is made from it, so it cannot tell another story.
+// @ts-check
+// What the keys do: actions of the table in actions.js, the hand on the canvas, and the space bar, which moves the picture while it is held.
 
+import { actionAt, actionNamed, hint, keyGroups, printed } from "./actions.js";
 import { element } from "./panels.js";
 
-export const KEYS = [
-  ["Cut", [
-    ["1", "click tool", "click"],
-    ["2", "box tool", "box"],
-    ["3", "brush: paint", "paint"],
-    ["4", "brush: erase", "erase"],
-    ["5", "scribble: a line over the object", "scribble"],
-    ["a", "automatic mask", "auto"],
-    ["Shift+a", "automatic mask, parts kept apart", "parts"],
-    ["x", "the left button removes, or adds again", "flip"],
-    ["o", "keep off the other objects", "avoid"],
-    ["s", "split into its pieces", "split"],
-    ["[", "smaller brush", "smaller"],
-    ["]", "larger brush", "larger"],
-  ]],
-  ["Undo", [
-    ["z", "take the last step back", "undo"],
-    ["Shift+z", "make it again", "redo"],
-    ["Escape", "let go of a box or a line", "escape"],
-  ]],
-  ["Objects", [
-    ["n", "new object", "add"],
-    ["r", "name it", "rename"],
-    ["j", "next object", "nextObject"],
-    ["k", "previous object", "previousObject"],
-    ["h", "hide it, or show it", "hide"],
-    ["Delete", "throw it away (Z: back again)", "remove"],
-  ]],
-  ["Look", [
-    ["f", "whole picture", "fit"],
-    ["+", "closer", "closer"],
-    ["-", "farther", "farther"],
-    ["0", "one pixel for one", "actual"],
-    ["v", "fill, outline, cut-out", "show"],
-    ["p", "preview under the pointer", "previews"],
-    ["t", "light, dark", "theme"],
-  ]],
-  ["Pictures", [
-    ["PageDown", "next picture", "nextPicture"],
-    ["PageUp", "previous picture", "previousPicture"],
-    ["u", "add pictures", "upload"],
-    ["e", "export", "exports"],
-    ["?", "this help", "help"],
-  ]],
-];
+/** @typedef {import("./actions.js").ActionName} ActionName */
+/** @typedef {{ key(event: KeyboardEvent): boolean, space: boolean }} Hand What is used of the tools. */
 
-const MOUSE = [
+/** @type {[key: string, label: string][]} */
+const HAND = [
   ["left button", "adds to the object"],
   ["right button", "removes from it (also Alt + left)"],
   ["wheel", "closer, farther"],
@@ -57,47 +17,93 @@ const MOUSE = [
   ["Enter, Backspace", "add, remove at the cross-hair"],
 ];
 
-const TABLE = new Map(KEYS.flatMap(([, rows]) => rows.map(([key, , action]) => [key, action])));
+const NO_TEXT = ["button", "checkbox", "color", "file", "radio", "range"];
+const PRESSED_BY_SPACE = ["A", "BUTTON", "INPUT", "SUMMARY"];
 
-export function listen(actions, tools) {
-  addEventListener("keydown", (event) => {
-    const typing = event.target.closest?.("input:not([type=color]):not([type=radio]):not([type=checkbox]), textarea, select");
-    if (typing || document.querySelector("dialog[open]")) return;
-    if ((event.ctrlKey || event.metaKey) && /^[zy]$/i.test(event.key)) {
-      event.preventDefault();
-      actions[event.shiftKey || event.key.toLowerCase() === "y" ? "redo" : "undo"]();
-      return;
-    }
-    if (event.ctrlKey || event.metaKey) return;
-    if (event.key === " " && event.target.tagName !== "BUTTON") {
-      event.preventDefault();
-      tools.space = true;
-      return;
-    }
-    if ((event.target.id === "canvas" || event.target === document.body) && tools.key(event)) {
-      event.preventDefault();
-      return;
-    }
-    const letter = event.key.length === 1 && /[a-z]/i.test(event.key);
-    const name = letter ? (event.shiftKey ? "Shift+" : "") + event.key.toLowerCase() : event.key === "=" ? "+" : event.key;
-    const action = TABLE.get(name);
-    if (!action || event.altKey) return;
+/** @param {EventTarget | null} target */
+const nodeOf = (target) => /** @type {{ tagName?: string, id?: string, type?: string }} */ (target ?? {});
+
+/** @param {EventTarget | null} target */
+function takesText(target) {
+  const { tagName, type } = nodeOf(target);
+  return tagName === "TEXTAREA" || tagName === "SELECT" || (tagName === "INPUT" && !NO_TEXT.includes(type ?? ""));
+}
+
+/**
+ * The key's name in the table of actions.
+ * @param {{ key: string, shiftKey: boolean }} event
+ */
+export function keyName({ key, shiftKey }) {
+  if (key === "=") return "+"; // the same key without Shift, on many keyboards
+  return /^[a-z]$/i.test(key) ? (shiftKey ? "Shift+" : "") + key.toLowerCase() : key;
+}
+
+/**
+ * Does what a key is for.
+ * @param {KeyboardEvent} event
+ * @param {(action: ActionName) => void} perform
+ * @param {Hand} tools
+ */
+export function press(event, perform, tools) {
+  const { target, key } = event;
+  const { tagName, id, type } = nodeOf(target);
+  if (takesText(target) || document.querySelector("dialog[open]")) return;
+  // AltGr, which Windows reports as Ctrl + Alt, and Option make characters that many keyboards do not have otherwise: what counts is the character.
+  const graph = event.getModifierState("AltGraph");
+  if ((event.ctrlKey || event.metaKey) && !graph) {
+    if (!/^[zy]$/i.test(key)) return;
     event.preventDefault();
-    actions[action]();
-  });
+    perform(event.shiftKey || key.toLowerCase() === "y" ? "redo" : "undo");
+    return;
+  }
+  if (key === " ") {
+    if (PRESSED_BY_SPACE.includes(tagName ?? "")) return;
+    event.preventDefault();
+    tools.space = true;
+    return;
+  }
+  if ((id === "canvas" || target === document.body) && tools.key(event)) {
+    event.preventDefault();
+    return;
+  }
+  if (type === "range" && key.startsWith("Page")) return; // moves the slider
+  const action = actionAt(keyName(event));
+  if (!action || (event.altKey && !graph && /^[a-z0-9]$|^\w{2,}$/i.test(key))) return;
+  event.preventDefault();
+  if (!event.repeat || action.repeats) perform(action.name);
+}
+
+/** @param {(action: ActionName) => void} perform @param {Hand} tools */
+export function listen(perform, tools) {
+  addEventListener("keydown", (event) => press(event, perform, tools));
   addEventListener("keyup", (event) => {
     if (event.key === " ") tools.space = false;
   });
+  // A key that is let go in another window is not heard of here.
+  addEventListener("blur", () => {
+    tools.space = false;
+  });
 }
 
+/** @param {Element} place */
 export function fillHelp(place) {
-  const section = (title, rows) => {
+  const section = (/** @type {string} */ title, /** @type {[string, string][]} */ rows) => {
     const list = element("dl");
     for (const [key, text] of rows) {
-      const keys = element("dt", {}, ...key.split(/(?<=.)\+(?=.)/).map((part) => element("kbd", { text: part.length === 1 ? part.toUpperCase() : part })));
-      list.append(element("div", {}, keys, element("dd", { text })));
+      const parts = printed(key).split(/(?<=.)\+(?=.)/);
+      list.append(element("div", {}, element("dt", {}, ...parts.map((part) => element("kbd", { text: part }))), element("dd", { text })));
     }
     return element("section", {}, element("h3", { text: title }), list);
   };
-  place.append(...KEYS.map(([title, rows]) => section(title, rows)), section("Mouse and cross-hair", MOUSE));
+  place.append(...keyGroups().map(([title, rows]) => section(title, rows)), section("Mouse and cross-hair", HAND));
+}
+
+// Names a button after its action, and shows the key in its tooltip. Words that stand on the button belong to its name, or are its name.
+/** @param {HTMLElement} button */
+export function nameButton(button) {
+  const action = actionNamed(button.dataset.action ?? "");
+  const words = button.textContent?.trim() ?? "";
+  if (action.label.toLowerCase().includes(words.toLowerCase())) button.setAttribute("aria-label", action.label);
+  button.title = hint(action);
+  if (action.key) button.setAttribute("aria-keyshortcuts", printed(action.key));
 }

@@ -1,26 +1,47 @@
+// @ts-check
 // Puts the page together.
 
+import { actionNamed, enabled, keyOf, possible } from "./actions.js";
 import * as api from "./api.js";
 import { Exports } from "./exports.js";
-import { fillHelp, KEYS, listen } from "./keys.js";
-import { Gallery, Objects } from "./panels.js";
+import { fillHelp, listen, nameButton } from "./keys.js";
+import { find, Gallery, lastPart, Objects } from "./panels.js";
 import { Tools } from "./tools.js";
 import { isDark, View } from "./view.js";
 import { Work } from "./work.js";
 
-const find = (id) => document.getElementById(id);
-const setting = (name, otherwise) => localStorage.getItem(`fretsaw-${name}`) ?? otherwise;
-const keep = (name, value) => localStorage.setItem(`fretsaw-${name}`, value);
+/** @typedef {import("./actions.js").ActionName} ActionName */
+/** @typedef {import("./view.js").Look} Look */
+
+/** @param {string} name */
+const setting = (name, otherwise = "") => localStorage.getItem(`fretsaw-${name}`) ?? otherwise;
+/** @param {string} name @param {string | boolean} value */
+const keep = (name, value) => localStorage.setItem(`fretsaw-${name}`, String(value));
 
 const work = new Work();
-const view = new View(find("canvas"));
+const view = new View(find("canvas", HTMLCanvasElement));
 const tools = new Tools(view, work);
 const objects = new Objects(find("objects"), work, tell, split);
 const gallery = new Gallery(find("pictures"), find("folder"), work, open);
-const exportWindow = new Exports(find("export-window"), work, tell);
+const exportWindow = new Exports(find("export-window", HTMLDialogElement), work, tell);
+const helpWindow = find("help-window", HTMLDialogElement);
+const fileField = find("file", HTMLInputElement);
+const brushSize = find("brush-size", HTMLInputElement);
+const autoOpen = find("auto-open", HTMLInputElement);
+const cutAllButton = find("cut-all", HTMLButtonElement);
+const namesField = find("names", HTMLInputElement);
+
+const buttons = [...document.querySelectorAll("button")].flatMap((button) => {
+  const { action } = button.dataset;
+  return action ? [/** @type {const} */ ([button, actionNamed(action)])] : [];
+});
 
 // Messages
 
+/** @type {ReturnType<typeof setTimeout> | undefined} */
+let fading;
+
+/** @type {import("./panels.js").Tell} */
 function tell(text, label, action) {
   const toast = find("toast");
   const words = document.createElement("span");
@@ -32,17 +53,22 @@ function tell(text, label, action) {
     button.textContent = label;
     button.addEventListener("click", () => {
       toast.classList.remove("shown");
-      action();
+      action?.();
     });
     toast.append(button);
   }
   toast.classList.add("shown");
-  clearTimeout(tell.timer);
-  tell.timer = setTimeout(() => toast.classList.remove("shown"), label ? 7000 : 5000);
+  clearTimeout(fading);
+  // Long messages take longer to read.
+  fading = setTimeout(() => toast.classList.remove("shown"), Math.max(label ? 7000 : 5000, 60 * text.length));
 }
+
+/** @param {unknown} error */
+const tellError = (error) => tell(api.sentence(error));
 
 // Pictures
 
+/** @param {string | undefined} id */
 async function open(id) {
   if (!id) return;
   find("stage").dataset.state = "loading";
@@ -50,48 +76,54 @@ async function open(id) {
     if (!(await work.open(id))) return;
   } catch (error) {
     find("stage").dataset.state = work.picture ? "open" : "empty";
-    tell(error.message);
+    tellError(error);
     return;
   }
+  const { picture, bitmap } = work;
+  if (!picture || !bitmap) return;
   history.replaceState(null, "", `#${id}`);
   find("stage").dataset.state = "open";
-  find("title").textContent = work.picture.name.split("/").at(-1);
-  document.title = `${work.picture.name.split("/").at(-1)} · Fretsaw`;
-  await view.setPicture(work.bitmap);
+  const name = lastPart(picture.name);
+  find("title").textContent = name;
+  document.title = `${name} · Fretsaw`;
+  await view.setPicture(bitmap);
   if (!work.ready) watchReadiness(id);
-  if (!work.objects.length && work.about.modes.includes("auto") && find("auto-open").checked) work.auto();
+  if (!work.objects.length && enabled(actionNamed("auto"), work) && autoOpen.checked) work.auto();
 }
 
 // The first embedding of a picture takes a moment; previews begin when it is there.
+/** @param {string} id */
 async function watchReadiness(id) {
-  while (work.picture?.id === id && !work.ready) {
+  const { picture } = work;
+  for (let pause = 400; work.picture === picture && !work.ready; ) {
     render();
-    await new Promise((done) => setTimeout(done, 400));
+    await new Promise((done) => setTimeout(done, pause));
     try {
-      const { ready } = await api.post(`/api/images/${id}/save`);
-      if (work.picture?.id === id) work.ready ||= ready;
+      const { ready } = await api.post("/api/images/{identity}/save", { identity: id });
+      if (work.picture === picture) work.ready ||= ready;
     } catch {
-      return;
+      pause = 3000; // whatever is wrong, changes tell of it; the picture is waited for as long as it is open
     }
   }
   render();
 }
 
 // Annotations become objects: a file that was dropped, or what lies beside the pictures.
+/** @param {() => Promise<api.Job>} start */
 async function readAnnotations(start) {
   try {
     const job = await api.follow(await start(), (state) => tell(`Reading ${state.note} (${state.done} of ${state.total})`));
     await work.refresh();
     if (work.picture && !work.waiting) await open(work.picture.id);
-    tell(`Read ${job.note}.`);
+    tell(job.state === "stopped" ? "Reading was stopped." : `Read ${job.note}.`);
     find("annotations").hidden = true;
   } catch (error) {
-    tell(error.message);
+    tellError(error);
   }
 }
 
 async function offerAnnotations() {
-  const found = work.list.folder ? await api.get("/api/annotations").catch(() => []) : [];
+  const found = work.list.folder ? await api.get("/api/annotations", {}).catch(() => []) : [];
   if (!found.length) return;
   const formats = [...new Set(found.map(({ format }) => format))].join(", ");
   find("annotations").hidden = false;
@@ -101,6 +133,7 @@ async function offerAnnotations() {
   }
 }
 
+/** @param {Iterable<File>} files */
 async function upload(files) {
   const annotations = [...files].filter((file) => /\.(json|xml)$/i.test(file.name));
   const taken = [...files].filter((file) => !annotations.includes(file));
@@ -110,7 +143,7 @@ async function upload(files) {
     try {
       last = await api.upload(file, (share) => tell(`Uploading ${file.name}${place}: ${Math.round(100 * share)} %`));
     } catch (error) {
-      tell(`${file.name}: ${error.message}`);
+      tell(`${file.name}: ${api.sentence(error)}`);
     }
   }
   if (last) {
@@ -122,25 +155,25 @@ async function upload(files) {
 }
 
 async function cutAll() {
-  const button = find("cut-all");
-  button.disabled = true;
+  cutAllButton.disabled = true;
   try {
-    const job = await api.post("/api/auto");
-    await api.follow(job, (state) => tell(`Cutting ${state.done} of ${state.total}: ${state.note}`, "Stop", () => api.remove(`/api/jobs/${job.id}`)));
-    tell("Every picture of the folder has an automatic mask.");
+    const job = await api.post("/api/auto", {});
+    const stop = () => api.remove("/api/jobs/{identity}", { identity: job.id }).catch(tellError);
+    const last = await api.follow(job, (state) => tell(`Cutting ${state.done} of ${state.total}: ${state.note}`, "Stop", stop));
+    if (last.state === "stopped") tell(`Stopped after ${last.done} of ${last.total} pictures; what was cut stays.`);
+    else tell(last.note ? `${last.note}; the others have an automatic mask.` : "Every picture of the folder has an automatic mask.");
     await work.refresh();
-    if (work.picture && !work.waiting) await open(work.picture.id);
+    if (work.picture) await open(work.picture.id);
   } catch (error) {
-    tell(error.message);
+    tellError(error);
   }
-  button.disabled = false;
+  cutAllButton.disabled = false;
 }
 
 // The automatic mask with its separate objects; each may become an object of its own.
 async function findParts() {
-  if (!work.picture) return;
-  if (!work.about.modes.includes("parts")) {
-    tell("This model does not tell parts apart; S splits a mask into its pieces.");
+  if (!work.about?.modes.includes("parts")) {
+    tell(`This model does not tell parts apart; ${keyOf("split")} splits a mask into its pieces.`);
     return;
   }
   const reply = await work.auto(true);
@@ -150,19 +183,19 @@ async function findParts() {
 }
 
 // Asks until the server is back, and then shows what it has.
+let asking = false;
+
 async function waitForServer() {
-  if (waitForServer.asking) return;
-  waitForServer.asking = true;
-  for (let back = false; !back; ) {
-    await new Promise((done) => setTimeout(done, 1500));
-    back = await fetch("/health").then((reply) => reply.ok, () => false);
-  }
-  waitForServer.asking = false;
-  work.error = "";
+  if (asking) return;
+  asking = true;
+  do await new Promise((done) => setTimeout(done, 1500));
+  while (!(await api.lives()));
+  asking = false;
   if (work.picture) await open(work.picture.id);
   tell("The server is back; this is what it has saved.");
 }
 
+/** @param {number} id */
 async function split(id) {
   const pieces = await work.split(id);
   if (!pieces) return;
@@ -175,19 +208,27 @@ async function split(id) {
 
 // What keys and buttons do
 
-const shows = ["fill", "outline", "cutout"];
+/** @type {Look[]} */
+const looks = ["fill", "outline", "cutout"];
+/** @type {import("./tools.js").ToolName[]} */
 const toolNames = ["click", "box", "paint", "erase", "scribble"];
-const actions = {
+
+// What actions do, where they can be done: actions.js says when.
+/** @type {Record<ActionName, () => unknown>} */
+const deeds = {
   click: () => tools.choose("click"),
   box: () => tools.choose("box"),
   paint: () => tools.choose("paint"),
   erase: () => tools.choose("erase"),
   scribble: () => tools.choose("scribble"),
-  auto: () => work.about.modes.includes("auto") && work.auto(),
+  auto: () => work.auto(),
   parts: findParts,
+  adds: () => tools.sign(false),
+  removes: () => tools.sign(true),
   flip: () => tools.sign(!tools.removes),
   avoid: () => work.avoid(),
-  split: () => work.object?.area && split(work.active),
+  split: () => work.object && split(work.object.id),
+  reset: () => work.reset(),
   smaller: () => tools.resize(1 / 1.25),
   larger: () => tools.resize(1.25),
   undo: () => work.undo(),
@@ -200,13 +241,16 @@ const actions = {
   rename: () => objects.rename(),
   nextObject: () => objects.step(1),
   previousObject: () => objects.step(-1),
-  hide: () => work.object && work.describe(work.active, { hidden: !work.object.hidden }),
-  remove: () => work.object && objects.remove(work.active),
+  hide: () => work.object && work.describe(work.object.id, { hidden: !work.object.hidden }),
+  remove: () => work.object && objects.remove(work.object.id),
   fit: () => view.fit(),
   closer: () => view.zoomTo(view.scale * 1.5, undefined, undefined, true),
   farther: () => view.zoomTo(view.scale / 1.5, undefined, undefined, true),
   actual: () => view.zoomTo(1 / devicePixelRatio, undefined, undefined, true),
-  show: () => show(shows[(shows.indexOf(view.show) + 1) % shows.length]),
+  fill: () => show("fill"),
+  outline: () => show("outline"),
+  cutout: () => show("cutout"),
+  show: () => show(looks[(looks.indexOf(view.show) + 1) % looks.length]),
   previews: () => {
     tools.previews = !tools.previews;
     keep("previews", tools.previews);
@@ -216,17 +260,24 @@ const actions = {
   theme: () => theme(isDark() ? "light" : "dark"),
   nextPicture: () => open(gallery.neighbour(1)),
   previousPicture: () => open(gallery.neighbour(-1)),
-  upload: () => find("file").click(),
+  upload: () => fileField.click(),
   exports: () => exportWindow.open(),
-  help: () => find("help-window").showModal(),
+  help: () => helpWindow.showModal(),
 };
 
+/** @param {ActionName} name */
+function perform(name) {
+  if (possible(actionNamed(name), work)) deeds[name]();
+}
+
+/** @param {"light" | "dark"} name */
 function theme(name) {
   document.documentElement.dataset.theme = name;
   keep("theme", name);
   view.refresh();
 }
 
+/** @param {Look} name */
 function show(name) {
   view.show = name;
   keep("show", name);
@@ -237,25 +288,21 @@ function show(name) {
 // What the page shows
 
 function render() {
-  const { object, picture, waiting } = work;
-  const enable = (id, on) => (find(id).disabled = !on);
-  enable("undo", work.undoable);
-  enable("redo", work.redoable);
-  for (const id of ["auto", "add", "export", ...toolNames.map((name) => `tool-${name}`)]) enable(id, picture);
-  enable("avoid", object?.area && work.objects.some((other) => other !== object && other.area));
-  enable("split", object?.area);
-  enable("reset", object?.undoable || object?.redoable);
+  const { picture, waiting } = work;
+  for (const [button, action] of buttons) button.disabled = !enabled(action, work);
   for (const name of toolNames) find(`tool-${name}`).setAttribute("aria-pressed", String(tools.tool === name));
-  for (const name of shows) find(`show-${name}`).setAttribute("aria-pressed", String(view.show === name));
+  for (const name of looks) find(`show-${name}`).setAttribute("aria-pressed", String(view.show === name));
   find("adds").setAttribute("aria-pressed", String(!tools.removes));
   find("removes").setAttribute("aria-pressed", String(tools.removes));
   const brushing = tools.tool === "paint" || tools.tool === "erase";
   find("brush").hidden = !brushing;
   find("signs").hidden = tools.tool !== "click" && tools.tool !== "scribble";
-  find("brush-size").value = Math.log2(tools.radius);
+  brushSize.value = String(Math.log2(tools.radius));
   find("stage").dataset.busy = String(waiting > 0);
-  find("state").textContent = !picture ? "" : work.error ? "not saved" : waiting ? (work.ready ? "working …" : "reading the picture …") : work.ready ? "saved" : "reading the picture …";
-  find("state").dataset.kind = work.error ? "bad" : waiting || !work.ready ? "busy" : "good";
+  const busy = waiting || !work.ready;
+  const said = work.error ? "not saved" : !busy ? "saved" : work.ready ? "working …" : "reading the picture …";
+  find("state").textContent = picture ? said : "";
+  find("state").dataset.kind = work.error ? "bad" : busy ? "busy" : "good";
   showZoom();
   find("none").hidden = Boolean(work.objects.length);
 }
@@ -268,25 +315,32 @@ function showZoom() {
 
 view.onzoom = showZoom;
 view.scene = () => {
+  const cutout = view.show === "cutout";
   const { object } = work;
-  const clicks = (object && !object.hidden ? object.clicks : []).map(([x, y, positive]) => ({ x, y, positive }));
-  const scribbles = object && !object.hidden ? object.scribbles : [];
-  const unanswered = work.marks.filter((mark) => mark.intent === work.intent).map((mark) => ({ ...mark, waiting: true }));
+  const seen = object && !object.hidden && !cutout ? object : null;
+  const clicks = (seen?.clicks ?? []).map(([x, y, positive]) => ({ x, y, positive }));
+  /** @type {import("./marks.js").Scribble[]} */
+  const scribbles = [...(seen?.scribbles ?? [])];
+  for (const mark of cutout ? [] : work.marks) {
+    if (mark.intent !== work.intent) continue;
+    if (mark.points) scribbles.push({ ...mark, waiting: true });
+    else clicks.push(Object.assign({ ...mark }, { waiting: true }));
+  }
   return {
     objects: work.objects,
     active: work.active,
     color: object?.color ?? "#4aa3ff",
-    clicks: view.show === "cutout" ? [] : [...clicks, ...unanswered.filter(({ points }) => !points)],
-    scribbles: view.show === "cutout" ? [] : [...scribbles, ...unanswered.filter(({ points }) => points)],
+    clicks,
+    scribbles,
     // A stroke on a mask that is there shows in the mask itself.
     strokes: work.strokes.filter((stroke) => stroke.intent === work.intent && !object),
-    box: view.show === "cutout" ? null : object?.prompt_box,
+    box: cutout ? null : (object?.prompt_box ?? null),
     ...tools.scene(),
   };
 };
 
-for (const name of ["objects", "picture"]) {
-  work.addEventListener(name, () => {
+for (const happening of ["objects", "picture"]) {
+  work.addEventListener(happening, () => {
     render();
     view.refresh();
   });
@@ -296,42 +350,34 @@ work.addEventListener("state", () => {
   view.draw();
 });
 work.addEventListener("mask", () => view.refresh());
-work.addEventListener("refusal", ({ detail }) => {
-  tell(detail.message);
-  if (detail.status === 0) waitForServer();
+work.addEventListener("refusal", (event) => {
+  const error = event instanceof CustomEvent ? event.detail : null;
+  tellError(error);
+  if (api.statusOf(error) === 0) waitForServer();
 });
-addEventListener("beforeunload", (event) => work.waiting && event.preventDefault());
+addEventListener("beforeunload", (event) => {
+  if (work.waiting) event.preventDefault();
+});
 tools.addEventListener("tool", render);
 
 // Buttons, fields, files
 
-for (const button of document.querySelectorAll("[data-action]")) {
-  button.addEventListener("click", () => actions[button.dataset.action]());
-  const key = KEYS.flatMap(([, rows]) => rows).find(([, , action]) => action === button.dataset.action)?.[0];
-  const label = button.getAttribute("aria-label") ?? button.textContent.trim();
-  if (key) {
-    button.title = `${label} (${key.length === 1 ? key.toUpperCase() : key})`;
-    button.setAttribute("aria-keyshortcuts", key);
-  }
+for (const [button, { name }] of buttons) {
+  nameButton(button);
+  button.addEventListener("click", () => perform(name));
 }
-for (const name of shows) find(`show-${name}`).addEventListener("click", () => show(name));
-for (const name of ["adds", "removes"]) {
-  find(name).title = `The left button ${name} (X)`;
-  find(name).addEventListener("click", () => tools.sign(name === "removes"));
-}
-find("reset").addEventListener("click", () => work.reset());
-find("cut-all").addEventListener("click", cutAll);
-find("annotations").addEventListener("click", () => readAnnotations(() => api.post("/api/imports", {})));
-find("brush-size").addEventListener("input", (event) => tools.resize(2 ** Number(event.target.value) / tools.radius));
-find("auto-open").checked = setting("auto-open", "true") === "true";
-find("auto-open").addEventListener("change", (event) => keep("auto-open", event.target.checked));
-find("file").addEventListener("change", async (event) => {
-  await upload(event.target.files);
-  event.target.value = "";
+cutAllButton.addEventListener("click", cutAll);
+find("annotations").addEventListener("click", () => readAnnotations(() => api.post("/api/imports", {}, {})));
+brushSize.addEventListener("input", () => tools.resize(2 ** Number(brushSize.value) / tools.radius));
+autoOpen.checked = setting("auto-open", "true") === "true";
+autoOpen.addEventListener("change", () => keep("auto-open", autoOpen.checked));
+fileField.addEventListener("change", async () => {
+  await upload([...(fileField.files ?? [])]);
+  fileField.value = "";
 });
 find("text").addEventListener("submit", async (event) => {
   event.preventDefault();
-  const names = find("names").value.split(",").map((name) => name.trim()).filter(Boolean);
+  const names = namesField.value.split(",").map((name) => name.trim()).filter(Boolean);
   if (!names.length || !work.picture) return;
   const before = work.objects.length;
   if ((await work.find(names)) === null && work.objects.length === before && !work.error) tell("Nothing of that name was found.");
@@ -355,33 +401,37 @@ addEventListener("drop", (event) => {
   event.preventDefault();
   depth = 0;
   document.body.classList.remove("dropping");
-  if (event.dataTransfer.files.length) upload(event.dataTransfer.files);
+  if (event.dataTransfer?.files.length) upload([...event.dataTransfer.files]);
 });
-addEventListener("paste", (event) => event.clipboardData?.files.length && upload(event.clipboardData.files));
-addEventListener("hashchange", () => location.hash.slice(1) !== work.picture?.id && open(location.hash.slice(1)));
+addEventListener("paste", (event) => {
+  if (event.clipboardData?.files.length) upload([...event.clipboardData.files]);
+});
+addEventListener("hashchange", () => {
+  if (location.hash.slice(1) !== work.picture?.id) open(location.hash.slice(1));
+});
 
 async function begin() {
   if (setting("theme")) document.documentElement.dataset.theme = setting("theme");
   tools.previews = setting("previews", "true") === "true";
-  view.show = setting("show", "fill");
+  view.show = looks.find((look) => look === setting("show")) ?? "fill";
   fillHelp(find("keys"));
-  listen(actions, tools);
+  listen(perform, tools);
   render();
   try {
     await work.start();
   } catch (error) {
-    tell(error.message);
+    tellError(error);
     return;
   }
-  find("model").textContent = work.about.model;
-  find("cut-all").hidden = !work.about.modes.includes("auto") || !work.list.folder;
-  find("auto").hidden = !work.about.modes.includes("auto");
-  find("auto-open").parentElement.hidden = !work.about.modes.includes("auto");
-  find("text").hidden = !work.about.modes.includes("text");
+  const modes = work.about?.modes ?? [];
+  find("model").textContent = work.about?.model ?? "";
+  cutAllButton.hidden = !modes.includes("auto") || !work.list.folder;
+  find("auto").hidden = find("auto-open-line").hidden = !modes.includes("auto");
+  find("text").hidden = !modes.includes("text");
   await offerAnnotations();
-  const wanted = location.hash.slice(1);
-  const known = work.list.images.some((row) => row.id === wanted);
-  await open(known ? wanted : work.list.images[0]?.id);
+  const { images } = work.list;
+  const wanted = images.find((row) => row.id === location.hash.slice(1)) ?? images.find((row) => !row.damaged) ?? images[0];
+  await open(wanted?.id);
 }
 
 begin();

@@ -1,8 +1,18 @@
+// @ts-check
 // What the pointer and the arrow keys do on the canvas: click, box, brush, scribble, pan, zoom, and the preview under a resting pointer.
 
 import * as api from "./api.js";
-import { boxOf, Mask } from "./masks.js";
 import { trace } from "./marks.js";
+import { boxOf, Mask, penOf } from "./masks.js";
+
+/** @typedef {import("./masks.js").RunLengths} RunLengths */
+/** @typedef {import("./masks.js").Covered} Covered */
+/** @typedef {import("./marks.js").Place} Place */
+/** @typedef {import("./marks.js").Point} Point */
+/** @typedef {import("./marks.js").Scribble} Scribble */
+/** @typedef {"click" | "box" | "paint" | "erase" | "scribble"} ToolName */
+/** @typedef {{ points: Point[], radius: number, adds: boolean }} Line A stroke of the brush. */
+/** @typedef {{ mask: Mask, height: number, width: number }} Preview A mask on a grid of its own, coarser than the picture. */
 
 const REST = 70; // milliseconds that the pointer must rest before a preview is asked for
 const QUICK = 0.45; // seconds; where previews take longer, they would lag behind the hand
@@ -10,24 +20,36 @@ const PAUSE = 20000; // milliseconds without previews after they were too slow
 const APART = 2; // pixels of the screen from one point of a scribble to the next, at least
 
 export class Tools extends EventTarget {
-  tool = "click"; // click, box, paint, erase, scribble
+  /** @type {ToolName} */
+  tool = "click";
   removes = false; // whether a plain click or scribble removes; the right button always does
   radius = 12; // of the brush, in pixels of the picture
   previews = true;
+  /** @type {Place | null} */
   pointer = null; // where the mouse is, or null
+  /** @type {Place | null} */
   cross = null; // where the arrow keys have moved to, or null
+  /** @type {import("./masks.js").Box | null} */
   draft = null; // a box being drawn
+  /** @type {Line | null} */
   stroke = null; // a brush stroke being drawn
+  /** @type {Scribble | null} */
   scribble = null; // a scribble being drawn, its points as the server counts them
+  /** @type {Preview | null} */
   preview = null;
 
-  #drag = null;
+  /** @type {{ kind: "pan" | "scribble" | "box" | "stroke", at: Point } | null} */
+  #drag = null; // `at` is where the hand was last, on the screen
   #space = false;
-  #rest = 0;
+  /** @type {ReturnType<typeof setTimeout> | undefined} */
+  #rest;
+  /** @type {AbortController | null} */
   #asking = null;
+  /** @type {number[]} */
   #times = [];
   #slowUntil = 0;
 
+  /** @param {import("./view.js").View} view @param {import("./work.js").Work} work */
   constructor(view, work) {
     super();
     this.view = view;
@@ -35,7 +57,7 @@ export class Tools extends EventTarget {
     const { canvas } = view;
     canvas.addEventListener("pointerdown", (event) => this.#down(event));
     canvas.addEventListener("pointermove", (event) => this.#move(event));
-    canvas.addEventListener("pointerup", (event) => this.#up(event));
+    canvas.addEventListener("pointerup", () => this.#up());
     canvas.addEventListener("pointercancel", () => this.#cancel());
     canvas.addEventListener("pointerleave", () => {
       this.pointer = null;
@@ -50,6 +72,7 @@ export class Tools extends EventTarget {
     work.addEventListener("objects", () => this.forgetPreview());
   }
 
+  /** @param {ToolName} tool */
   choose(tool) {
     this.#cancel();
     this.tool = tool;
@@ -60,15 +83,21 @@ export class Tools extends EventTarget {
   }
 
   // Says whether plain clicks or scribbles remove; any other tool gives way to the click tool.
+  /** @param {boolean} removes */
   sign(removes) {
     this.removes = removes;
     this.choose(this.tool === "scribble" ? "scribble" : "click");
   }
 
+  /** @param {number} factor */
   resize(factor) {
     this.radius = Math.min(400, Math.max(1, this.radius * factor));
     this.dispatchEvent(new Event("tool"));
     this.view.draw();
+  }
+
+  get space() {
+    return this.#space;
   }
 
   set space(held) {
@@ -91,13 +120,15 @@ export class Tools extends EventTarget {
   }
 
   // The keyboard's hand on the canvas: arrows move, Enter does what a press of the button does, Backspace what the right one does.
+  /** @param {KeyboardEvent} event @returns {boolean} Whether the key was for it. */
   key(event) {
     const far = (event.shiftKey ? 40 : event.altKey ? 1 : 8) / this.view.scale;
+    /** @type {{ [key: string]: Point }} */
     const moves = { ArrowLeft: [-far, 0], ArrowRight: [far, 0], ArrowUp: [0, -far], ArrowDown: [0, far] };
-    if (event.key in moves) {
-      this.cross ??= this.pointer ?? this.#centre();
-      const [dx, dy] = moves[event.key];
-      this.cross = { x: clamp(this.cross.x + dx, 0, this.view.width - 0.01), y: clamp(this.cross.y + dy, 0, this.view.height - 0.01) };
+    const move = moves[event.key];
+    if (move) {
+      const from = this.cross ?? this.pointer ?? this.#centre();
+      this.cross = { x: clamp(from.x + move[0], 0, this.view.width - 0.01), y: clamp(from.y + move[1], 0, this.view.height - 0.01) };
       this.pointer = null;
       this.view.reveal(this.cross.x, this.cross.y);
       this.#follow(this.cross);
@@ -122,6 +153,7 @@ export class Tools extends EventTarget {
   }
 
   // The keyboard's press: for boxes, strokes and scribbles the first one begins and the second one ends.
+  /** @param {Place} place @param {boolean} removes */
   #press(place, removes) {
     if (this.tool === "click") this.#click(place, !removes);
     else if (this.tool === "scribble") {
@@ -134,34 +166,39 @@ export class Tools extends EventTarget {
     else this.#beginStroke(place);
   }
 
+  /** @param {Place} place */
   #inside({ x, y }) {
     return x >= 0 && y >= 0 && x < this.view.width && y < this.view.height;
   }
 
+  /** @param {MouseEvent} event @returns {Place} */
   #place(event) {
     const [left, top] = this.view.corner;
     const [x, y] = this.view.toPicture(event.clientX - left, event.clientY - top);
     return { x, y };
   }
 
+  /** @param {PointerEvent} event */
   #down(event) {
     if (!this.work.picture) return;
     this.view.canvas.focus({ preventScroll: true });
     this.cross = null;
     const place = this.#place(event);
-    if (event.button === 1 || this.#space) this.#drag = { kind: "pan", at: [event.clientX, event.clientY] };
+    /** @type {Point} */
+    const at = [event.clientX, event.clientY];
+    if (event.button === 1 || this.#space) this.#drag = { kind: "pan", at };
     else if (event.button !== 0 && event.button !== 2) return;
     else if (this.tool === "click") {
       if (this.#inside(place)) this.#click(place, this.#adds(event));
       return;
     } else if (this.tool === "scribble") {
-      this.#drag = { kind: "scribble" };
+      this.#drag = { kind: "scribble", at };
       this.#beginScribble(place, this.#adds(event));
     } else if (this.tool === "box" && event.button === 0) {
-      this.#drag = { kind: "box" };
+      this.#drag = { kind: "box", at };
       this.draft = [place.x, place.y, place.x, place.y];
     } else if (this.tool === "paint" || this.tool === "erase") {
-      this.#drag = { kind: "stroke" };
+      this.#drag = { kind: "stroke", at };
       this.#beginStroke(place, event.button === 2 ? this.tool === "erase" : undefined);
     }
     if (this.#drag) this.view.canvas.setPointerCapture(event.pointerId);
@@ -169,10 +206,12 @@ export class Tools extends EventTarget {
     this.view.draw();
   }
 
+  /** @param {PointerEvent} event */
   #adds(event) {
     return !(event.button === 2 || event.altKey || this.removes);
   }
 
+  /** @param {PointerEvent} event */
   #move(event) {
     if (!this.work.picture) return;
     if (this.#drag?.kind === "pan") {
@@ -189,6 +228,7 @@ export class Tools extends EventTarget {
   }
 
   // The hand has moved: what it holds comes along.
+  /** @param {Place} place */
   #follow(place) {
     if (this.draft) [this.draft[2], this.draft[3]] = [place.x, place.y];
     this.#extend(place);
@@ -196,8 +236,9 @@ export class Tools extends EventTarget {
   }
 
   // Points of a stroke that are closer than half a pixel of the screen add nothing but time; a scribble needs fewer, and none beside the picture.
+  /** @param {Place} place */
   #extend(place) {
-    const add = (points, [x, y], apart) => {
+    const add = (/** @type {Point[]} */ points, /** @type {Point} */ [x, y], /** @type {number} */ apart) => {
       const last = points.at(-1);
       if (!last || Math.hypot(x - last[0], y - last[1]) * this.view.scale >= apart) points.push([x, y]);
     };
@@ -221,6 +262,7 @@ export class Tools extends EventTarget {
     this.view.draw();
   }
 
+  /** @param {WheelEvent} event */
   #wheel(event) {
     event.preventDefault();
     if (!this.work.picture) return;
@@ -239,11 +281,13 @@ export class Tools extends EventTarget {
     this.view.canvas.dataset.cursor = this.#drag?.kind === "pan" ? "grabbing" : this.#space ? "grab" : brushing ? "none" : "cross";
   }
 
+  /** @param {Place} place @param {boolean} positive */
   #click(place, positive) {
     this.forgetPreview();
     this.work.click(counted(place.x), counted(place.y), positive);
   }
 
+  /** @param {Place} place @param {boolean} positive */
   #beginScribble(place, positive) {
     this.scribble = { points: [], positive };
     this.#extend(place);
@@ -252,11 +296,12 @@ export class Tools extends EventTarget {
   #endScribble() {
     const { scribble } = this;
     this.scribble = null;
-    if (scribble?.points.length) this.work.scribble(thinned(scribble.points, this.work.about.limits.points), scribble.positive);
+    if (scribble?.points.length) this.work.scribble(thinned(scribble.points, this.work.about?.limits.points ?? scribble.points.length), scribble.positive);
     this.view.draw();
   }
 
   #endBox() {
+    if (!this.draft) return;
     const [xa, ya, xb, yb] = this.draft;
     this.draft = null;
     const [x0, x1] = [Math.min(xa, xb), Math.max(xa, xb)].map((x) => Math.round(clamp(x, 0, this.view.width)));
@@ -264,6 +309,7 @@ export class Tools extends EventTarget {
     if (x1 - x0 >= 2 && y1 - y0 >= 2) this.work.box(x0, y0, x1, y1);
   }
 
+  /** @param {Place} place */
   #beginStroke(place, adds = this.tool === "paint") {
     this.stroke = { points: [[place.x, place.y]], radius: this.radius, adds };
   }
@@ -278,6 +324,7 @@ export class Tools extends EventTarget {
     this.view.draw();
   }
 
+  /** @param {Place} place */
   #schedulePreview(place) {
     clearTimeout(this.#rest);
     const wanted = this.previews && this.tool === "click" && this.work.ready && !this.work.waiting && !this.#space && this.#inside(place);
@@ -288,6 +335,7 @@ export class Tools extends EventTarget {
     this.#rest = setTimeout(() => this.#ask(place), REST);
   }
 
+  /** @param {Place} place */
   async #ask(place) {
     this.#asking?.abort();
     const asking = (this.#asking = new AbortController());
@@ -295,10 +343,11 @@ export class Tools extends EventTarget {
     const body = { x: place.x - 0.5, y: place.y - 0.5, positive: !this.removes, object: work.active };
     const started = performance.now();
     try {
-      const reply = await api.post(`${work.path}/preview`, body, asking.signal);
+      const reply = await api.post("/api/images/{identity}/preview", work.at, body, asking.signal);
       this.#learn((performance.now() - started) / 1000);
       if (asking.signal.aborted || work.waiting) return;
-      this.preview = Mask.from(reply.rle, boxOf(reply.rle));
+      const rle = /** @type {RunLengths} */ (reply.rle);
+      this.preview = { mask: Mask.from(rle, boxOf(rle)), height: rle.size[0], width: rle.size[1] };
       this.view.canvas.dataset.preview = "true";
       this.view.draw();
     } catch {
@@ -306,6 +355,7 @@ export class Tools extends EventTarget {
     }
   }
 
+  /** @param {number} seconds */
   #learn(seconds) {
     this.#times = [...this.#times.slice(-4), seconds];
     const middle = [...this.#times].sort((a, b) => a - b)[this.#times.length >> 1];
@@ -326,13 +376,16 @@ export class Tools extends EventTarget {
   }
 }
 
+/** @param {number} value @param {number} least @param {number} most */
 const clamp = (value, least, most) => Math.min(most, Math.max(least, value));
 
 // The server counts from the centre of the first pixel.
+/** @param {number} value */
 const counted = (value) => Math.round((value - 0.5) * 100) / 100;
 
 // Leaves every other point of a line out until at most so many are left; its end stays.
-function thinned(points, most) {
+/** @param {Point[]} points @param {number} most */
+export function thinned(points, most) {
   while (points.length > most) points = points.filter((_, at) => at % 2 === 0 || at === points.length - 1);
   return points;
 }
@@ -340,6 +393,7 @@ function thinned(points, most) {
 const MOST_AT_ONCE = 4e6; // pixels of the canvas that a stroke is filled on
 
 // Finds the pixels whose centres a stroke covers: its box on the picture, and the box's rows, one byte a pixel; null where it covers none.
+/** @param {Line} line @param {number} pictureWidth @param {number} pictureHeight @returns {Covered | null} */
 function rasterise({ points, radius }, pictureWidth, pictureHeight) {
   let [x0, y0, x1, y1] = [Infinity, Infinity, -Infinity, -Infinity];
   for (const [x, y] of points) [x0, y0, x1, y1] = [Math.min(x0, x), Math.min(y0, y), Math.max(x1, x), Math.max(y1, y)];
@@ -354,7 +408,7 @@ function rasterise({ points, radius }, pictureWidth, pictureHeight) {
   let some = false;
   for (let from = 0; from < height; from += rows) {
     const count = Math.min(rows, height - from);
-    const context = new OffscreenCanvas(width, count).getContext("2d", { willReadFrequently: true });
+    const context = penOf(new OffscreenCanvas(width, count), { willReadFrequently: true });
     context.translate(-x0, -y0 - from);
     trace(context, points, radius);
     const { data } = context.getImageData(0, 0, width, count);

@@ -1,32 +1,91 @@
+// @ts-check
 // The work at hand: the pictures, the open one, its objects. It talks to the server and tells the rest of the page by events:
 // "list", "picture", "objects", "state". Changes go to the server one after the other, in the order in which they were made.
 
 import * as api from "./api.js";
 import { crop, encode, Mask } from "./masks.js";
 
+/** @typedef {import("./masks.js").RunLengths} RunLengths */
+/** @typedef {import("./masks.js").Covered} Covered */
+/** @typedef {Schemas["ObjectReply"]} ObjectReply */
+/** @typedef {Pick<typeof api, "get" | "post" | "patch">} Server What is used of api.js. */
+
+/**
+ * An object as it is shown: what the server says of it, with its mask and the masks of its parts decoded.
+ * @typedef {Omit<ObjectReply, "rle" | "change"> & { mask: Mask | null, partMasks: Mask[] }} Item
+ */
+
+/**
+ * The object that clicks go to; without an id, one that is made when it is needed. What is put in line keeps the intent of its time.
+ * @typedef {{ id: number | null }} Intent
+ */
+
+/**
+ * A click (x, y) or a scribble (points).
+ * @typedef {{ x: number, y: number, positive: boolean, points?: undefined } | { points: [number, number][], positive: boolean }} Sign
+ */
+
+/** @typedef {Sign & { intent: Intent }} Mark A sign that was made but not answered. */
+
+/**
+ * A stroke of the brush: the way that the hand went, and what it covers.
+ * @typedef {Covered & { adds: boolean, points: [number, number][], radius: number }} Brushed
+ */
+
+/** @typedef {Brushed & { intent: Intent, answered: boolean }} Stroke */
+/** @typedef {At<"/api/images/{identity}/objects/{number}/undo", "post">} Place The object that a change is for, and the revision that is known of it. */
+
+const PICTURE = "/api/images/{identity}";
+const OBJECTS = "/api/images/{identity}/objects";
+const OBJECT = "/api/images/{identity}/objects/{number}";
+
 export class Work extends EventTarget {
+  /** @type {Schemas["AboutReply"] | null} */
   about = null;
+  /** @type {Schemas["ListReply"]} */
   list = { folder: null, images: [], names: [] };
+  /** @type {Schemas["ImageReply"] | null} */
   picture = null;
+  /** @type {ImageBitmap | null} */
   bitmap = null;
+  /** @type {Item[]} */
   objects = [];
-  intent = { id: null }; // the object that clicks go to; without an id, one that is made when it is needed. What is put in line keeps the intent of its time
+  /** @type {Intent} */
+  intent = { id: null };
   waiting = 0; // changes that the server has not answered yet
   ready = false; // whether the picture is encoded
   error = "";
-  marks = []; // clicks and scribbles that were made but not answered, each with its intent
-  strokes = []; // strokes of the brush likewise
-  #thrown = []; // what was thrown away, the last on top: the object's id, whether it was the one in hand, and every object's steps at that time
-  #back = []; // what undo has brought back of it, for redo: the object's id, and the state of the objects since then
+  /** @type {Mark[]} */
+  marks = [];
+  /** @type {Stroke[]} */
+  strokes = [];
+  // What was thrown away, the last on top: the object's id, whether it was the one in hand, and every object's steps at that time.
+  /** @type {{ id: number, active: boolean, steps: Map<number, number> }[]} */
+  #thrown = [];
+  // What undo has brought back of it, for redo: the object's id, and the state of the objects since then.
+  /** @type {{ id: number, state: string }[]} */
+  #back = [];
+  /** @type {Promise<unknown>} */
   #chain = Promise.resolve();
   #opened = 0;
+  #changes = 0; // that were put in line so far
 
+  /** @param {Server} server @param {(url: string) => Promise<ImageBitmap>} load Makes a bitmap of what lies at an address. */
+  constructor(server = api, load = loadBitmap) {
+    super();
+    this.server = server;
+    this.load = load;
+  }
+
+  /** @param {"list" | "picture" | "objects" | "state" | "mask"} name */
   tell(name) {
     this.dispatchEvent(new Event(name));
   }
 
-  get path() {
-    return `/api/images/${this.picture.id}`;
+  /** Values for the routes of the open picture. */
+  get at() {
+    if (!this.picture) throw new Error("there is no open picture");
+    return { identity: this.picture.id };
   }
 
   get active() {
@@ -46,67 +105,114 @@ export class Work extends EventTarget {
   }
 
   async start() {
-    this.about = await api.get("/api/about");
+    this.about = await this.server.get("/api/about", {});
     await this.refresh();
   }
 
   async refresh() {
-    this.list = await api.get("/api/images");
+    this.list = await this.server.get("/api/images", {});
     this.tell("list");
   }
 
+  // Opens a picture, or the open one once more. Whatever was done before is answered first, and so is what is done while the picture loads: it would be lost,
+  // or would not show, otherwise. Returns false where another picture was asked for meanwhile.
+  /** @param {string} id */
   async open(id) {
     const turn = ++this.#opened;
-    await this.#chain.catch(() => {});
-    const picture = await api.get(`/api/images/${id}`);
-    const bitmap = await loadBitmap(picture.view);
-    if (turn !== this.#opened) return false;
+    try {
+      for (;;) {
+        while (this.waiting) await this.#chain;
+        const changes = this.#changes;
+        const picture = await this.server.get(PICTURE, { identity: id });
+        const bitmap = this.bitmap && this.picture?.view === picture.view ? this.bitmap : await this.load(picture.view);
+        if (turn !== this.#opened) return false;
+        if (changes !== this.#changes) continue; // the reply may be older than what was done since
+        this.#show(picture, bitmap);
+        return true;
+      }
+    } catch (error) {
+      if (turn !== this.#opened) return false;
+      this.#noteDamage(id, error);
+      throw error;
+    }
+  }
+
+  /** @param {Schemas["ImageReply"]} picture @param {ImageBitmap} bitmap */
+  #show(picture, bitmap) {
     this.picture = picture;
     this.bitmap = bitmap;
     this.ready = picture.ready;
+    this.error = "";
     this.objects = picture.objects.map((item) => withMask(item, null));
-    const known = Number(sessionStorage.getItem(`active-${id}`));
-    this.intent = { id: this.objects.some((item) => item.id === known) ? known : (this.objects.at(-1)?.id ?? null) };
+    const known = Number(sessionStorage.getItem(`active-${picture.id}`));
+    this.intent = { id: this.#item(known)?.id ?? this.objects.at(-1)?.id ?? null };
     this.marks = [];
     this.strokes = [];
     this.#thrown = [];
     this.#back = [];
+    this.#noteDamage(picture.id, null);
     this.tell("picture");
     this.tell("objects");
-    return true;
   }
 
+  // The list says of a picture that its saved work is damaged as soon as that is known, and no longer than that.
+  /** @param {string} id @param {unknown} error */
+  #noteDamage(id, error) {
+    const row = this.list.images.find((image) => image.id === id);
+    const damaged = error instanceof api.Refusal && error.kind === "DamagedError" ? error.message : "";
+    if (!row || (row.damaged ?? "") === damaged || (error && !damaged)) return;
+    row.damaged = damaged;
+    this.tell("list");
+  }
+
+  /** @param {number | null} id */
+  #item(id) {
+    return this.objects.find((item) => item.id === id) ?? null;
+  }
+
+  /** @param {number | null} id */
   choose(id) {
     if (this.intent.id !== id) this.intent = { id };
-    if (this.picture) sessionStorage.setItem(`active-${this.picture.id}`, id ?? "");
+    if (this.picture) sessionStorage.setItem(`active-${this.picture.id}`, String(id ?? ""));
     this.tell("objects");
   }
 
-  // Puts a change in line. `change` is given the path of the object in hand, and what to add to it so that only the changed part of the mask comes back;
-  // where there is no object yet, it is made first.
-  change(change, { mark = null, makes = true } = {}) {
-    if (!this.picture) return Promise.resolve(null);
+  /**
+   * Puts a change in line.
+   * @param {(at: Place) => Promise<ObjectReply | null> | ObjectReply | null} change Is given the place of the object in hand and the revision that is known of
+   *     it, so that only the changed part of the mask comes back; its answer is taken.
+   * @param {object} options
+   * @param {Sign | null} [options.mark] What shows until the answer is there.
+   * @param {boolean} [options.makes] Whether the object is made first where there is none yet.
+   * @param {boolean} [options.encodes] Whether the server cannot answer without having encoded the picture.
+   * @returns {Promise<ObjectReply | null>} The answer; null where there was none, or a refusal.
+   */
+  change(change, { mark = null, makes = true, encodes = false } = {}) {
     const { picture, intent } = this;
-    if (mark) this.marks.push(Object.assign(mark, { intent }));
+    if (!picture) return Promise.resolve(null);
+    const marked = mark && Object.assign(mark, { intent });
+    if (marked) this.marks.push(marked);
     this.waiting++;
+    this.#changes++;
     this.tell("state");
     const run = async () => {
       try {
-        if (this.picture !== picture) return null;
         if (makes && intent.id === null) await this.#make(intent);
-        const known = this.objects.find((item) => item.id === intent.id);
-        const reply = await change(`${this.path}/objects/${intent.id}`, known ? `?since=${known.revision}` : "");
-        this.ready = true;
+        // Without an object there is none to name: no object has the number 0.
+        const reply = await change({ identity: picture.id, number: intent.id ?? 0, since: this.#item(intent.id)?.revision });
+        if (encodes) this.ready = true;
         this.error = "";
-        if (this.picture === picture && reply) this.take(reply);
+        if (reply) this.take(reply);
         return reply;
       } catch (error) {
         // A refusal leaves everything as it was, and saved; only where the server itself fails, something of the page is not on its disk.
-        this.error = error.status >= 400 && error.status < 500 ? "" : error.message;
+        const status = api.statusOf(error) ?? 0;
+        this.error = status >= 400 && status < 500 ? "" : api.sentence(error);
+        this.#noteDamage(picture.id, error);
         this.dispatchEvent(new CustomEvent("refusal", { detail: error }));
         return null;
       } finally {
-        this.marks = this.marks.filter((other) => other !== mark);
+        this.marks = this.marks.filter((other) => other !== marked);
         this.waiting--;
         this.tell("state");
       }
@@ -116,13 +222,16 @@ export class Work extends EventTarget {
     return result;
   }
 
-  async #make(intent, name = "") {
-    const made = await api.post(`${this.path}/objects`, { name });
+  /** @param {Intent} intent */
+  async #make(intent) {
+    const made = await this.server.post(OBJECTS, this.at, { name: "" });
     intent.id = made.id;
     this.take(made);
     return made;
   }
 
+  // Shows an answer of the server.
+  /** @param {ObjectReply} reply */
   take(reply) {
     const at = this.objects.findIndex((item) => item.id === reply.id);
     const item = withMask(reply, at >= 0 ? this.objects[at] : null);
@@ -140,7 +249,7 @@ export class Work extends EventTarget {
       this.objects.sort((a, b) => a.id - b.id);
     }
     this.choose(this.active);
-    const row = this.list.images.find((image) => image.id === this.picture.id);
+    const row = this.list.images.find((image) => image.id === this.picture?.id);
     const count = this.objects.filter((other) => other.area).length;
     if (row && row.objects !== count) {
       row.objects = count;
@@ -148,87 +257,94 @@ export class Work extends EventTarget {
     }
   }
 
+  /** @param {number} x @param {number} y @param {boolean} positive */
   click(x, y, positive) {
-    return this.change((path, since) => api.post(`${path}/clicks${since}`, { x, y, positive }), { mark: { x, y, positive } });
+    return this.change((at) => this.server.post(`${OBJECT}/clicks`, at, { x, y, positive }), { mark: { x, y, positive }, encodes: true });
   }
 
+  /** @param {[number, number][]} points @param {boolean} positive */
   scribble(points, positive) {
-    return this.change((path, since) => api.post(`${path}/scribbles${since}`, { points, positive }), { mark: { points, positive } });
+    return this.change((at) => this.server.post(`${OBJECT}/scribbles`, at, { points, positive }), { mark: { points, positive }, encodes: true });
   }
 
+  /** @param {number} x0 @param {number} y0 @param {number} x1 @param {number} y1 */
   box(x0, y0, x1, y1) {
-    return this.change((path, since) => api.post(`${path}/box${since}`, { x0, y0, x1, y1 }));
+    return this.change((at) => this.server.post(`${OBJECT}/box`, at, { x0, y0, x1, y1 }), { encodes: true });
   }
 
   // A stroke shows at once; only its box travels. If the server refuses it, the object is fetched as the server has it.
-  async stroke(stroke) {
+  /** @param {Brushed} brushed */
+  async stroke(brushed) {
     const { object, picture, intent } = this;
-    if (object?.mask && !object.mask.differs(stroke)) return;
-    if (!object?.mask && !stroke.adds) return;
-    stroke.intent = intent;
+    // What changes nothing need not travel; while something else does, nobody knows what it will change.
+    if (!this.waiting && (object?.mask ? !object.mask.differs(brushed) : !brushed.adds)) return;
+    const stroke = Object.assign(brushed, { intent, answered: false });
     this.strokes.push(stroke);
     if (object) applyStroke(object, stroke);
     this.tell("mask");
     const { x, y, width, height, bits, adds } = stroke;
     const body = { x, y, adds, rle: encode(bits, width, height) };
-    const reply = await this.change(async (path, since) => {
-      const answer = await api.post(`${path}/strokes${since}`, body);
+    const reply = await this.change(async (at) => {
+      const answer = await this.server.post(`${OBJECT}/strokes`, at, body);
       stroke.answered = true;
       return answer;
     });
     this.strokes = this.strokes.filter((other) => other !== stroke);
-    if (reply === null && this.picture === picture && intent.id !== null) {
-      const known = this.objects.find((item) => item.id === intent.id);
+    const { id } = intent;
+    if (reply === null && this.picture === picture && id !== null) {
+      const known = this.#item(id);
       if (known) known.revision = -1; // nothing that is shown of it holds any more
-      await this.change(() => api.get(`${this.path}/objects/${intent.id}`), { makes: false });
+      await this.change(() => this.server.get(OBJECT, { ...this.at, number: id }), { makes: false });
     }
   }
 
   auto(instances = false) {
-    return this.change((path, since) => api.post(`${path}/auto${since}`, { instances }));
+    return this.change((at) => this.server.post(`${OBJECT}/auto`, at, { instances }), { encodes: true });
   }
 
   // Makes an object of every part, or piece, of a mask; returns them, or null where there is but one.
+  /** @param {number} id */
   async split(id) {
+    /** @type {ObjectReply[] | null} */
     let made = null;
     await this.change(async () => {
-      const all = await api.post(`${this.path}/objects/${id}/split`);
+      const all = await this.server.post(`${OBJECT}/split`, { ...this.at, number: id });
       made = all.slice(0, -1);
       for (const item of all) this.take(item);
-      this.choose(made[0].id);
+      this.choose(all[0].id);
       return null;
     }, { makes: false });
-    return made;
+    return /** @type {ObjectReply[] | null} */ (made);
   }
 
   avoid() {
-    return this.object ? this.change((path, since) => api.post(`${path}/avoid${since}`)) : null;
+    return this.object ? this.change((at) => this.server.post(`${OBJECT}/avoid`, at)) : null;
   }
 
-  // Takes back what was done last: a step of the object in hand, or that an object was thrown away since.
+  // Takes back what was done last: a step of the object in hand, or that an object was thrown away since. What is still in line counts: it was done.
   undo() {
     const { intent } = this;
     if (!this.undoable && !this.waiting) return null;
-    return this.change((path, since) => {
+    return this.change((at) => {
       const thrown = this.#lastThrown(intent.id);
       if (thrown) return this.#bringBack(thrown);
-      return intent.id === null ? null : api.post(`${path}/undo${since}`);
+      return this.#item(intent.id)?.undoable ? this.server.post(`${OBJECT}/undo`, at) : null;
     }, { makes: false });
   }
 
   redo() {
     const { intent } = this;
-    if (!this.redoable) return null;
-    return this.change((path, since) => {
+    if (!this.redoable && !this.waiting) return null;
+    return this.change(async (at) => {
       const back = this.#lastBack();
-      if (back) {
-        this.#back.pop();
-        return this.#throwAway(back.id);
-      }
-      return intent.id === null ? null : api.post(`${path}/redo${since}`);
+      if (!back) return this.#item(intent.id)?.redoable ? this.server.post(`${OBJECT}/redo`, at) : null;
+      const reply = await this.#throwAway(back.id);
+      this.#back.pop();
+      return reply;
     }, { makes: false });
   }
 
+  /** @param {number} id */
   remove(id) {
     return this.change(() => {
       this.#back = [];
@@ -236,26 +352,29 @@ export class Work extends EventTarget {
     }, { makes: false });
   }
 
+  /** @param {number} id */
   async #throwAway(id) {
-    if (!this.objects.some((item) => item.id === id)) return null;
+    if (!this.#item(id)) return null;
     const thrown = { id, active: this.active === id, steps: new Map(this.objects.map((item) => [item.id, item.undoable])) };
-    const reply = await api.patch(`${this.path}/objects/${id}`, { deleted: true });
+    const reply = await this.server.patch(OBJECT, { ...this.at, number: id }, { deleted: true });
     this.#thrown.push(thrown);
     return reply;
   }
 
+  /** @param {{ id: number, active: boolean }} thrown */
   async #bringBack({ id, active }) {
-    this.take(await api.patch(`${this.path}/objects/${id}`, { deleted: false }));
+    this.take(await this.server.patch(OBJECT, { ...this.at, number: id }, { deleted: false }));
     if (active) this.choose(id);
     this.#back.push({ id, state: this.#state });
     return null;
   }
 
   // What was thrown away last, if the object with this id has no step that is newer.
+  /** @param {number | null} id */
   #lastThrown(id) {
     const thrown = this.#thrown.at(-1);
-    const item = this.objects.find((other) => other.id === id);
-    return thrown && (item?.undoable ?? 0) <= (thrown.steps.get(id) ?? 0) ? thrown : null;
+    const steps = id === null ? 0 : (thrown?.steps.get(id) ?? 0);
+    return thrown && (this.#item(id)?.undoable ?? 0) <= steps ? thrown : null;
   }
 
   // What undo has brought back last, if no mask is another one since then.
@@ -269,11 +388,12 @@ export class Work extends EventTarget {
   }
 
   reset() {
-    return this.change((path, since) => api.post(`${path}/reset${since}`));
+    return this.change((at) => this.server.post(`${OBJECT}/reset`, at));
   }
 
+  /** @param {number} id @param {Schemas["ObjectBody"]} changes */
   describe(id, changes) {
-    return this.change(() => api.patch(`${this.path}/objects/${id}`, changes), { makes: false });
+    return this.change(() => this.server.patch(OBJECT, { ...this.at, number: id }, changes), { makes: false });
   }
 
   add() {
@@ -285,46 +405,50 @@ export class Work extends EventTarget {
       return Promise.resolve(empty);
     }
     this.choose(null);
-    this.intent = { id: null };
-    const { intent } = this;
+    const intent = { id: null };
+    this.intent = intent;
     return this.change(() => (intent.id === null ? this.#make(intent) : null), { makes: false });
   }
 
-  async find(names) {
-    const found = await this.change(async () => {
-      const made = await api.post(`${this.path}/text`, { names });
+  // Makes an object of every name that is found; returns the last of them.
+  /** @param {string[]} names */
+  find(names) {
+    return this.change(async () => {
+      const made = await this.server.post(`${PICTURE}/text`, this.at, { names });
       for (const item of made) this.take(item);
       return made.at(-1) ?? null;
-    }, { makes: false });
-    return found;
+    }, { makes: false, encodes: true });
   }
 }
 
-// An object of a reply with what is drawn of it; `before` is the same object as it was known, whose mask is altered where only a part of it has changed.
+/**
+ * An object of a reply with what is drawn of it.
+ * @param {ObjectReply} reply
+ * @param {Item | null} before The same object as it was known; its mask is altered where only a part of it has changed.
+ * @returns {Item}
+ */
 function withMask(reply, before) {
-  const item = { ...reply, mask: null, partMasks: [] };
-  if (before?.revision === reply.revision) [item.mask, item.partMasks] = [before.mask, before.partMasks];
-  else {
-    if (reply.rle) item.mask = reply.area ? Mask.from(reply.rle, reply.box) : null;
-    else {
-      const [x0, y0, x1, y1] = reply.change.box;
-      const bits = crop(reply.change.rle, [0, 0, x1 - x0, y1 - y0]);
-      item.mask = before.mask ?? new Mask(null, [x0, y0, x0, y0], new Uint8Array(0));
-      item.mask.replace(reply.change.box, bits);
-    }
-    item.partMasks = reply.parts.map(({ rle, box: [x0, y0, x1, y1] }) => new Mask(null, [x0, y0, x1, y1], crop(rle, [0, 0, x1 - x0, y1 - y0])));
-  }
-  delete item.rle;
-  delete item.change;
+  const { rle, change, ...rest } = reply;
+  /** @type {Item} */
+  const item = { ...rest, mask: null, partMasks: [] };
+  if (before?.revision === reply.revision) return Object.assign(item, { mask: before.mask, partMasks: before.partMasks });
+  if (change) {
+    const [x0, y0, x1, y1] = change.box;
+    item.mask = before?.mask ?? Mask.empty(x0, y0);
+    item.mask.replace(change.box, crop(/** @type {RunLengths} */ (change.rle), [0, 0, x1 - x0, y1 - y0]));
+  } else if (rle && reply.area) item.mask = Mask.from(/** @type {RunLengths} */ (rle), reply.box);
+  item.partMasks = reply.parts.map(({ rle: runs, box: [x0, y0, x1, y1] }) => new Mask([x0, y0, x1, y1], crop(/** @type {RunLengths} */ (runs), [0, 0, x1 - x0, y1 - y0])));
   return item;
 }
 
+/** @param {Item} item @param {Stroke} stroke */
 function applyStroke(item, stroke) {
-  item.mask ??= new Mask(null, [stroke.x, stroke.y, stroke.x, stroke.y], new Uint8Array(0));
+  item.mask ??= Mask.empty(stroke.x, stroke.y);
   item.mask.stroke(stroke);
   item.partMasks = [];
 }
 
+/** @param {string} url */
 async function loadBitmap(url) {
   const reply = await fetch(url);
   if (!reply.ok) throw new Error("the picture cannot be shown");
