@@ -4,10 +4,11 @@ PYTHON ?= python3
 # `make test WORKERS=2` runs the tests in two processes of one thread each, a file at a time; 0 runs them in this one.
 WORKERS ?= 0
 BIN := .venv/bin
+NPM := .venv/.npm
 EXAMPLE := examples/astronaut.png
 DEMO := demo/astronaut.png
 
-.PHONY: demo test floors check clean faults
+.PHONY: demo test floors check check-page clean faults
 
 demo: .venv/.demo
 	@echo "== cutting out $(EXAMPLE)"
@@ -25,13 +26,33 @@ faults: .venv/.test
 floors: .venv/.test
 	$(BIN)/python tests/floors.py --workers $(WORKERS)
 
-# Format, lint, types, and the rules of the house.
+# Format, lint, types, and the rules of the house; the page's scripts too, where there are node and npm.
 check: .venv/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/python -m pytest tests/test_architecture.py
 	$(BIN)/python tests/sizes.py
+	@if command -v node > /dev/null && command -v npm > /dev/null; then $(MAKE) --no-print-directory check-page; \
+	else echo "skipped: the checks of the page's scripts need node and npm (absent): apt-get install nodejs npm"; fi
+
+# Types (against the server's own OpenAPI document), lint, and unit tests of the page. The page itself is served as it lies in static/ and needs no package.
+check-page: $(NPM)/openapi.d.ts
+	$(NPM)/node_modules/.bin/tsc -p tests/page
+	$(NPM)/node_modules/.bin/tsc -p tests/page/tsconfig.tests.json
+	$(NPM)/node_modules/.bin/eslint -c tests/page/eslint.config.js src/fretsaw/server/static tests/page
+	node --test --test-reporter=dot tests/page/*.test.mjs
+
+$(NPM)/openapi.d.ts: $(NPM)/.installed .venv/.test tests/page/openapi.py $(wildcard src/fretsaw/server/*.py)
+	$(BIN)/python tests/page/openapi.py $(NPM)/openapi.json
+	$(NPM)/node_modules/.bin/openapi-typescript $(NPM)/openapi.json --default-non-nullable false --output $@
+
+$(NPM)/.installed: .venv/.python tests/page/package.json tests/page/package-lock.json
+	@echo "== installing what checks the page into $(NPM)"
+	@mkdir -p $(NPM)
+	@cp tests/page/package.json tests/page/package-lock.json $(NPM)
+	npm ci --prefix $(NPM) --no-audit --no-fund
+	@touch $@
 
 clean:
 	rm -rf .venv .floors demo
