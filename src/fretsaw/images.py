@@ -34,8 +34,8 @@ from typing import IO, Any
 import cv2
 import numpy as np
 import PIL.PngImagePlugin
-import PIL.TiffImagePlugin  # registers itself with Pillow, as the next one does
-import PIL.WebPImagePlugin
+import PIL.TiffImagePlugin
+import PIL.WebPImagePlugin  # like the one for TIFF it registers itself with Pillow
 from PIL import Image
 
 from fretsaw.errors import ImageError, OutputError, ShapeError
@@ -60,7 +60,9 @@ _ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
     ".bmp": ("BMP", {}),
 }
 _WITHOUT_ALPHA = ("JPEG", "BMP")
-_RAISING_LIMIT, _WARNINGS = threading.Lock(), threading.RLock()
+_RAISING_LIMIT, _WARNINGS = threading.Lock(), threading.Lock()
+_reading = 0
+_ignored: Any = None
 _STRAIGHT = {"La": "LA", "RGBa": "RGBA"}
 """Modes whose colours are multiplied by alpha, and those that they become."""
 
@@ -167,10 +169,24 @@ def _complaints(name: str) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep Pillow's warnings about odd headers away: what matters is raised. Which warnings are shown is a global of Python's, hence the lock."""
-    with _WARNINGS, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    """Keep Pillow's warnings about odd files away: what matters is raised.
+
+    Which warnings are shown is a global of Python's. All threads that read share one filter, for Pillow alone, which the last of them takes away.
+    """
+    global _reading, _ignored
+    with _WARNINGS:
+        _reading += 1
+        if _reading == 1:
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+            _ignored = warnings.filters[0]
+    try:
         yield
+    finally:
+        with _WARNINGS:
+            _reading -= 1
+            if _reading == 0:
+                with suppress(ValueError):  # somebody put the filters back who had kept them before
+                    warnings.filters.remove(_ignored)  # type: ignore[attr-defined]
 
 
 @contextmanager
@@ -191,6 +207,7 @@ def _pillow_allows(pixel_limit: int) -> Iterator[None]:
 def _opened(source: Any, pixel_limit: int, size: tuple[int, int] | None = None, smallest: int = 2) -> Iterator[tuple[Image.Image, str]]:
     """Give whatever the source is as an image that is not decoded yet, its size checked, and a name for messages; any exception inside is an `ImageError`."""
     with ExitStack() as held:
+        held.enter_context(_quiet())
         if isinstance(source, Image.Image):
             name = _printable(getattr(source, "filename", "") or "PIL image")
             image = source
@@ -253,8 +270,7 @@ def _identified(file: IO[bytes], name: str, pixel_limit: int) -> Iterator[Image.
                 continue
             file.seek(0)
             try:
-                with _quiet():
-                    image = factory(file, "")
+                image = factory(file, "")
             except (SyntaxError, IndexError, TypeError, struct.error) as error:
                 reason = " ".join(str(error).split())[:120]
                 raise ImageError(f"{name}: expected a whole, undamaged {kind} image, got a broken header ({_printable(reason)})") from error
@@ -271,7 +287,7 @@ def _decoded(
     with _opened(source, pixel_limit, size, smallest) as (image, name):
         image.load()
         orientation = 1
-        with suppress(Exception), _quiet():  # the pixels are fine, and EXIF data come in every state of corruption
+        with suppress(Exception):  # the pixels are fine, and EXIF data come in every state of corruption
             orientation = image.getexif().get(_ORIENTATION, 1)
         yield image, _FROM_UPRIGHT.get(orientation, lambda upright: upright), name
 
@@ -296,7 +312,7 @@ def _upright_size(image: Image.Image) -> tuple[int, int]:
     """Return the (H, W) of an image that is not decoded yet, as it is shown."""
     width, height = image.size
     orientation = 1
-    with suppress(Exception), _quiet():
+    with suppress(Exception):
         if isinstance(image, PIL.TiffImagePlugin.TiffImageFile) and image._exif is None:
             # Pillow turns a TIFF while it decodes it, and some versions tell the turned size before.
             width, height = image.tag_v2[256], image.tag_v2[257]

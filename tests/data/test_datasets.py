@@ -14,6 +14,7 @@ from scipy.io import savemat
 from fretsaw.data import datasets, truths
 from fretsaw.data.class_sets import CLASS_SETS
 from fretsaw.data.datasets import OBJECT_SETS, guess_name, open_dataset, split
+from fretsaw.data.label_folders import read_class_names
 from fretsaw.data.parts import SET_PARTS
 from fretsaw.errors import ConfigError, DataError, ImageError
 
@@ -438,3 +439,47 @@ def test_the_splits_beside_the_checkout_cover_their_sets(shared):
     dataset = open_dataset(shared / "data" / "coco_mval")
     parts = [split(dataset, (shared / "data" / "splits" / f"coco_mval_{part}.txt").read_text().split(), part) for part in ("train", "val", "test")]
     assert sum(len(part) for part in parts) == 800
+
+
+def test_odd_rows_of_a_coco_file_are_said_and_cost_no_other(tmp_path):
+    """A row without a picture's size used to end everything with a KeyError; a mask whose run lengths wrap round ended the process."""
+    image(tmp_path / "a.jpg")
+    height, width = np.asarray(Image.open(tmp_path / "a.jpg")).shape[:2]
+    square = [[1, 1, 4, 1, 4, 4, 1, 4]]
+    images = [
+        {"id": 1, "file_name": "a.jpg", "height": height, "width": width},
+        {"id": 2, "file_name": "b.jpg"},
+        {"id": 3, "file_name": ["x"], "height": 2, "width": 2},
+    ]
+    rows = [{"id": k, "image_id": 1, "category_id": 1, "segmentation": square} for k in range(4)]
+    rows[1]["image_id"], rows[2]["segmentation"] = 2, {"size": [height, width], "counts": [2**62] * 4 + [height * width]}
+    rows[3]["segmentation"] = [[0, 0, 1e9, 0, 0, 1e9]]
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps({"images": images, "annotations": [*rows, None], "categories": []}))
+    dataset = open_dataset(path)
+    assert len(dataset.warnings) == 4
+    assert "rows.json: left out: image 2: expected something as 'height'" in dataset.warnings[0]
+    first, *bad = dataset.samples
+    assert (first.read_truth() == 1).any()
+    for sample in bad:
+        with pytest.raises(DataError, match="cannot be drawn"):
+            sample.read_truth()
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{", b"[" * 10**5, b'{"images": {}, "annotations": []}', b'{"images": [3], "annotations": []}', b"\xff"])
+def test_files_that_are_no_coco_files_are_refused_by_name(content, tmp_path):
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(DataError, match=r"a\.json: expected a COCO file with images and annotations") as error:
+        open_dataset(tmp_path / "a.json")
+    assert str(error.value).isprintable()
+
+
+@pytest.mark.parametrize("line", ["\u00b2 skin", "9" * 5000 + " skin", "1 \x1b[2J", "x" * 500])
+def test_odd_lines_of_a_class_list_are_names_or_refused(line, tmp_path):
+    (tmp_path / "classes.txt").write_text(f"hair\n{line}\n")
+    try:
+        assert len(read_class_names(tmp_path / "classes.txt")) == 2
+    except DataError as error:
+        message = str(error)
+        assert message.isprintable()
+        assert len(message) < 1000

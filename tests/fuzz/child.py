@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import pickle
+import re
 import resource
 import shutil
 import sys
@@ -105,7 +106,7 @@ def attempt(target: Any, value: Any, folder: Path, output: Output) -> dict[str, 
         except BaseException as error:
             reason = trouble(error)
     seconds, grown = time.process_time() - started, max(0, peak() - before)
-    printed = " ".join(line for line in output.take().splitlines() if not line.startswith(target.prints or ("\0",)))
+    printed = " ".join(line for line in output.take().splitlines() if not (target.prints and re.fullmatch(target.prints, line)))
     if not reason and said:
         reason = f"warned: {said[0].category.__name__} at {Path(said[0].filename).name}:{said[0].lineno}"
     if not reason and printed:

@@ -52,7 +52,7 @@ class Target:
         share: Of all inputs, relative to the other targets.
         seconds: Of CPU time that one input may take.
         memory: Bytes by which the process may grow at one input.
-        prints: Beginnings of lines that a C library prints without being asked, and that nobody can stop.
+        prints: Regular expression of the lines that a C library prints without being asked, and that nobody can stop.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Target:
     share: float = 1.0
     seconds: float = 5.0
     memory: int = 512 * 2**20
-    prints: tuple[str, ...] = ()
+    prints: str = ""
 
 
 class Refused(Exception):  # noqa: N818, the refusal is right

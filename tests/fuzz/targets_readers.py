@@ -12,9 +12,11 @@ import numpy as np
 from hypothesis import strategies as st
 
 from fretsaw import masks
+from fretsaw.data.datasets import coco_json
 from fretsaw.data.label_folders import read_class_names, read_groups
 from fretsaw.data.layouts import read_list
 from fretsaw.errors import DataError, FretsawError
+from fretsaw.evaluation.coco import average_precision, read_coco
 from fretsaw.images import encode_image
 from fretsaw.interchange import coco, cvat, label_studio, labelme, png, voc, yolo
 from fretsaw.interchange.formats import WRITERS
@@ -275,6 +277,36 @@ def png_files(rng: random.Random) -> dict[str, bytes]:
     return files
 
 
+def data_set(content: bytes, folder: Path) -> bool:
+    """Open a COCO file that models are measured on, by click and as a whole, and draw its objects."""
+    path = folder / "a.json"
+    path.write_bytes(content)
+    (folder / "a.png").write_bytes(ONE_PIXEL)
+    try:
+        objects = coco_json(path)
+        pictures = read_coco(path, folder)
+    except FretsawError as error:
+        raise Refused(past_header="none that can be used" in str(error) or "expected the images of" in str(error)) from error
+    for sentence in objects.warnings:
+        assert sentence.isprintable(), sentence
+    refusal: FretsawError | None = None
+    for read in (*(sample.read_truth for sample in objects.samples), *(sample.read_truths for sample in pictures.samples)):
+        try:
+            read()
+        except FretsawError as error:
+            refusal = error
+    try:
+        average_precision(pictures.content, [])
+    except FretsawError as error:
+        refusal = error
+    if refusal is not None:
+        raise Refused(past_header=True) from refusal
+    return True
+
+
+ONE_PIXEL = encode_image(np.zeros((1, 1), np.uint8), ".png")
+
+
 def _reader(format: str, make: Any, module: str) -> Target:
     covers = (f"fretsaw.interchange.{module}", *(f"fretsaw.interchange.{name}" for name in ("untrusted", "pictures", "reading")))
     return Target(format, seeded(make), partial(annotations, format), covers, seconds=SECONDS, memory=MEMORY)
@@ -284,6 +316,14 @@ TARGETS = [
     Target("rle", RUN_LENGTHS, run_lengths, ("fretsaw.masks",), share=2, seconds=SECONDS, memory=3 * masks.MOST_PIXELS),
     Target("polygons", POLYGONS, polygons, ("fretsaw.masks", "fretsaw.outlines"), seconds=SECONDS, memory=640 * 2**20),
     Target("brush", seeded(brush_values), brush, ("fretsaw.interchange.label_studio",)),
+    Target(
+        "coco-data-set",
+        seeded(lambda rng: coco_files(rng)[coco.PATH]),
+        data_set,
+        ("fretsaw.data.datasets", "fretsaw.data.truths", "fretsaw.evaluation.coco"),
+        seconds=SECONDS,
+        memory=MEMORY,
+    ),
     Target("names", st.one_of(st.text(), st.text(min_size=150, max_size=300), seeded(odd_value)), names, ("fretsaw.interchange.names",), share=0.5),
     Target("class-lists", seeded(lists), class_lists, ("fretsaw.data.label_folders",), share=0.5),
     _reader("coco", coco_files, "coco"),

@@ -51,7 +51,16 @@ def one_line(message: str) -> None:
 
 class TestNames:
     @pytest.mark.parametrize(
-        ("value", "name"), [("cat", "cat"), (" a dog\n", "a dog"), (7, "7"), ("猫", "猫"), ("👩‍🚒", "👩‍🚒"), ("x" * MOST_CHARACTERS, "x" * MOST_CHARACTERS)]
+        ("value", "name"),
+        [
+            ("cat", "cat"),
+            (" a dog\n", "a dog"),
+            ("\ufeff cat\ufeff ", "cat"),
+            (7, "7"),
+            ("猫", "猫"),
+            ("👩‍🚒", "👩‍🚒"),
+            ("x" * MOST_CHARACTERS, "x" * MOST_CHARACTERS),
+        ],
     )
     def test_good_ones(self, value, name):
         assert class_name(value) == name

@@ -5,10 +5,8 @@ Each loader checks the layout first and names the folder that is missing. `open_
 
 from __future__ import annotations
 
-import json
-from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,6 +29,9 @@ from fretsaw.data.layouts import (
 from fretsaw.data.parts import known_name, part_by_list, part_in, require_part, stated_part
 from fretsaw.data.samples import Dataset, Reader, Sample
 from fretsaw.errors import ConfigError, DataError
+from fretsaw.interchange.names import picture_name
+from fretsaw.interchange.pictures import checked_size
+from fretsaw.interchange.untrusted import LeftOut, boundary, field, parse_json, whole_number
 
 Loader = Callable[[Path], Dataset]
 
@@ -167,29 +168,68 @@ def coco_json(path: Path) -> Dataset:
     Raises:
         DataError: If the file is no COCO file, or no folder holds its first image.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        images = {int(image["id"]): image | {"file_name": _file_name(image)} for image in content["images"]}
-        annotations = defaultdict(list)
-        for annotation in content["annotations"]:
-            if not annotation.get("iscrowd", 0):
-                annotations[int(annotation["image_id"])].append(annotation)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"expected a COCO file with images and annotations at {path}, got one that cannot be used: {error!r}") from error
-    place = coco_image_folder(path, [str(image["file_name"]) for image in images.values()])
+    rows = coco_rows(path)
+    place = coco_image_folder(path, [name for name, _ in rows.images.values()])
     samples = []
-    for number, image in images.items():
-        for annotation in annotations[number]:
-            reader = partial(truths.coco_object, segmentation=annotation["segmentation"], size=(int(image["height"]), int(image["width"])))
-            samples.append(Sample(f"{Path(image['file_name']).stem}_{annotation['id']}", place / image["file_name"], path, reader))
-    return counted(path.stem, path, samples, None)
+    for number, (name, size) in rows.images.items():
+        for row in rows.annotations[number]:
+            if not row.get("iscrowd"):
+                reader = partial(truths.coco_object, segmentation=row.get("segmentation"), size=size)
+                samples.append(Sample(f"{Path(name).stem}_{row.get('id')!s:.40}", place / name, path, reader))
+    return counted(path.stem, path, samples, None, rows.warnings)
 
 
-def _file_name(image: Mapping[str, Any]) -> str:
+@dataclass(frozen=True)
+class CocoRows:
+    """What can be used of a COCO file that is measured on.
+
+    Attributes:
+        images: File name and size (H, W) by id.
+        annotations: The rows of each image, by its id; a mask that cannot be drawn is a fault of its sample, which is named when it is read.
+        warnings: One for each row that cannot be used, up to ten, and how many more there are.
+    """
+
+    images: Mapping[int, tuple[str, tuple[int, int]]]
+    annotations: Mapping[int, Sequence[dict[str, Any]]]
+    warnings: Sequence[str]
+
+
+def coco_rows(path: Path) -> CocoRows:
+    """Read a COCO or LVIS file.
+
+    Raises:
+        DataError: If the file is no COCO file, or none of its images can be used.
+    """
+    expected = "a COCO file with images and annotations"
+    images: dict[int, tuple[str, tuple[int, int]]] = {}
+    annotations: dict[int, list[dict[str, Any]]] = {}
+    left = LeftOut()
+    with boundary(str(path), expected):
+        content = parse_json(path.read_bytes(), left)
+        listed, rows = (field(content, key, list, f"expected {expected}") for key in ("images", "annotations"))
+        for number, image in enumerate(listed, 1):
+            with left.row(f"image {number}", "an image"):
+                identity = whole_number(field(image, "id", object), "an id")
+                size = checked_size(field(image, "height", object), field(image, "width", object))
+                images[identity] = picture_name(_file_name(image), f"image {number}"), size
+                annotations[identity] = []
+        left.require_some(expected)
+        for number, row in enumerate(rows, 1):
+            with left.row(f"annotation {number}", "an annotation"):
+                identity = whole_number(field(row, "image_id", object), "an image's id")
+                if identity not in annotations:
+                    raise DataError(f"expected the id of one of the images, got {identity}")
+                annotations[identity].append(row)
+    said = [f"{path.name}: left out: {sentence}" for sentence in left.sentences[:10]]
+    more = [f"{path.name}: left out: {len(left.sentences) - 10} more"] if len(left.sentences) > 10 else []
+    return CocoRows(images, annotations, (*said, *more))
+
+
+def _file_name(image: dict[str, Any]) -> Any:
     """Return where a COCO file says an image lies; LVIS names an address instead, whose last two parts are COCO's folder and file."""
     if "file_name" in image:
-        return str(image["file_name"])
-    return "/".join(str(image["coco_url"]).split("/")[-2:])
+        return image["file_name"]
+    return "/".join(field(image, "coco_url", str).split("/")[-2:])
 
 
 def coco_image_folder(path: Path, names: Iterable[str]) -> Path:
@@ -203,8 +243,11 @@ def coco_image_folder(path: Path, names: Iterable[str]) -> Path:
     places = [beside, above, beside / "images", above / part, above / "images", above / "images" / part]
     for name in names:
         for place in places:
-            if (place / name).is_file():
-                return place
+            try:
+                if (place / name).is_file():
+                    return place
+            except (OSError, ValueError):  # a name that no file can have
+                continue
     raise DataError(f"expected the images of {path} in one of {', '.join(dict.fromkeys(map(str, places)))}; none is there")
 
 

@@ -19,7 +19,8 @@ from fretsaw.data.layouts import IMAGE_FOLDERS, LABEL_FOLDERS, MASK_FOLDERS, pai
 from fretsaw.data.parts import PARTS, SET_PARTS, known_name, part_by_list, require_part
 from fretsaw.data.samples import Reader, Sample
 from fretsaw.data.truths import IGNORED, any_channel, class_ids
-from fretsaw.errors import ConfigError, DataError
+from fretsaw.errors import ConfigError, DataError, shown
+from fretsaw.interchange.names import class_name
 
 HELD_OUT = {"val": 0.1, "test": 0.1}
 """Shares of a folder without lists of its parts."""
@@ -61,13 +62,16 @@ def read_class_names(path: Path) -> dict[str, int]:
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip() and not line.startswith("#")]
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"expected a list of classes in {path}: {error}") from error
+        raise DataError(f"expected a list of classes in {path}, got: {error}") from error
     found: dict[str, int] = {}
     for place, line in enumerate(lines):
         number, _, rest = line.partition(" ")
-        name, index = (rest.strip(), int(number)) if number.isdigit() and rest.strip() else (line, place)
+        # More digits than an id has are a name, like those that are digits to Unicode alone.
+        numbered = number.isascii() and number.isdigit() and len(number) <= 4 and rest.strip()
+        name, index = (rest, int(number)) if numbered else (line, place)
+        name = class_name(name, f"{path}, class {place + 1}")
         if name in found or index > IGNORED:
-            raise DataError(f"{path}: expected different classes with ids up to {IGNORED}, got {line!r}")
+            raise DataError(f"{path}: expected different classes with ids up to {IGNORED}, got {shown(line)}")
         found[name] = index
     if not found:
         raise DataError(f"expected classes in {path}, got an empty file")
@@ -92,20 +96,21 @@ def read_groups(source: str | Path, classes: Mapping[str, int]) -> ClassGroups:
         else:
             text = Path(source).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"expected a file of groups at {source}, or one of {', '.join(SHIPPED_GROUPS)}: {error}") from error
+        raise DataError(f"expected a file of groups at {source}, or one of {', '.join(SHIPPED_GROUPS)}; got: {error}") from error
     names: list[str] = []
     table = [IGNORED] * 256
     for line in text.splitlines():
         name, colon, members = (part.strip() for part in line.partition(":"))
         if not name or name.startswith("#"):
             continue
+        name = class_name(name, f"{source}, group {len(names) + 1}")
         if name in names:
-            raise DataError(f"{source}: expected different groups, got {name!r} twice")
+            raise DataError(f"{source}: expected different groups, got {shown(name)} twice")
         for member in [part.strip() for part in members.split(",") if part.strip()] if colon else [name]:
             if member not in classes:
-                raise DataError(f"{source}: expected classes out of {', '.join(list(classes)[:8])}, ..., got {member!r}")
+                raise DataError(f"{source}: expected classes out of {shown(list(classes))}, got {shown(member)}")
             if table[classes[member]] != IGNORED:
-                raise DataError(f"{source}: expected every class in one group, got {member!r} in two")
+                raise DataError(f"{source}: expected every class in one group, got {shown(member)} in two")
             table[classes[member]] = len(names)
         names.append(name)
     if len(names) < 2:

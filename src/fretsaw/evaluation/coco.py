@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import io
 import json
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from fretsaw.data.datasets import coco_image_folder
+from fretsaw.data.datasets import coco_image_folder, coco_rows
 from fretsaw.data.truths import coco_object
 from fretsaw.errors import DataError, ShapeError
 from fretsaw.images import read_image
@@ -81,7 +80,7 @@ class InstanceSet:
     Attributes:
         name: As reports spell it.
         samples: In the file's order.
-        content: The file's JSON.
+        content: The images and annotations of the file that can be used, as COCO's tools take them.
         expected: Number of samples its authors state; None where unknown.
         warnings: What a report must say about it.
     """
@@ -109,18 +108,15 @@ def read_coco(path: Path | str, images: Path | str | None = None) -> InstanceSet
         DataError: If it is no COCO file, or no folder holds its first image.
     """
     path = Path(path)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        objects = defaultdict(list)
-        for annotation in content["annotations"]:
-            if not annotation.get("iscrowd", 0):
-                objects[int(annotation["image_id"])].append(annotation["segmentation"])
-        entries = [(int(i["id"]), str(i["file_name"]), (int(i["height"]), int(i["width"]))) for i in content["images"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"expected a COCO file with images and annotations at {path}, got one that cannot be used: {error!r}") from error
-    folder = Path(images) if images is not None else coco_image_folder(path, [name for _, name, _ in entries])
-    samples = tuple(InstanceSample(name, folder / name, number, size, tuple(objects[number]), path) for number, name, size in entries)
-    return InstanceSet(path.stem, samples, content)
+    rows = coco_rows(path)
+    folder = Path(images) if images is not None else coco_image_folder(path, [name for name, _ in rows.images.values()])
+    samples = []
+    for number, (name, size) in rows.images.items():
+        segmentations = tuple(row.get("segmentation") for row in rows.annotations[number] if not row.get("iscrowd"))
+        samples.append(InstanceSample(name, folder / name, number, size, segmentations, path))
+    listed = [{"id": number, "file_name": name, "height": size[0], "width": size[1]} for number, (name, size) in rows.images.items()]
+    annotations = [row | {"image_id": number} for number, found in rows.annotations.items() for row in found]
+    return InstanceSet(path.stem, tuple(samples), {"images": listed, "annotations": annotations}, warnings=rows.warnings)
 
 
 def average_precision(truth: Mapping[str, Any], predictions: Sequence[Mapping[str, Any]], image_ids: Sequence[int] | None = None) -> dict[str, float]:
@@ -164,8 +160,12 @@ def _checked(row: Mapping[str, Any], sizes: Mapping[Any, tuple[int, int]]) -> di
 
 
 def _complete(annotation: Mapping[str, Any], number: int) -> dict[str, Any]:
-    """Return an annotation as COCOeval needs it: of the one class, with an id and a crowd flag. Its area only sorts it by size, which AP does not use."""
-    return {"area": 1.0, "iscrowd": 0, **annotation, "id": number, "category_id": CATEGORY_ID}
+    """Return an annotation as COCOeval needs it, and nothing else of it: of the one class, with an id and a crowd flag.
+
+    Its area only sorts it by size, which AP does not use.
+    """
+    kept = {key: annotation[key] for key in ("image_id", "segmentation")}
+    return {"area": 1.0, "iscrowd": int(bool(annotation.get("iscrowd"))), **kept, "id": number, "category_id": CATEGORY_ID}
 
 
 def _index(images: Sequence[Mapping[str, Any]], annotations: Sequence[Mapping[str, Any]]) -> COCO:

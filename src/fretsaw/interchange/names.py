@@ -18,7 +18,7 @@ _REFUSED = {"Cc": "control characters", "Cs": "lone surrogates", "Zl": "line sep
 def class_name(value: object, place: str = "name") -> str:
     """Return a class name.
 
-    Cleaned: white space at both ends goes, and a whole number becomes its digits, since some tools number their classes.
+    Cleaned: white space and byte order marks at both ends go, and a whole number becomes its digits, since some tools number their classes.
 
     Refused: whatever is no text (a list, an object, a fraction, true, null), nothing, more than `MOST_CHARACTERS`, control characters (line breaks and tabs
     among them), line and paragraph separators, lone surrogates, which no file can hold, and the code points that are no characters.
@@ -44,11 +44,17 @@ def picture_name(value: object, place: str = "file name") -> str:
     return _text(value, place, "a picture's file name", MOST_PATH_CHARACTERS)
 
 
+def _stripped(text: str) -> str:
+    while text != (text := text.strip().strip("\ufeff")):
+        pass
+    return text
+
+
 def _text(value: object, place: str, what: str, most: int) -> str:
     if not isinstance(value, str):
         raise DataError(f"{place}: expected {what}, got {shown(value)}, which is no text")
     # Before anything is done with it: it may be of any length.
-    if len(value) > 2 * most or not (name := value.strip()) or len(name) > most:
+    if len(value) > 2 * most or not (name := _stripped(value)) or len(name) > most:
         raise DataError(f"{place}: expected {what} of 1 to {most} characters, got {len(value)}: {shown(value, 60)}")
     for character in name:
         kind = unicodedata.category(character)
