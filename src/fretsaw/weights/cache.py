@@ -168,9 +168,16 @@ class Cache:
         _write_json(self.record_path(name), asdict(record))
 
     def forget_conversion(self, name: str) -> None:
-        """Remove the record and the conversion of `name`; the raw files stay."""
-        self.record_path(name).unlink(missing_ok=True)
-        self.model_path(name).unlink(missing_ok=True)
+        """Remove the record and the conversion of `name`; the raw files stay.
+
+        Raises:
+            WeightsError: If they cannot be removed.
+        """
+        for path in (self.record_path(name), self.model_path(name)):
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                raise WeightsError(f"expected to remove {path}, got: {error}") from error
 
     def forget(self, name: str) -> None:
         """Remove all files of `name`; checksums recorded at the first download stay, so a changed download is still noticed."""

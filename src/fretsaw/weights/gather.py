@@ -126,8 +126,11 @@ def _archive(name: str, file: WeightFile, cache: Cache, progress: Progress, offl
     size = file.archive.size if file.archive else None
     sha256 = file.archive.sha256 if file.archive else None
     if target.is_file():
-        check_file(target, size, sha256, progress)
-        return target
+        try:
+            check_file(target, size, sha256, progress)
+            return target
+        except ChecksumError:
+            target.unlink()  # it was whole when it came; a damaged one is of no use, and would be refused for ever
     if offline:
         raise MissingWeightsError("not in the cache, and downloads are switched off (FRETSAW_OFFLINE, HF_HUB_OFFLINE, or a command that makes none)")
     # the client's copy, its temporary copy and the members

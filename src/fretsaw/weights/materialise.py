@@ -5,16 +5,18 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
-from fretsaw.errors import ChecksumError, MissingExtraError, MissingWeightsError
+from fretsaw.errors import ChecksumError, MissingExtraError, MissingWeightsError, WeightsError
 from fretsaw.weights.cache import Cache, Record, check_record, is_offline
+from fretsaw.weights.checkpoints import one_line
 from fretsaw.weights.definitions import Progress, Route, WeightFile, Weights, silent
 from fretsaw.weights.files import appearing, check_file, copy_checked, require_space, sha256_of
 from fretsaw.weights.gather import check_raw, describe_sources, gather, shipped_path, take_members
-from fretsaw.weights.states import is_file
+from fretsaw.weights.states import fitting, is_file
 
 
 def materialise(weights: Weights, cache: Cache | None = None, progress: Progress = silent, offline: bool | None = None) -> Path:
@@ -36,11 +38,13 @@ def materialise(weights: Weights, cache: Cache | None = None, progress: Progress
         MissingWeightsError: If no route is open; the message says where the files would lie and how to bring them.
         MissingExtraError: If the only thing missing is a module that the conversion needs.
         ChecksumError: If a file is truncated, altered or another one.
+        StateDictError: If a published file without a known checksum is not what its converter reads.
+        WeightsError: If the cache cannot be read or written, a full disk included; what was complete before is used the next time.
     """
     cache = cache or Cache()
     if ready := locate(weights, cache, progress):
         return ready
-    with cache.lock(weights.name, progress):
+    with _in_cache(weights, cache), cache.lock(weights.name, progress):
         # another process may have brought them while this one waited
         return locate(weights, cache, progress) or _travel(weights, cache, progress, is_offline() if offline is None else offline)
 
@@ -50,27 +54,32 @@ def locate(weights: Weights, cache: Cache, progress: Progress = silent) -> Path 
 
     Raises:
         ChecksumError: If it is there and was altered.
+        WeightsError: If it cannot be read.
     """
-    for file in _shipped(weights):
-        path = shipped_path(file)
-        if path.is_file():
-            check_file(path, file.size, file.sha256)
-            return path
-    record = _usable_record(weights, cache)
-    if record is None:
-        return None
-    check_record(weights.name, record, cache, progress)
-    return cache.file_of(record)
+    with _in_cache(weights, cache):
+        for file in _shipped(weights):
+            path = shipped_path(file)
+            if path.is_file():
+                check_file(path, file.size, file.sha256)
+                return path
+        record = _usable_record(weights, cache)
+        if record is None:
+            return None
+        check_record(weights.name, record, cache, progress)
+        return cache.file_of(record)
 
 
 def is_present(weights: Weights, cache: Cache) -> bool:
     """Whether the weights can be loaded without network, judged by names and sizes alone: quick enough for a list."""
-    for file in _shipped(weights):
-        path = shipped_path(file)
-        if path.is_file() and path.stat().st_size == file.size:
-            return True
-    record = _usable_record(weights, cache)
-    return record is not None and cache.file_of(record).stat().st_size == record.size
+    try:
+        for file in _shipped(weights):
+            path = shipped_path(file)
+            if path.is_file() and path.stat().st_size == file.size:
+                return True
+        record = _usable_record(weights, cache)
+        return record is not None and cache.file_of(record).stat().st_size == record.size
+    except OSError:  # it went away in between, or may not be looked at
+        return False
 
 
 def checksum(weights: Weights, cache: Cache | None = None) -> str:
@@ -103,18 +112,19 @@ def verify(weights: Weights, cache: Cache, progress: Progress = silent) -> list[
         ChecksumError: If one is truncated, altered or another one.
     """
     checked = []
-    for file in _shipped(weights):
-        if shipped_path(file).is_file():
-            check_raw(shipped_path(file), file, cache, progress)
-            checked.append(shipped_path(file))
-    if record := _usable_record(weights, cache):
-        check_record(weights.name, record, cache, progress, thorough=True)
-        checked.append(cache.file_of(record))
-    for file in _files(weights):
-        path = cache.raw_path(weights.name, file)
-        if path.is_file() and path not in checked:
-            check_raw(path, file, cache, progress)
-            checked.append(path)
+    with _in_cache(weights, cache):
+        for file in _shipped(weights):
+            if shipped_path(file).is_file():
+                check_raw(shipped_path(file), file, cache, progress)
+                checked.append(shipped_path(file))
+        if record := _usable_record(weights, cache):
+            check_record(weights.name, record, cache, progress, thorough=True)
+            checked.append(cache.file_of(record))
+        for file in _files(weights):
+            path = cache.raw_path(weights.name, file)
+            if path.is_file() and path not in checked:
+                check_raw(path, file, cache, progress)
+                checked.append(path)
     if not checked:
         raise MissingWeightsError(missing_message(weights, cache, []))
     return checked
@@ -137,12 +147,26 @@ def bring(weights: Weights, paths: Sequence[Path], cache: Cache, progress: Progr
         MissingWeightsError: If there is no such file.
     """
     taken = []
-    with cache.lock(weights.name, progress):
+    with _in_cache(weights, cache), cache.lock(weights.name, progress):
         for path in paths:
             if not path.is_file():
                 raise MissingWeightsError(f"there is no file {path}")
             taken += _take(weights, path, cache, progress)
     return taken
+
+
+@contextmanager
+def _in_cache(weights: Weights, cache: Cache) -> Iterator[None]:
+    """Say in one line what keeps weights from being read or written: a full disk, a folder without rights, a folder in a file's place.
+
+    Every file appears by a rename, so that nothing half written stays behind, and the next attempt goes on with what was complete.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise WeightsError(
+            f"expected to read and write the weights of {weights.name!r} in {cache.root}, got: {one_line(str(error))}; FRETSAW_HOME puts the cache elsewhere"
+        ) from error
 
 
 def missing_message(weights: Weights, cache: Cache, reasons: Sequence[str]) -> str:
@@ -201,7 +225,12 @@ def _arrive(weights: Weights, route: Route, cache: Cache, progress: Progress, of
         require_space(cache.root, sum(path.stat().st_size for path in inputs.values()))
         path = cache.model_path(weights.name)
         metadata = {"name": weights.name, "licence": weights.licence, "origin": weights.origin, "converter": str(weights.version), "fretsaw": fretsaw_version()}
-        _write_tensors(path, route, inputs, {**metadata, **{f"source.{role}": text for role, text in sources.items()}})
+        with fitting(next(iter(inputs.values())), f"the published weights of {weights.name}"):
+            content = _converted(route, inputs, {**metadata, **{f"source.{role}": text for role, text in sources.items()}})
+        with appearing(path) as part, part.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
         digest = sha256_of(path)
         progress(task, path.stat().st_size, path.stat().st_size)
     if not _is_shipped(route):
@@ -211,16 +240,12 @@ def _arrive(weights: Weights, route: Route, cache: Cache, progress: Progress, of
     return path
 
 
-def _write_tensors(target: Path, route: Route, inputs: dict[str, Path], metadata: dict[str, str]) -> None:
+def _converted(route: Route, inputs: dict[str, Path], metadata: dict[str, str]) -> bytes:
     from safetensors.torch import save
 
     assert route.convert is not None
     # a copy each: safetensors refuses tensors that share memory. `save` rather than `save_file`, which would deny other users of the cache to read
-    content = save({key: tensor.detach().cpu().contiguous().clone() for key, tensor in route.convert(inputs).items()}, metadata)
-    with appearing(target) as part, part.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
+    return save({key: tensor.detach().cpu().contiguous().clone() for key, tensor in route.convert(inputs).items()}, metadata)
 
 
 def _take(weights: Weights, path: Path, cache: Cache, progress: Progress) -> list[Path]:
