@@ -186,7 +186,7 @@ def build_file(path: Path, size: int | None) -> Parts:
     recipe wrote, by its metadata.
 
     Args:
-        path: `.safetensors`, or a pickle of tensors alone. Names are transformers', those of the original SAM or HRSAM checkpoints, or what
+        path: `.safetensors`, or a checkpoint of PyTorch, of which nothing is run. Names are transformers', those of the original SAM or HRSAM checkpoints, or what
             `fretsaw train hrsam` wrote.
         size: Side of the model's input in pixels; None for the model's own.
 
@@ -327,6 +327,7 @@ def _convert_u2netp(files: Mapping[str, Path]) -> dict[str, Tensor]:
 def _convert_efficientnet_lite0(files: Mapping[str, Path]) -> dict[str, Tensor]:
     from fretsaw.backbones.efficientnet_lite import convert
 
+    load_state_dict(files["network"])  # what is no sound checkpoint is refused here, in one line
     return convert(files["network"])
 
 
