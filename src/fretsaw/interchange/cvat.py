@@ -62,11 +62,7 @@ def each(files: Mapping[str, bytes]) -> Iterator[AnnotatedPicture]:
     expected = "CVAT's annotations"
     with boundary(PATH, expected):
         entries, rows = LeftOut(), LeftOut()
-        content = required(files, PATH)
-        try:
-            root = parse_xml(content)
-        except DataError as error:
-            raise DataError(f"expected {expected}; {error}") from error
+        root = parse_xml(required(files, PATH))
         if root.tag != "annotations":
             raise DataError(f"expected {expected}, got a file of <{shown(root.tag, 40)[1:-1]}>")
         yield from told(_pictures(root, entries, rows), entries, rows, expected)

@@ -36,7 +36,9 @@ def boundary(path: str, expected: str) -> Iterator[None]:
         yield
     except FretsawError as error:
         text = str(error)
-        raise error if isinstance(error, DataError) and text.startswith(f"{name}: ") else DataError(f"{name}: {text}") from error
+        if isinstance(error, DataError) and text.startswith(f"{name}: "):
+            raise
+        raise DataError(f"{name}: {text}" if expected in text else f"{name}: expected {expected}; {text}") from error
     except Exception as error:
         raise DataError(f"{name}: expected {expected}, got {came(error)}") from error
 
