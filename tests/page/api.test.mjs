@@ -8,6 +8,7 @@ import test, { afterEach, mock } from "node:test";
 
 import * as api from "../../src/fretsaw/server/static/api.js";
 import { offered } from "../../src/fretsaw/server/static/exports.js";
+import { outcomeOfCutting, sentence } from "../../src/fretsaw/server/static/messages.js";
 import { lastPart, neighbour } from "../../src/fretsaw/server/static/panels.js";
 
 const { fetch } = globalThis;
@@ -76,17 +77,17 @@ test("a refusal brings the server's reason and its kind", async () => {
   answering(json({ reason: "the saved work on this picture is damaged (bad line 3); it can be repaired", kind: "DamagedError" }, 409));
   const damaged = await refusalOf(api.get("/api/images/{identity}", { identity: "a" }));
   assert.deepEqual([damaged.status, damaged.kind], [409, "DamagedError"]);
-  assert.equal(api.sentence(damaged), "The saved work on this picture is damaged (bad line 3); it can be repaired. The other pictures are not affected.");
+  assert.equal(sentence(damaged), "The saved work on this picture is damaged (bad line 3); it can be repaired. The other pictures are not affected.");
 });
 
 test("what a proxy says in place of the server is shown as its status", async () => {
   for (const body of ["<html>Bad gateway</html>", "null", '{"detail": 3}', ""]) {
     answering(new Response(body, { status: 502, statusText: "Bad Gateway" }));
     const refusal = await refusalOf(about());
-    assert.deepEqual([refusal.status, api.sentence(refusal)], [502, "502 Bad Gateway."]);
+    assert.deepEqual([refusal.status, sentence(refusal)], [502, "502 Bad Gateway."]);
   }
   answering(new Response("<html>sign in first</html>", { status: 200 }));
-  assert.match(api.sentence(await refusalOf(about())), /^The answer cannot be read/);
+  assert.match(sentence(await refusalOf(about())), /^The answer cannot be read/);
 });
 
 test("no answer, and one that breaks off, are a server that is gone", async () => {
@@ -104,7 +105,7 @@ test("no answer, and one that breaks off, are a server that is gone", async () =
   fetching((path, options) => fetch(`http://127.0.0.1:${port}${path}`, options));
   const refusal = await refusalOf(about());
   assert.deepEqual([refusal.status, api.statusOf(refusal)], [0, 0]);
-  assert.match(api.sentence(refusal), /what was shown as saved is safe\.$/);
+  assert.match(sentence(refusal), /what was shown as saved is safe\.$/);
   server.close();
 });
 
@@ -140,10 +141,18 @@ test("a full queue is asked again, four times", async () => {
 });
 
 test("people are told sentences", () => {
-  assert.equal(api.sentence(new Error("expected an image, got text")), "Expected an image, got text.");
-  assert.equal(api.sentence(new api.Refusal(422, "Really?")), "Really?");
-  assert.equal(api.sentence("something"), "Something.");
+  assert.equal(sentence(new Error("expected an image, got text")), "Expected an image, got text.");
+  assert.equal(sentence(new api.Refusal(422, "Really?")), "Really?");
+  assert.equal(sentence("something"), "Something.");
   assert.equal(api.statusOf(new Error("no request")), null);
+});
+
+test("what came of cutting a whole folder is told as it is", () => {
+  /** @type {api.Job} */
+  const job = { id: "j", kind: "auto", state: "done", total: 5, done: 5, note: "", reason: "", has_file: false };
+  assert.equal(outcomeOfCutting(job), "Every picture of the folder has an automatic mask.");
+  assert.equal(outcomeOfCutting({ ...job, note: "2 of 5 could not be cut" }), "2 of 5 could not be cut; the others have an automatic mask.");
+  assert.equal(outcomeOfCutting({ ...job, state: "stopped", done: 2, note: "c.png" }), "Stopped after 2 of 5 pictures; the masks that were made stay.");
 });
 
 test("every format that the server writes is offered, also one that the page has no words for", () => {

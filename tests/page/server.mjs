@@ -39,16 +39,19 @@ export class FakeServer {
     return things;
   }
 
-  // Answers the oldest request that waits, and lets the page take the answer.
-  async answer(count = 1) {
+  // Answers a request that waits, the oldest one or another, and lets the page take the answer.
+  async answer(which = 0) {
     await settled();
-    for (let i = 0; i < count; i++) {
-      this.#held.shift()?.();
-      await settled();
-    }
+    this.#held.splice(which, 1)[0]?.();
+    await settled();
+  }
+
+  get waiting() {
+    return this.#held.length;
   }
 
   async answerAll() {
+    await settled();
     this.holds = false;
     do await this.answer();
     while (this.#held.length);

@@ -6,7 +6,8 @@ import test, { beforeEach } from "node:test";
 
 import { stored } from "./browser.mjs";
 import { bitsOf, FakeServer, HEIGHT, settled, WIDTH } from "./server.mjs";
-import { Refusal, sentence } from "../../src/fretsaw/server/static/api.js";
+import { Refusal } from "../../src/fretsaw/server/static/api.js";
+import { sentence } from "../../src/fretsaw/server/static/messages.js";
 import { Work } from "../../src/fretsaw/server/static/work.js";
 
 const GONE = new Refusal(0, "the server does not answer");
@@ -299,6 +300,19 @@ test("what is done while the open picture is fetched anew shows when it is there
   assert.deepEqual(work.object?.clicks.length, 2);
 });
 
+test("another picture is shown when the last change of this one is answered, also of those that came while it waited for that", async () => {
+  await work.click(1, 1, true);
+  server.holds = true;
+  work.click(2, 2, true);
+  const opening = work.open("b");
+  await settled();
+  work.click(3, 3, true);
+  await server.answer();
+  await server.answerAll();
+  assert.equal(await opening, true);
+  agrees("b");
+});
+
 test("of several pictures that are asked for, the last one is shown, and only its refusal is told", async () => {
   server.holds = true;
   const first = work.open("gone");
@@ -396,7 +410,7 @@ test("whatever the order of doing and answering, the page ends as the server", a
     () => work.object && work.reset(),
     () => work.open("a"),
     () => server.failures.push(...[null, [new Refusal(422, "no"), GONE][roll(2)]]),
-    () => server.answer(roll(4)),
+    () => server.answer(roll(server.waiting)),
     () => settled(),
   ];
   for (let round = 0; round < 40; round++) {
@@ -404,7 +418,7 @@ test("whatever the order of doing and answering, the page ends as the server", a
     for (let step = 0; step < 40; step++) {
       const made = /** @type {unknown} */ (hand[roll(hand.length)]());
       if (made instanceof Promise) made.catch((/** @type {unknown} */ error) => assert.ok(error instanceof Refusal));
-      if (roll(3) === 0) await server.answer();
+      if (roll(3) === 0) await server.answer(roll(server.waiting));
     }
     server.failures = [];
     for (let left = 200; left && (work.waiting || !(await idle())); left--) await server.answerAll();

@@ -22,17 +22,6 @@ export class Refusal extends Error {
 export const statusOf = (error) => (error instanceof Refusal ? error.status : null);
 
 /**
- * What people are told of an error: the reason as a sentence.
- * @param {unknown} error
- */
-export function sentence(error) {
-  const reason = error instanceof Error ? error.message : String(error);
-  const text = reason.charAt(0).toUpperCase() + reason.slice(1);
-  const whole = /[.!?…]$/.test(text) ? text : `${text}.`;
-  return error instanceof Refusal && error.kind === "DamagedError" ? `${whole} The other pictures are not affected.` : whole;
-}
-
-/**
  * A route with its values put in; those that it does not name go into the query, unless they are undefined.
  * @param {string} route
  * @param {{ [name: string]: unknown }} at

@@ -2,6 +2,7 @@
 // The export window: what, and in which format.
 
 import * as api from "./api.js";
+import { sentence } from "./messages.js";
 import { element } from "./panels.js";
 
 /** @type {{ [name: string]: [title: string, text: string] }} */
@@ -97,7 +98,7 @@ export class Exports {
         this.dialog.close();
       } else this.tell("The export was stopped.");
     } catch (error) {
-      this.tell(api.sentence(error));
+      this.tell(sentence(error));
     }
     this.bar.hidden = true;
     this.note.textContent = "";

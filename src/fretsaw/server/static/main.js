@@ -5,6 +5,7 @@ import { actionNamed, enabled, keyOf, possible } from "./actions.js";
 import * as api from "./api.js";
 import { Exports } from "./exports.js";
 import { fillHelp, listen, nameButton } from "./keys.js";
+import { outcomeOfCutting, sentence } from "./messages.js";
 import { find, Gallery, lastPart, Objects } from "./panels.js";
 import { Tools } from "./tools.js";
 import { isDark, View } from "./view.js";
@@ -64,7 +65,7 @@ function tell(text, label, action) {
 }
 
 /** @param {unknown} error */
-const tellError = (error) => tell(api.sentence(error));
+const tellError = (error) => tell(sentence(error));
 
 // Pictures
 
@@ -143,7 +144,7 @@ async function upload(files) {
     try {
       last = await api.upload(file, (share) => tell(`Uploading ${file.name}${place}: ${Math.round(100 * share)} %`));
     } catch (error) {
-      tell(`${file.name}: ${api.sentence(error)}`);
+      tell(`${file.name}: ${sentence(error)}`);
     }
   }
   if (last) {
@@ -160,8 +161,7 @@ async function cutAll() {
     const job = await api.post("/api/auto", {});
     const stop = () => api.remove("/api/jobs/{identity}", { identity: job.id }).catch(tellError);
     const last = await api.follow(job, (state) => tell(`Cutting ${state.done} of ${state.total}: ${state.note}`, "Stop", stop));
-    if (last.state === "stopped") tell(`Stopped after ${last.done} of ${last.total} pictures; what was cut stays.`);
-    else tell(last.note ? `${last.note}; the others have an automatic mask.` : "Every picture of the folder has an automatic mask.");
+    tell(outcomeOfCutting(last));
     await work.refresh();
     if (work.picture) await open(work.picture.id);
   } catch (error) {

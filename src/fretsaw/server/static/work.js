@@ -4,6 +4,7 @@
 
 import * as api from "./api.js";
 import { crop, encode, Mask } from "./masks.js";
+import { sentence } from "./messages.js";
 
 /** @typedef {import("./masks.js").RunLengths} RunLengths */
 /** @typedef {import("./masks.js").Covered} Covered */
@@ -207,7 +208,7 @@ export class Work extends EventTarget {
       } catch (error) {
         // A refusal leaves everything as it was, and saved; only where the server itself fails, something of the page is not on its disk.
         const status = api.statusOf(error) ?? 0;
-        this.error = status >= 400 && status < 500 ? "" : api.sentence(error);
+        this.error = status >= 400 && status < 500 ? "" : sentence(error);
         this.#noteDamage(picture.id, error);
         this.dispatchEvent(new CustomEvent("refusal", { detail: error }));
         return null;
