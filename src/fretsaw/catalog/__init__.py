@@ -186,8 +186,8 @@ def build_file(path: Path, size: int | None) -> Parts:
     recipe wrote, by its metadata.
 
     Args:
-        path: `.safetensors`, or a checkpoint of PyTorch, of which nothing is run. Names are transformers', those of the original SAM or HRSAM checkpoints, or what
-            `fretsaw train hrsam` wrote.
+        path: `.safetensors`, or a checkpoint of PyTorch, of which nothing is run. Names are transformers', those of the original SAM or HRSAM checkpoints, or
+            what `fretsaw train hrsam` wrote.
         size: Side of the model's input in pixels; None for the model's own.
 
     Raises:
