@@ -290,7 +290,7 @@ class Child:
             return self._killed
         # A crashed interpreter's last words are its stack, innermost call first; a strategy that raises leaves a traceback.
         if code == 1:
-            return f"the child ended: {(self.work / 'log').read_text(errors='replace').strip().splitlines()[-1:]}"
+            return f"the child ended: {(self.work / 'printed').read_text(errors='replace').strip().splitlines()[-1:]}"
         stack = re.findall(r'File "[^"]*/src/(fretsaw/[^"]*)", line (\d+)', (self.work / "log").read_text(errors="replace"))
         return f"the process died: {signal.Signals(-code).name if code < 0 else code}{f' at {stack[0][0]}:{stack[0][1]}' if stack else ''}"
 

@@ -16,6 +16,8 @@ from xml.etree import ElementTree
 
 from hypothesis import strategies as st
 
+from fretsaw.errors import shown
+
 T = TypeVar("T")
 
 NUMBERS = (
@@ -129,14 +131,14 @@ def mutate_tree(rng: random.Random, tree: Any, times: int) -> Any:
             for _ in range(rng.choice([1, 3, 100])):
                 value = [value]
             holder[key] = value
-        elif action == 6 and isinstance(value, int | float) and not isinstance(value, bool):
+        elif action == 6 and isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300:
             holder[key] = rng.choice([value + 1, value - 1, -value, float(value), str(value), value * rng.choice([0, 0.5, 3, 10**6])])
         elif action == 7:
             other, place = _place(rng, tree)
             if other is not None:
                 holder[key] = copy.deepcopy(other[place])
         else:
-            holder[key] = rng.choice([[value], {"x": value}, str(value)[:1000], None])
+            holder[key] = rng.choice([[value], {"x": value}, shown(value, 1000), None])
     return tree
 
 
