@@ -109,6 +109,14 @@ test("without a picture, or before the server has told what it can, nothing is p
   assert.ok(enabled(actionNamed("avoid"), as({ ...full, objects: [object, { id: 2, area: 3 }] })));
 });
 
+test("where a server is there to be looked at, nothing is offered that it would refuse", () => {
+  const object = { id: 1, area: 5, undoable: 1, redoable: 1 };
+  const parts = { picture: {}, object, objects: [object, { id: 2, area: 3 }], list: { images: [{}] }, undoable: true, redoable: true, waiting: 0 };
+  const cannot = (/** @type {boolean} */ read_only) => actions.filter((action) => !enabled(action, as({ ...parts, about: { modes: ["auto"], read_only } }))).map(({ name }) => name);
+  assert.deepEqual(cannot(false), []);
+  assert.deepEqual(cannot(true), ["auto", "parts", "avoid", "split", "reset", "undo", "redo", "add", "rename", "hide", "remove", "upload"]);
+});
+
 test("undo and redo may be asked for while the server has yet to answer", () => {
   const waiting = as({ waiting: 1, undoable: false, redoable: false, object: null });
   for (const name of ["undo", "redo"]) assert.deepEqual([enabled(actionNamed(name), waiting), possible(actionNamed(name), waiting)], [false, true]);

@@ -11,6 +11,7 @@
  * @property {string} [key] Letters are small here; "Shift+z" is a capital one.
  * @property {string} [via] The action whose key comes to it too, in turn with others.
  * @property {(work: Work) => unknown} [can] Whether it can be done now; without it, always.
+ * @property {boolean} [changes] Whether it changes what is saved; a server that is there to be looked at refuses that.
  * @property {boolean} [queues] Whether it may also be asked for while the server has yet to answer, since that may make it possible.
  * @property {boolean} [repeats] Whether a key that is held down does it again and again.
  */
@@ -31,27 +32,27 @@ export const ACTIONS = /** @type {const} */ ([
   { name: "paint", group: "Cut", key: "3", label: "Brush", can: picture },
   { name: "erase", group: "Cut", key: "4", label: "Eraser", can: picture },
   { name: "scribble", group: "Cut", key: "5", label: "Scribble tool: a line over the object", can: picture },
-  { name: "auto", group: "Cut", key: "a", label: "Automatic mask", can: (work) => work.picture && work.about?.modes.includes("auto") },
-  { name: "parts", group: "Cut", key: "Shift+a", label: "Automatic mask, parts kept apart", can: picture },
+  { name: "auto", group: "Cut", key: "a", label: "Automatic mask", changes: true, can: (work) => work.picture && work.about?.modes.includes("auto") },
+  { name: "parts", group: "Cut", key: "Shift+a", label: "Automatic mask, parts kept apart", changes: true, can: picture },
   { name: "adds", group: "Cut", via: "flip", label: "Add: the left button adds to the object" },
   { name: "removes", group: "Cut", via: "flip", label: "Remove: the left button removes from the object" },
   { name: "flip", group: "Cut", key: "x", label: "The left button removes, or adds again" },
-  { name: "avoid", group: "Cut", key: "o", label: "Keep off the other objects", can: overlaps },
-  { name: "split", group: "Cut", key: "s", label: "Split into its pieces", can: cut },
-  { name: "reset", group: "Cut", label: "Start this object over", can: (work) => work.object?.undoable || work.object?.redoable },
+  { name: "avoid", group: "Cut", key: "o", label: "Keep off the other objects", changes: true, can: overlaps },
+  { name: "split", group: "Cut", key: "s", label: "Split into its pieces", changes: true, can: cut },
+  { name: "reset", group: "Cut", label: "Start this object over", changes: true, can: (work) => work.object?.undoable || work.object?.redoable },
   { name: "smaller", group: "Cut", key: "[", label: "Smaller brush", repeats: true },
   { name: "larger", group: "Cut", key: "]", label: "Larger brush", repeats: true },
 
-  { name: "undo", group: "Undo", key: "z", label: "Undo", can: (work) => work.undoable, queues: true, repeats: true },
-  { name: "redo", group: "Undo", key: "Shift+z", label: "Redo", can: (work) => work.redoable, queues: true, repeats: true },
+  { name: "undo", group: "Undo", key: "z", label: "Undo", changes: true, can: (work) => work.undoable, queues: true, repeats: true },
+  { name: "redo", group: "Undo", key: "Shift+z", label: "Redo", changes: true, can: (work) => work.redoable, queues: true, repeats: true },
   { name: "escape", group: "Undo", key: "Escape", label: "Let go of a box or a line" },
 
-  { name: "add", group: "Objects", key: "n", label: "New object", can: picture },
-  { name: "rename", group: "Objects", key: "r", label: "Name the object", can: object },
+  { name: "add", group: "Objects", key: "n", label: "New object", changes: true, can: picture },
+  { name: "rename", group: "Objects", key: "r", label: "Name the object", changes: true, can: object },
   { name: "nextObject", group: "Objects", key: "j", label: "Next object", can: (work) => work.objects.length, repeats: true },
   { name: "previousObject", group: "Objects", key: "k", label: "Previous object", can: (work) => work.objects.length, repeats: true },
-  { name: "hide", group: "Objects", key: "h", label: "Hide the object, or show it", can: object },
-  { name: "remove", group: "Objects", key: "Delete", label: "Throw the object away; undo brings it back", can: object },
+  { name: "hide", group: "Objects", key: "h", label: "Hide the object, or show it", changes: true, can: object },
+  { name: "remove", group: "Objects", key: "Delete", label: "Throw the object away; undo brings it back", changes: true, can: object },
 
   { name: "fit", group: "Look", key: "f", label: "Whole picture", can: picture },
   { name: "closer", group: "Look", key: "+", label: "Closer", can: picture, repeats: true },
@@ -66,7 +67,7 @@ export const ACTIONS = /** @type {const} */ ([
 
   { name: "nextPicture", group: "Pictures", key: "PageDown", label: "Next picture", can: (work) => work.list.images.length, repeats: true },
   { name: "previousPicture", group: "Pictures", key: "PageUp", label: "Previous picture", can: (work) => work.list.images.length, repeats: true },
-  { name: "upload", group: "Pictures", key: "u", label: "Add pictures" },
+  { name: "upload", group: "Pictures", key: "u", label: "Add pictures", changes: true },
   { name: "exports", group: "Pictures", key: "e", label: "Export", can: picture },
   { name: "help", group: "Pictures", key: "?", label: "Keys and help" },
 ]);
@@ -90,7 +91,7 @@ export const actionAt = (key) => BY_KEY.get(key) ?? null;
 
 // Whether a button for it can be pressed.
 /** @param {Action} action @param {Work} work */
-export const enabled = (action, work) => Boolean(action.can?.(work) ?? !action.can);
+export const enabled = (action, work) => !(action.changes && work.about?.read_only) && Boolean(action.can ? action.can(work) : true);
 
 // Whether it may be asked for: what the server is about to answer may make it possible.
 /** @param {Action} action @param {Work} work */

@@ -25,6 +25,7 @@ const tools = new Tools(view, work);
 const objects = new Objects(find("objects"), work, tell, split);
 const gallery = new Gallery(find("pictures"), find("folder"), work, open);
 const exportWindow = new Exports(find("export-window", HTMLDialogElement), work, tell);
+view.canvas.setAttribute("aria-label", `${view.canvas.getAttribute("aria-label")} ${keyOf("help").replace("?", "Question mark")} shows all keys.`);
 const helpWindow = find("help-window", HTMLDialogElement);
 const fileField = find("file", HTMLInputElement);
 const brushSize = find("brush-size", HTMLInputElement);
@@ -425,10 +426,11 @@ async function begin() {
   }
   const modes = work.about?.modes ?? [];
   find("model").textContent = work.about?.model ?? "";
-  cutAllButton.hidden = !modes.includes("auto") || !work.list.folder;
+  const looksOnly = work.about?.read_only ?? false;
+  cutAllButton.hidden = looksOnly || !modes.includes("auto") || !work.list.folder;
   find("auto").hidden = find("auto-open-line").hidden = !modes.includes("auto");
-  find("text").hidden = !modes.includes("text");
-  await offerAnnotations();
+  find("text").hidden = looksOnly || !modes.includes("text");
+  if (!looksOnly) await offerAnnotations();
   const { images } = work.list;
   const wanted = images.find((row) => row.id === location.hash.slice(1)) ?? images.find((row) => !row.damaged) ?? images[0];
   await open(wanted?.id);
