@@ -262,6 +262,27 @@ def finished(client, identity: str) -> dict:
     return job
 
 
+@pytest.mark.parametrize("written", [0, 30])
+def test_a_picture_whose_first_command_found_a_full_disk_is_no_damaged_one(make_client, first, monkeypatch, written):
+    from fretsaw.server import picture_log
+
+    client = make_client()
+    image = f"/api/images/{client.get('/api/images').json()['images'][1]['id']}"
+
+    def full(descriptor: int, content: bytes, place: int) -> None:
+        os.write(descriptor, content[:written])
+        raise error_of(errno.ENOSPC)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(picture_log, "_write_all", full)
+        patched.setattr(os, "ftruncate", lambda *_: None)  # as if the process had been killed before
+        refused(client.get(image), 507, "No space left on device")
+    assert client.get("/api/images").json()["images"][1]["damaged"] == ""
+    assert client.get(image).status_code == 200
+    assert client.post(f"{image}/objects", json={}).status_code == 201
+    assert make_client().get(image).json()["objects"][0]["id"] == 1
+
+
 def test_what_the_library_made_of_a_full_disk_stays_a_full_disk():
     from fretsaw.errors import ImageError, OutputError
     from fretsaw.server.refusals import NotHereError, status_of

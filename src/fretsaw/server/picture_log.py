@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +23,10 @@ from fretsaw.images import sync_folder
 from fretsaw.server.changes import Command
 
 PRIVATE = 0o600
+
+
+FIRST = b'{"revision":1,'
+"""How the first command's line goes on behind its checksum."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +72,20 @@ def read(path: Path, start: int = 0) -> Reading:
         commands.append(command)
         end += len(line) + 1
     return Reading(tuple(commands), end, size)
+
+
+def is_torn_start(path: Path) -> bool:
+    """Return whether a log holds nothing but the beginning of its first line, or nothing at all; anything else in it may have been work.
+
+    Raises:
+        OSError: If the file cannot be read.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return False
+    checksum, _, text = content.partition(b" ")
+    return re.fullmatch(rb"[0-9a-f]{0,8}", checksum) is not None and not set(content) & {0, 10} and (FIRST.startswith(text) or text.startswith(FIRST))
 
 
 def append(path: Path, command: Command, end: int, size: int) -> int:

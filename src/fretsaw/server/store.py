@@ -153,7 +153,7 @@ class Store:
         found = self._read(identity)
         return found[0] if found is not None else None
 
-    def _read(self, identity: str) -> tuple[ImageRecord, _End] | None:
+    def _read(self, identity: str) -> tuple[ImageRecord | None, _End] | None:
         if not self.holds(identity):
             return None
         place = self.place(identity)
@@ -163,6 +163,9 @@ class Store:
             reading = picture_log.read(place / LOG, start)
             if reading.damage:
                 raise DataError(reading.damage)
+            if not state and picture_log.is_torn_start(place / LOG) and not _has_files(place / STEPS) and not self.is_upload(identity):
+                # The first command was never written in full, nor answered: the disk was full, or the process was killed.
+                return None, _End(0, 0, reading.size)
             record = _validated(replay(state, reading.commands), identity)
         except (DataError, OSError) as error:
             reason = error.strerror or "it cannot be read" if isinstance(error, OSError) else error
@@ -335,6 +338,10 @@ class Store:
         text = IMAGE_RECORD.dump_json(record)
         head = b'{"log_bytes":%d,"checksum":"%08x","record":' % (log_bytes, zlib.crc32(text))
         write_bytes(self.place(record.id) / RECORD, head + text + b"}", durable=True, mode=picture_log.PRIVATE)
+
+
+def _has_files(folder: Path) -> bool:
+    return folder.is_dir() and any(folder.iterdir())
 
 
 def _read_record(path: Path) -> tuple[dict[str, Any], int]:
