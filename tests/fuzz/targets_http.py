@@ -10,6 +10,7 @@ import atexit
 import copy
 import itertools
 import json
+import logging
 import shutil
 import tempfile
 import threading
@@ -149,11 +150,11 @@ def mutated(draw: st.DrawFn, sound: Any) -> Any:
     for _ in range(draw(st.sampled_from([0, 0, 1, 1, 1, 2]))):
         places = places_in(value)
         if not places:
-            return draw(ODD)
+            return copy.deepcopy(draw(ODD))
         container, key = draw(st.sampled_from(places))
         kind = draw(st.integers(0, 9))
         if kind < 6:
-            container[key] = draw(ODD)
+            container[key] = copy.deepcopy(draw(ODD))
         elif kind == 6:
             del container[key]
         elif kind == 7 and isinstance(container, list):
@@ -209,6 +210,18 @@ def requests(draw: st.DrawFn) -> HttpInput:
     return HttpInput(method, path, tuple(query), tuple(headers), draw(bodies(sound)))
 
 
+class Defects(logging.Handler):
+    """Keeps what the server logs as an error: a job has nobody else to tell. That a file was deleted under a job, by `renew`, is a warning."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.found: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        self.found.append(f"{record.getMessage()}: {error!r:.200}")
+
+
 class Server:
     """The application over a tiny model, a loop in a thread that runs it, and what is asked of it by name."""
 
@@ -223,6 +236,10 @@ class Server:
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
         self._number = itertools.count()
+        self.defects = Defects()
+        logger = logging.getLogger("fretsaw.server")
+        logger.addHandler(self.defects)
+        logger.propagate = False
         self._place: Path | None = None
         self._identity = self._job = ""
         atexit.register(lambda: self._place is not None and shutil.rmtree(self._place, ignore_errors=True))
@@ -329,6 +346,8 @@ def request(value: HttpInput, folder: Path) -> bool:
     """Send a request. It got past the header if it reached its handler: it was not turned away by its address, its method, its origin or its form."""
     server().prepare()
     status, content = server().ask(value)
+    defects, server().defects.found = server().defects.found, []
+    assert not defects, defects
     if status < 400:
         return True
     if value.method == "HEAD":
