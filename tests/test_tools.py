@@ -93,6 +93,20 @@ def test_nothing_skipped_is_nothing_said():
     assert tools.skips([]) == ""
 
 
+def test_a_program_that_is_too_old_is_as_good_as_none(tmp_path, monkeypatch):
+    program = tmp_path / "node"
+    program.write_text("#!/bin/sh\necho v18.19.0\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("FRETSAW_NODE", str(program))
+    monkeypatch.setenv("FRETSAW_NO_SKIP", "")
+    assert tools.need("node") == tools.need("node", 18) == str(program)
+    with pytest.raises(pytest.skip.Exception, match=r"needs node \(older than 20\)"):
+        tools.need("node", 20)
+    monkeypatch.setenv("FRETSAW_NO_SKIP", "node")
+    with pytest.raises(pytest.fail.Exception, match="older than 20"):
+        tools.need("node", 20)
+
+
 def test_tests_look_for_programs_in_one_place():
     """So that continuous integration can forbid their skips."""
     for path in TESTS.rglob("*.py"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import subprocess
 from collections import Counter
 from collections.abc import Iterable
 
@@ -33,12 +34,21 @@ def find(program: str) -> str | None:
     return os.environ.get(f"FRETSAW_{program.upper()}") or next((found for name in PROGRAMS[program] if (found := shutil.which(name, path=path))), None)
 
 
-def need(program: str) -> str:
-    """Return the path of a program; where it is absent, skip the test, or fail it if FRETSAW_NO_SKIP names the program."""
+def need(program: str, least: int = 0) -> str:
+    """Return the path of a program; where it is absent or too old, skip the test, or fail it if FRETSAW_NO_SKIP names the program.
+
+    Args:
+        program: One of `PROGRAMS`.
+        least: The lowest major version that will do, as `PROGRAM --version` prints it.
+    """
     path = find(program)
+    lacks = "absent"
     if path is not None:
-        return path
-    reason = f"needs {program} (absent): apt-get install {PACKAGES.get(program, program)}, or FRETSAW_{program.upper()}=PATH"
+        found = re.search(r"\d+", subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout) if least else None
+        if not least or (found and int(found[0]) >= least):
+            return path
+        lacks = f"older than {least}"
+    reason = f"needs {program} ({lacks}): apt-get install {PACKAGES.get(program, program)}, or FRETSAW_{program.upper()}=PATH"
     if program in os.environ.get("FRETSAW_NO_SKIP", "").split():
         pytest.fail(f"{reason}; FRETSAW_NO_SKIP allows no skip for want of {program}", pytrace=False)
     pytest.skip(reason)

@@ -23,11 +23,7 @@ OLDEST = 20
 
 @pytest.fixture(scope="module")
 def node():
-    program = need("node")
-    version = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
-    if int(re.findall(r"\d+", version)[0]) < OLDEST:
-        pytest.skip(f"needs node {OLDEST}, got {version.strip()}")
-    return program
+    return need("node", OLDEST)
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in PAGE.glob("*.test.mjs")))
