@@ -10,6 +10,7 @@ import * as api from "../../src/fretsaw/server/static/api.js";
 import { offered } from "../../src/fretsaw/server/static/exports.js";
 import { outcomeOfCutting, sentence } from "../../src/fretsaw/server/static/messages.js";
 import { lastPart, neighbour } from "../../src/fretsaw/server/static/panels.js";
+import { thinned } from "../../src/fretsaw/server/static/tools.js";
 
 const { fetch } = globalThis;
 
@@ -159,6 +160,16 @@ test("every format that the server writes is offered, also one that the page has
   assert.deepEqual(offered(["coco", "new", "png"]).map(([name]) => name), ["png", "coco", "new"]);
   assert.deepEqual(offered(["new"]), [["new", "new", ""]]);
   assert.deepEqual(offered([]), []);
+});
+
+test("a line with too many points keeps its ends and every other point, until few enough are left", () => {
+  const line = (/** @type {number} */ count) => Array.from({ length: count }, (_, at) => /** @type {[number, number]} */ ([at, 2 * at]));
+  for (const [count, most] of [[1, 5], [5, 5], [6, 5], [100, 7], [4001, 2000]]) {
+    const fewer = thinned(line(count), most);
+    assert.ok(fewer.length <= most && fewer.length >= Math.min(count, most / 2));
+    assert.deepEqual([fewer[0], fewer.at(-1)], [[0, 0], [count - 1, 2 * count - 2]]);
+    assert.deepEqual(fewer, fewer.toSorted((a, b) => a[0] - b[0]));
+  }
 });
 
 test("the next picture is the next one that can be opened", () => {
