@@ -102,7 +102,7 @@ def training_free(size: int | None) -> Cut:
 
     def auto(image: np.ndarray, truths: Sequence[Sample]) -> Segmentation:
         with torch.no_grad():
-            return cut(image, clicks.encode(clicks.preprocessing.pixels_of(image)), clicks.preprocessing.frame_of(image))
+            return cut(image, clicks.encode(clicks.pixels_of(image)), clicks.preprocessing.frame_of(image))
 
     return auto
 
@@ -183,7 +183,7 @@ def measure(name: str, options: argparse.Namespace, answer: Any) -> None:
             session = segmenter.open(image)
             with torch.no_grad():
                 low = automatic.predict(image, session.embedding, session.frame).pre_mask
-            pre_mask = frames.logits_to_image(low, session.frame)[0, 0].cpu().numpy()
+            pre_mask = frames.logits_to_image(low.cpu().numpy(), session.frame)[0, 0]
             pre_masks += [compare_pre_mask(soft_map(pre_mask), soft_map(result.logits), sample.read()[1] == 1) for sample in truths]
         print(f"{name}: {number + 1} {path.name}", file=sys.stderr, flush=True)
     parameters = parameters_by_part(automatic.network.requires_grad_(True)) if isinstance(automatic, PmgCut) else {}

@@ -30,6 +30,7 @@ from fretsaw.evaluation.protocols import REAL, SAM
 from fretsaw.images import write_bytes
 from fretsaw.methods.sam_clicks import SamClicks
 from fretsaw.recipes.click_data import Places, draw
+from fretsaw.runtimes.torch import TorchClickModel
 from fretsaw.session import Session
 from fretsaw.types import ImageEmbedding
 from fretsaw.weights import load_state_dict, low_rank
@@ -50,7 +51,7 @@ class Opener:
     zoom: ZoomRules | None
 
     def open(self, image: np.ndarray) -> Session:
-        return Session(image, self.model, zoom=self.zoom)
+        return Session(image, TorchClickModel(self.model), zoom=self.zoom)
 
 
 @dataclass(frozen=True)

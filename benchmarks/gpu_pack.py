@@ -20,8 +20,8 @@ from fretsaw import catalog
 from fretsaw.data.layouts import read_list
 from fretsaw.data.views import list_photos
 from fretsaw.errors import DataError
-from fretsaw.frames import resize_image
 from fretsaw.images import encode_image, read_image, read_labels, read_mask, write_bytes, write_image, write_mask
+from fretsaw.layers.resampling import resize_image
 from fretsaw.weights import load_state_dict
 
 

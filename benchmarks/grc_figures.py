@@ -31,9 +31,9 @@ def run(name: str, image: np.ndarray):
     assert clicks is not None
     assert labels is not None
     with torch.no_grad():
-        result = labels.network(clicks.encode(clicks.preprocessing.pixels_of(image)))
+        result = labels.network(clicks.encode(clicks.pixels_of(image)))
     frame = clicks.preprocessing.frame_of(image)
-    return labels, result, lambda values: frames.logits_to_image(values, frame)[0, 0].numpy()
+    return labels, result, lambda values: frames.logits_to_image(values.numpy(), frame)[0, 0]
 
 
 def stages(options: argparse.Namespace) -> None:
@@ -69,7 +69,7 @@ def variance(options: argparse.Namespace) -> None:
     values: dict[int, list[float]] = {number: [] for number in numbers}
     for path in list_images(options.source)[: options.limit]:
         with torch.no_grad():
-            taps = model.encode(model.preprocessing.pixels_of(images.read_image(path))).taps
+            taps = model.encode(model.pixels_of(images.read_image(path))).taps
             for number, layer in zip(numbers, layers, strict=True):
                 values[number].append(float(layer_score(received_attention(layer, tapped(taps, number))).var()))
     print("| layer | median | 5 % | 95 % |\n|---|---|---|---|")

@@ -48,7 +48,7 @@ def main() -> None:
         tally = stage_tally(
             samples,
             labels.network,
-            lambda sample, image, clicks=clicks: clicks.encode(clicks.preprocessing.pixels_of(image)),
+            lambda sample, image, clicks=clicks: clicks.encode(clicks.pixels_of(image)),
             clicks.preprocessing.frame_of,
             len(shown),
             foreground_ids(names),

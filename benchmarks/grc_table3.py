@@ -89,7 +89,7 @@ def main() -> None:
         fixed_share(network, options.rho)
     image = images.read_image(options.photo)
     model = with_taps(base, network.numbers, "benchmark", options.size)
-    pixels = model.preprocessing.pixels_of(image).to(options.device)
+    pixels = model.pixels_of(image).to(options.device)
     plain = base.with_encoder(base.image_encoder, Preprocessing(squash, options.size, base.preprocessing.mean, base.preprocessing.std), "plain")
     with torch.no_grad():
         embedding = model.encode(pixels)
@@ -105,7 +105,7 @@ def main() -> None:
     decoder += operations(lambda: network.latent_prompt(result.fine_logits))
     one_point = operations(lambda: plain.decode(embedding, point))
     grid = GridMasks()
-    calls: dict[str, Callable[[], object]] = {"GrC-SAM": lambda: network(model.encode(model.preprocessing.pixels_of(image).to(options.device)))}
+    calls: dict[str, Callable[[], object]] = {"GrC-SAM": lambda: network(model.encode(model.pixels_of(image).to(options.device)))}
     calls["encoder alone"] = lambda: plain.encode(pixels)
     if not options.no_grid:
         calls["grid mode"] = lambda: grid.generate(image, sam_crops(plain))

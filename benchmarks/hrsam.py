@@ -118,6 +118,7 @@ def print_click(options: argparse.Namespace) -> None:
     from fretsaw.backbones.sam import build_prompt_parts
     from fretsaw.frames import Preprocessing, longest_side
     from fretsaw.methods.sam_clicks import SamClicks
+    from fretsaw.runtimes.torch import TorchClickModel
     from fretsaw.session import Session
 
     side = options.sizes[0]
@@ -127,7 +128,7 @@ def print_click(options: argparse.Namespace) -> None:
     model = SamClicks(build(options.cases[0], options.encoder), *parts, Preprocessing(longest_side, side)).eval().to(options.device)
     image = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
     made: list[Session] = []
-    opening = timed(lambda: made.append(Session(image, model)), options.device)
+    opening = timed(lambda: made.append(Session(image, TorchClickModel(model))), options.device)
     clicks = [timed(lambda at=at: made[0].click(at, at), options.device) for at in (side // 2, side // 3)]
     print(json.dumps({"open": opening, "click": clicks, "bytes": peak(options.device)}))
 

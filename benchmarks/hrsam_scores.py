@@ -89,7 +89,7 @@ def main() -> None:
         if options.mae:
             encoder.load_mae(load_state_dict(options.mae))
         for size in options.sizes:
-            scores = largest_scores(encoder, Preprocessing(size=size).pixels_of(image))
+            scores = largest_scores(encoder, torch.from_numpy(Preprocessing(size=size).pixels_of(image)))
             rows.setdefault(name, {})[size] = [scores[int(len(scores) * share)].item() for share in (0.25, 0.5, 0.75)]
     print("Largest attention score of a token: first quartile, median, third quartile")
     print("| | " + " | ".join(str(size) for size in options.sizes) + " |\n|---|" + "---|" * len(options.sizes))

@@ -19,6 +19,7 @@ import numpy as np
 
 from fretsaw import frames
 from fretsaw.images import write_bytes
+from fretsaw.layers.resampling import resize_image
 from fretsaw.segmentation import Segmentation
 from fretsaw.weights.clients import npm_pack
 
@@ -54,7 +55,7 @@ def isnet(path: Path, threads: int) -> Callable[[np.ndarray], Segmentation]:
     name = session.get_inputs()[0].name
 
     def auto(image: np.ndarray) -> Segmentation:
-        pixels = frames.resize_image(image, SIDE, SIDE).astype(np.float32).transpose(2, 0, 1)[None]
+        pixels = resize_image(image, SIDE, SIDE).astype(np.float32).transpose(2, 0, 1)[None]
         found = np.asarray(session.run(None, {name: pixels / 256 - 0.5})[0], np.float32).reshape(SIDE, SIDE)
         stretched = (found - found.min()) / max(float(np.ptp(found)), 1e-6)
         probs = frames.resize_map(stretched, *image.shape[:2]).clip(1e-6, 1 - 1e-6)

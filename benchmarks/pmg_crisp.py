@@ -77,7 +77,7 @@ def main() -> None:
         started = time.perf_counter()
         crisp = record("the image's edges", started, segmenter.auto(image).mask, truth)
         low = frames.mask_to_logits(truth, session.frame, side // 4)
-        coarse = frames.logits_to_image(low, session.frame)[0, 0].cpu().numpy()
+        coarse = frames.logits_to_image(low, session.frame)[0, 0]
         record("truth at S/4, enlarged", time.perf_counter(), coarse > 0, truth)
         started = time.perf_counter()
         record("truth at S/4, the image's edges", started, edges.at_own_resolution(low, image, session.frame) > 0, truth)

@@ -20,6 +20,7 @@ from fretsaw import frames, images
 from fretsaw.api import Segmenter
 from fretsaw.backbones.u2net import load_u2netp, saliency_map
 from fretsaw.data.shapes import side_by_side
+from fretsaw.layers.resampling import resize_image
 from fretsaw.masks import mask_iou
 from fretsaw.methods.pmg_sam.cut import PmgCut
 from fretsaw.methods.pmg_sam.instances import find_components
@@ -43,7 +44,7 @@ def stages(segmenter: Segmenter, paths: Sequence[Path], out: Path) -> None:
             {
                 "image": image,
                 "U²-Netp": saliency_map(network, image),
-                "pre-mask": frames.logits_to_image(pre_mask, session.frame)[0, 0].sigmoid().numpy(),
+                "pre-mask": 1 / (1 + np.exp(-frames.logits_to_image(pre_mask.numpy(), session.frame)[0, 0].clip(-30, 30))),
                 "mask": 1 / (1 + np.exp(-cut.logits.clip(-30, 30))),
                 "cut": np.asarray(cut.overlay()),
             }
@@ -54,7 +55,7 @@ def stages(segmenter: Segmenter, paths: Sequence[Path], out: Path) -> None:
 def touching(segmenter: Segmenter, paths: Sequence[Path], out: Path) -> None:
     """Objects side by side, what components alone make of them, and what the pass of clicks does."""
     photos = [images.read_image(path) for path in paths]
-    ground = frames.resize_image(frames.resize_image(photos[0], 8, 8), SIDE, SIDE)
+    ground = resize_image(resize_image(photos[0], 8, 8), SIDE, SIDE)
     image, truths = side_by_side([(photo, max(find_components(segmenter.auto(photo).mask), key=np.sum)) for photo in photos], ground, overlap=OVERLAP)
     result = segmenter.auto(image, instances=True)
     split = [instance.mask for instance in result.instances or ()]

@@ -17,10 +17,10 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 import fretsaw
-from fretsaw import frames
 from fretsaw.data.datasets import open_dataset
 from fretsaw.data.layouts import read_list
 from fretsaw.data.shapes import side_by_side
+from fretsaw.layers.resampling import resize_image
 from fretsaw.masks import mask_iou
 from fretsaw.methods.pmg_sam.cut import PmgCut
 from fretsaw.methods.pmg_sam.instances import find_components, split_component
@@ -62,11 +62,11 @@ def main() -> None:
             components = find_components(union)
             scores.setdefault(f"{name}: components", []).append(matched(components, truths))
             started = time.perf_counter()
-            parts = [mask for component in components for mask, _ in split_component(component, session.model, session.embedding, session.frame)]
+            parts = [mask for component in components for mask, _ in split_component(component, segmenter.parts.clicks, session.embedding, session.frame)]
             seconds.append(time.perf_counter() - started)
             scores.setdefault(f"{name}: split by clicks", []).append(matched(parts, truths))
         for truth in truths[:1]:  # what must not be split: one object alone
-            alone = [mask for mask, _ in split_component(truth, session.model, session.embedding, session.frame)]
+            alone = [mask for mask, _ in split_component(truth, segmenter.parts.clicks, session.embedding, session.frame)]
             scores.setdefault("one object: split by clicks", []).append(matched(alone, [truth]))
     print(f"{options.images} images of {options.data.name}, {options.split.name if options.split else 'all'}, model {options.model or 'default'}")
     print(f"{machine()}, {versions()}")
@@ -80,7 +80,7 @@ def draw(samples: list, rng: np.random.Generator, side: int) -> tuple[np.ndarray
     """Paste two or three objects on the blurred mean colour of a fourth image."""
     chosen = [samples[i] for i in rng.choice(len(samples), int(rng.integers(2, 4)), replace=False)]
     objects = [(image, truth == 1) for image, truth in (sample.read() for sample in chosen)]
-    ground = frames.resize_image(frames.resize_image(samples[int(rng.integers(len(samples)))].read_image(), 8, 8), side, side)
+    ground = resize_image(resize_image(samples[int(rng.integers(len(samples)))].read_image(), 8, 8), side, side)
     return side_by_side(objects, ground)
 
 

@@ -107,7 +107,7 @@ def main() -> None:
     for i, sample in enumerate(samples):
         image, truth = sample.read()
         with torch.no_grad():
-            embedding = model.encode(model.preprocessing.pixels_of(read_image(sample.image)))
+            embedding = model.encode(model.pixels_of(read_image(sample.image)))
         for name, row in rows.items():
             started = time.perf_counter()
             trace = click_through(SessionPredictor(StoredOpener(model, embedding, row)), image, truth, protocol, sample_rng(0, sample.name))

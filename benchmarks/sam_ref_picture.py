@@ -61,13 +61,13 @@ def main() -> None:
     model, refiner = api.load(options.model, size=options.size, device="cpu").parts.clicks, catalog.build_refiner(options.refiner, options.model)
     refiner.global_from, refiner.patch_from = 1, 2  # the paper's rules
     assert model is not None, "the catalogue's entry takes clicks"
-    frame, pixels = model.preprocessing.frame_of(image), model.preprocessing.pixels_of(image)
+    frame, pixels = model.preprocessing.frame_of(image), model.pixels_of(image)
     with torch.no_grad():
         embedding = model.encode(pixels)
         features = refiner.prepare(pixels, embedding)
         previous, state, asked = None, None, None
         for k in range(len(clicks)):
-            prompt = Prompt(tuple(clicks[: k + 1]), previous_logits=previous)
+            prompt = Prompt(tuple(clicks[: k + 1]), previous_logits=previous.numpy() if previous is not None else None)
             coarse, _ = best_of_three(*model.decode(embedding, model.embed(prompt, frame)))
             coords, labels = prompt_points(prompt, frame)
             asked, before = previous, state
@@ -84,7 +84,7 @@ def main() -> None:
     grew = asked is not None and error_region_grew(result.error_map, before["error_map"] if before else None)
 
     def full(logits: torch.Tensor) -> np.ndarray:
-        return frames.logits_to_image(logits, frame)[0, 0].numpy()
+        return frames.logits_to_image(logits.numpy(), frame)[0, 0]
 
     def over(logits: torch.Tensor) -> np.ndarray:
         return images.overlay(image, full(logits) > 0)

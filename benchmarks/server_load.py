@@ -32,8 +32,8 @@ MEGAPIXELS = 2.0
 
 def make_pictures(folder: Path, count: int) -> None:
     """Write the example photos, enlarged to 2 megapixels, as many as there are people."""
-    from fretsaw.frames import resize_image
     from fretsaw.images import read_image, write_image
+    from fretsaw.layers.resampling import resize_image
 
     sources = sorted(path for path in (ROOT / "examples").iterdir() if path.suffix in (".png", ".jpg"))
     for number in range(count):

@@ -55,9 +55,9 @@ def rows(photo: Path, grid: bool, half_precision: bool) -> dict[str, tuple[Calla
     model = segmenter.parts.clicks
     default = fretsaw.load("fretsaw-tiny", device="cpu")
     vit = random_sam_vit_b()
-    pixels = model.preprocessing.pixels_of(image)
+    pixels = model.pixels_of(image)
     small = default.parts.clicks
-    small_pixels = small.preprocessing.pixels_of(image)
+    small_pixels = small.pixels_of(image)
     frame = model.preprocessing.frame_of(image)
     embedding = model.encode(pixels)
     prompt = Prompt((Click(image.shape[1] / 2, image.shape[0] / 2),))

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 import fretsaw
-from fretsaw.frames import resize_image
 from fretsaw.images import write_image
+from fretsaw.layers.resampling import resize_image
 
 ROOT = Path(__file__).resolve().parents[1]
 HEIGHT = 300

@@ -37,7 +37,7 @@ DIRECTION = (
         "memory",
     ),
     "methods",
-    *("zoom", "catalog", "session_file", "session", "api", "compat", "outputs", "coco_file", "interchange", "doctor"),
+    *("zoom", "runtimes", "catalog", "session_file", "session", "api", "compat", "outputs", "coco_file", "interchange", "doctor"),
     *("data", "training", "evaluation", "recipes", "server", "cli"),
 )
 # These few imports happen inside functions, when the function is called, and point to the right on purpose.
@@ -89,8 +89,21 @@ def test_imports_point_one_way(path):
             continue
         if own == "catalog" and not at_import:
             continue  # builders are imported when they are called
-        type_only = not at_import and name in ("methods", "session", "catalog")
+        type_only = not at_import and name in ("frames", "methods", "session", "catalog")
         assert DIRECTION.index(name) < DIRECTION.index(own) or type_only, f"{own} imports {name}"
+
+
+def test_what_a_session_needs_never_imports_torch():
+    """`runtimes/torch.py` is the only file above the networks that runs them: whoever writes another runtime finds nothing else to exchange."""
+    plain = {"errors", "types", "frames", "edges", "outlines", "masks", "images", "segmentation", "history", "zoom"}
+    plain |= {"session_file", "session", "outputs", "server"}
+    for path, tree in TREES.items():
+        if part_of(path) not in plain:
+            continue
+        for node in ast.walk(tree):
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module] if isinstance(node, ast.ImportFrom) else []
+            torch = [module for module in modules if module and module.split(".")[0] == "torch"]
+            assert not torch or (part_of(path), torch) == ("types", ["torch"]), f"{path.relative_to(SOURCE)} imports torch"
 
 
 def test_methods_do_not_import_each_other():

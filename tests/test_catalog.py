@@ -166,7 +166,7 @@ def test_entry_builds_from_a_file_saved_like_the_published_one(cache, tmp_path, 
     assert parts.clicks.preprocessing.size == 128
     assert seen
     image = np.zeros((40, 60, 3), np.uint8)
-    assert parts.clicks.encode(parts.clicks.preprocessing.pixels_of(image)).final.shape == (1, 32, 8, 8)
+    assert parts.clicks.encode(parts.clicks.pixels_of(image)).final.shape == (1, 32, 8, 8)
 
 
 def test_default_model_goes_through_its_converter(cache, tmp_path, monkeypatch):

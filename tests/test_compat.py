@@ -125,9 +125,7 @@ def test_a_mask_fed_back_reaches_the_decoder(predictor: SamPredictor, model: Sam
     _, again, fed_back = predictor.predict(**POINTS, mask_input=best, multimask_output=False)
     clicks = (Click(60, 40), Click(10, 90, False))
     with torch.no_grad():
-        logits, iou = model.decode(
-            predictor.embedding, model.embed(Prompt(clicks, previous_logits=torch.from_numpy(best)[None]), model.preprocessing.frame_of(image))
-        )
+        logits, iou = model.decode(predictor.embedding, model.embed(Prompt(clicks, previous_logits=best[None]), model.preprocessing.frame_of(image)))
     assert_same((again, fed_back), (iou[0, :1], logits[0, :1]))
     assert np.abs(fed_back - predictor.predict(**POINTS, multimask_output=False)[2]).max() > 1e-3
     _, _, alone = predictor.predict(mask_input=best)
@@ -166,7 +164,7 @@ def test_an_image_that_is_resized_already(predictor: SamPredictor, image: np.nda
 
 def test_pixels_are_those_of_every_other_way_in(predictor: SamPredictor, model: SamClicks, image: np.ndarray) -> None:
     """Rounded to whole numbers after the resize, as segment-anything rounds them, and otherwise the same."""
-    exact = model.preprocessing.pixels_of(image)
+    exact = model.pixels_of(image)
     seen: list[torch.Tensor] = []
     handle = model.image_encoder.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     predictor.set_image(image)

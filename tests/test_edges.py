@@ -48,7 +48,7 @@ def test_only_images_much_larger_than_the_frame_are_looked_at_again(side):
     image, truth = thin_scene(side, seed=2, width=0.006)
     frame = frames.squash(side, side, 128)
     low = frames.mask_to_logits(truth, frame, 32)
-    enlarged = frames.logits_to_image(low, frame)[0, 0].numpy()
+    enlarged = frames.logits_to_image(low, frame)[0, 0]
     result = at_own_resolution(low, image, frame)
     if side == 160:
         assert np.array_equal(result, enlarged)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from fretsaw import frames
 from fretsaw.errors import ShapeError
+from fretsaw.layers import resampling
 from fretsaw.types import Box
 
 sides = st.integers(1, 5000)
@@ -50,8 +51,8 @@ def test_pixels_are_normalised_and_padding_is_zero():
     frame = frames.longest_side(30, 60, 64)
     pixels = frames.to_pixels(image, frame, (0.5, 0.5, 0.5), (0.25, 0.5, 1.0))
     assert pixels.shape == (1, 3, 64, 64)
-    assert torch.allclose(pixels[0, :, :32], torch.tensor([2.0, 1.0, 0.5]).view(3, 1, 1).expand(3, 32, 64), atol=1e-6)
-    assert pixels[0, :, 32:].abs().max() == 0
+    assert np.allclose(pixels[0, :, :32], np.array([2.0, 1.0, 0.5]).reshape(3, 1, 1), atol=1e-6)
+    assert np.abs(pixels[0, :, 32:]).max() == 0
 
 
 @pytest.mark.parametrize("make", [frames.squash, frames.longest_side])
@@ -64,27 +65,52 @@ def test_a_mask_survives_the_way_to_the_decoder_and_back(make, height, width):
     assert logits.shape == (1, 1, 128, 128)
     assert float(logits.min()) == pytest.approx(-8, abs=1e-4)
     assert float(logits.max()) == pytest.approx(8, abs=1e-4)
-    back = frames.logits_to_image(logits, frame)[0, 0].numpy() > 0
+    back = frames.logits_to_image(logits, frame)[0, 0] > 0
     assert (back & mask).sum() / (back | mask).sum() > 0.97
 
 
 def test_float_logits_keep_their_values_where_they_are_flat():
     logits = np.full((64, 64), 3.25, np.float32)
-    assert torch.all(frames.mask_to_logits(logits, frames.squash(64, 64, 256), 64) == 3.25)
+    assert np.all(frames.mask_to_logits(logits, frames.squash(64, 64, 256), 64) == 3.25)
 
 
 def test_a_flip_of_the_image_flips_the_pixels(rng):
     image = rng.integers(0, 256, (70, 50, 3), dtype=np.uint8)
     preprocessing = frames.Preprocessing(frames.squash, 128)
-    assert torch.allclose(preprocessing.pixels_of(image[:, ::-1]), preprocessing.pixels_of(image).flip(-1), atol=1e-5)
+    assert np.allclose(preprocessing.pixels_of(image[:, ::-1]), preprocessing.pixels_of(image)[..., ::-1], atol=1e-5)
 
 
 def test_enlarging_is_half_pixel_centred():
     """A ramp stays a ramp: the value at pixel p of the enlarged map is the ramp at (p + 0.5) / scale - 0.5."""
-    ramp = torch.arange(16.0).expand(1, 1, 16, 16)
-    enlarged = frames.resize(ramp, 64, 64)[0, 0, 0]
-    expected = (torch.arange(64) + 0.5) / 4 - 0.5
-    assert torch.allclose(enlarged[2:-2], expected[2:-2], atol=1e-5)
+    enlarged = frames.resize_map(np.tile(np.arange(16.0), (16, 1)), 64, 64)[0]
+    expected = (np.arange(64) + 0.5) / 4 - 0.5
+    assert np.allclose(enlarged[2:-2], expected[2:-2], atol=1e-5)
+
+
+small_sides = st.integers(2, 90)  # torch's own results of one row or column repeat a single value
+
+
+@given(small_sides, small_sides, small_sides, small_sides, st.integers(0, 2**32 - 1))
+def test_numpy_and_torch_resample_alike(height, width, rows, columns, seed):
+    rng = np.random.default_rng(seed)
+    values = rng.random((height, width), np.float32)
+    assert np.allclose(frames.resize_map(values, rows, columns), resampling.resize(torch.from_numpy(values)[None, None], rows, columns)[0, 0], atol=1e-5)
+    image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    ours, theirs = (resize(image, rows, columns) for resize in (frames.resize_image, resampling.resize_image))
+    assert ours.shape == theirs.shape == (rows, columns, 3)
+    assert ours.dtype == theirs.dtype == np.uint8
+    assert np.abs(ours.astype(int) - theirs).max() <= 1
+
+
+@pytest.mark.parametrize("make", [frames.squash, frames.longest_side])
+@pytest.mark.parametrize(("height", "width"), [(96, 160), (40, 30)])
+def test_logits_are_enlarged_alike_with_and_without_gradients(rng, make, height, width):
+    frame, logits = make(height, width, 128), torch.from_numpy(rng.normal(size=(2, 3, 32, 32)))
+    plain = frames.logits_to_image(logits.numpy(), frame)
+    assert plain.shape == (2, 3, height, width)
+    assert plain.dtype == np.float32
+    assert np.array_equal(resampling.enlarge_logits(logits, frame), plain)
+    assert np.allclose(resampling.enlarge_logits(logits.requires_grad_(), frame).detach(), plain, atol=1e-5)
 
 
 def test_preprocessing_keys_differ_when_pixels_would():

@@ -25,6 +25,7 @@ from fretsaw.backbones.sam import build_prompt_parts
 from fretsaw.frames import Preprocessing, longest_side
 from fretsaw.methods.hrsam import build_hrsam
 from fretsaw.methods.sam_clicks import SamClicks
+from fretsaw.runtimes.torch import TorchClickModel
 from fretsaw.session import Session
 side = int(sys.argv[2])
 parts = [part.to_empty(device="cpu") for part in build_prompt_parts(None, side)]
@@ -32,7 +33,7 @@ for part in parts:
     for value in part.state_dict().values():
         value.normal_(0, 0.02)
 model = SamClicks(build_hrsam(sys.argv[1], int(sys.argv[3]) or None), *parts, Preprocessing(longest_side, side)).eval()
-session = Session(np.zeros((side, side, 3), np.uint8), model)
+session = Session(np.zeros((side, side, 3), np.uint8), TorchClickModel(model))
 session.click(side // 2, side // 2)
 print(int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]) * 1024)
 """

@@ -11,6 +11,7 @@ import torch
 
 from fretsaw.errors import ModelError, OutputError, PromptError, ShapeError, StaleSessionError
 from fretsaw.history import Step
+from fretsaw.runtimes.torch import TorchClickModel
 from fretsaw.segmentation import Segmentation, edge_opacity
 from fretsaw.session import Session
 from fretsaw.session_file import read, read_step, write_step
@@ -30,7 +31,7 @@ def image(rng) -> np.ndarray:
 
 @pytest.fixture
 def session(model, image) -> Session:
-    return Session(image, model)
+    return Session(image, TorchClickModel(model))
 
 
 def disk(height: int, width: int, x: float, y: float, radius: float) -> np.ndarray:
@@ -49,7 +50,7 @@ def test_results_have_the_images_size_and_agree_with_themselves(session):
 
 @pytest.mark.parametrize("build", [tiny_sam, tiny_sam2])
 def test_every_model_serves_the_same_session(build, image):
-    session = Session(image, build(128))
+    session = Session(image, TorchClickModel(build(128)))
     first = session.click(40, 30)
     assert session.click(10.5, 20.25, positive=False).logits.shape == first.logits.shape
 
@@ -59,7 +60,7 @@ def test_a_click_starts_from_the_mask_before(session, model):
     session.click(40, 30)
     previous = session.step.prompt.previous_logits
     second = session.click(20, 10)
-    fresh = Session(session.image, model, embedding=session.embedding).clicks([Click(40, 30), Click(20, 10)])
+    fresh = Session(session.image, TorchClickModel(model), embedding=session.embedding).clicks([Click(40, 30), Click(20, 10)])
     assert previous is not None
     assert not np.array_equal(second.logits, fresh.logits)
 
@@ -100,7 +101,7 @@ def test_ones_own_mask_is_the_result_and_the_next_click_starts_from_it(session, 
     result = session.mask(own)
     assert np.array_equal(result.mask, own)
     corrected = session.click(45, 30)
-    without = Session(session.image, model, embedding=session.embedding).click(45, 30)
+    without = Session(session.image, TorchClickModel(model), embedding=session.embedding).click(45, 30)
     assert not np.array_equal(corrected.logits, without.logits)
     assert np.array_equal(session.undo().mask, own)
 
@@ -122,7 +123,7 @@ def test_automatic_cut_is_corrected_by_clicks(model, image):
     def automatic(image, embedding, frame):
         return Segmentation(np.where(cut, 4.0, -4.0).astype(np.float32), 0.7, image=image)
 
-    session = Session(image, model, automatic)
+    session = Session(image, TorchClickModel(model), automatic)
     result = session.auto()
     assert np.array_equal(result.mask, cut)
     assert result.score == pytest.approx(0.7)
@@ -165,7 +166,7 @@ def test_sessions_in_threads_do_not_disturb_each_other(model, rng):
     photos = [rng.integers(0, 256, (40 + 10 * i, 70, 3), dtype=np.uint8) for i in range(6)]
 
     def work(photo):
-        session = Session(photo, model)
+        session = Session(photo, TorchClickModel(model))
         session.click(30, 20)
         session.click(10, 10, positive=False)
         session.undo()
@@ -191,7 +192,7 @@ def test_a_refiner_sees_the_points_and_its_state_goes_back_with_undo(model, imag
             calls = state["calls"] + 1 if state else torch.tensor(1)
             return logits + 1, {"calls": calls}
 
-    plain, session = Session(image, model), Session(image, model, refiner=Counter())
+    plain, session = Session(image, TorchClickModel(model)), Session(image, TorchClickModel(model, Counter()))
     assert np.allclose(session.click(40, 30).logits, plain.click(40, 30).logits + 1, atol=1e-5)
     session.click(20, 10)
     assert session.step.refiner_state["calls"] == 2
@@ -210,7 +211,7 @@ def test_a_line_is_one_entry_five_clicks_for_the_decoder_and_the_whole_line_for_
             return logits, {}
 
     watch = Watch()
-    plain, session = Session(image, model), Session(image, model, refiner=watch)
+    plain, session = Session(image, TorchClickModel(model)), Session(image, TorchClickModel(model, watch))
     line = [(20, 15), (50, 15), (50, 40)]
     result = session.scribble(line)
     clicks = session.step.prompt.clicks
@@ -219,7 +220,7 @@ def test_a_line_is_one_entry_five_clicks_for_the_decoder_and_the_whole_line_for_
     assert len(clicks) == 5 < len(watch.points) - len(clicks), "points in between for the refiner"
     session.scribble([(5, 5)], positive=False)
     assert [stroke.positive for stroke in session.step.prompt.strokes] == [True, False]
-    _, history = read(session.save(tmp_path / "lines.safetensors"), image, model)
+    _, history = read(session.save(tmp_path / "lines.safetensors"), image, TorchClickModel(model))
     assert history[-1].prompt.strokes == session.step.prompt.strokes
     session.undo()
     assert np.array_equal(session.result.logits, result.logits)
@@ -234,8 +235,8 @@ def test_a_saved_session_goes_on_where_it_was(session, model, tmp_path):
     session.mask(disk(60, 90, 45, 30, 15))
     last = session.click(20, 10, positive=False)
     path = session.save(tmp_path / "deep" / "session.safetensors")
-    embedding, history = read(path, session.image, model)
-    restored = Session(session.image, model, embedding=embedding, history=history)
+    embedding, history = read(path, session.image, TorchClickModel(model))
+    restored = Session(session.image, TorchClickModel(model), embedding=embedding, history=history)
     assert np.array_equal(restored.result.logits, last.logits)
     assert restored.step.prompt.clicks == session.step.prompt.clicks
     for _ in range(3):
@@ -248,18 +249,18 @@ def test_a_saved_session_of_something_else_is_refused(session, model, tmp_path):
     changed = session.image.copy()
     changed[0, 0, 0] ^= 1
     with pytest.raises(StaleSessionError, match="belongs to another image"):
-        read(path, changed, model)
+        read(path, changed, TorchClickModel(model))
     with pytest.raises(StaleSessionError, match="belongs to another model"):
-        read(path, session.image, tiny_sam2(128, seed=1))
+        read(path, session.image, TorchClickModel(tiny_sam2(128, seed=1)))
     other = tiny_sam2(160)
     with pytest.raises(StaleSessionError, match="belongs to another preprocessing"):
-        read(path, session.image, other)
+        read(path, session.image, TorchClickModel(other))
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(StaleSessionError):
-        read(path, session.image, model)
+        read(path, session.image, TorchClickModel(model))
     (tmp_path / "text").write_text("hello")
     with pytest.raises(StaleSessionError, match="expected a session file"):
-        read(tmp_path / "text", session.image, model)
+        read(tmp_path / "text", session.image, TorchClickModel(model))
 
 
 def test_a_session_that_cannot_be_written_says_so(session, tmp_path):
@@ -292,7 +293,7 @@ def test_a_step_on_disk_is_the_same_step(session, model, rng, tmp_path, kind):
     logits = rng.normal(size=(60, 90)).astype(np.float32)
     expected = session.click(40, 30) if kind == "click" else session.mask(logits > 0 if kind == "mask" else logits)
     path = write_step(tmp_path / "step", session.step)
-    found = session.sibling((Step(), read_step(path, model.device))).result
+    found = session.sibling((Step(), read_step(path))).result
     assert np.array_equal(found.logits, expected.logits)
     if kind == "mask":
         assert path.stat().st_size < 32 * 32 * 4 + 60 * 90 / 8 + 600
@@ -308,14 +309,14 @@ def test_a_persons_own_mask_is_kept_as_runs_in_memory_and_on_disk(session, model
     assert np.array_equal(session.undo().mask, mask)
     path = write_step(tmp_path / "step", session.step)
     assert path.stat().st_size < 32 * 32 * 4 + 1200
-    assert np.array_equal(session.sibling((Step(), read_step(path, model.device))).result.mask, mask)
+    assert np.array_equal(session.sibling((Step(), read_step(path))).result.mask, mask)
 
 
 def test_the_parts_of_an_automatic_cut_are_saved_with_its_step(session, model, tmp_path):
     y, x = np.mgrid[:60, :90]
     parts = [Segmentation((r - np.hypot(y - 30, x - c)).astype(np.float32), 0.5, name=name) for r, c, name in ((9, 20, "a"), (12, 60, ""), (-1, 5, "none"))]
     step = replace(session.step, full=np.ones((60, 90), np.float32), instances=tuple(parts))
-    found = read_step(write_step(tmp_path / "step", step), model.device).instances
+    found = read_step(write_step(tmp_path / "step", step)).instances
     for part, expected in zip(found, parts, strict=True):
         assert (part.name, part.score) == (expected.name, expected.score)
         assert np.array_equal(part.mask, expected.mask)
@@ -326,4 +327,4 @@ def test_a_file_that_is_no_step_is_refused(session, model, tmp_path):
     (tmp_path / "text").write_text("no step")
     for path in (tmp_path / "text", tmp_path / "missing", session.save(tmp_path / "session")):
         with pytest.raises(StaleSessionError, match="expected a step"):
-            read_step(path, model.device)
+            read_step(path)

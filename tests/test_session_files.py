@@ -17,6 +17,7 @@ from safetensors.torch import save
 from fretsaw.errors import StaleSessionError
 from fretsaw.frames import MASK_PROMPT_LOGIT, mask_to_logits
 from fretsaw.masks import MaskRuns
+from fretsaw.runtimes.torch import TorchClickModel
 from fretsaw.segmentation import Segmentation
 from fretsaw.session import Session
 from fretsaw.session_file import read, read_step, write_step
@@ -26,7 +27,7 @@ from tiny import tiny_sam, tiny_sam2
 
 @pytest.fixture(scope="module")
 def model():
-    return tiny_sam2(128)
+    return TorchClickModel(tiny_sam2(128))
 
 
 @pytest.fixture
@@ -77,7 +78,7 @@ def rich(model, image) -> Session:
     session.clicks([Click(40, 30), Click(5, 5, positive=False)], Box(10, 10, 70, 50))
     session.scribble([(20, 15), (50, 15)])
     part = Segmentation((9 - np.hypot(*(np.mgrid[:60, :90] - np.array([30, 20])[:, None, None]))).astype(np.float32), 0.5, name="a")
-    state = {"error_map": torch.zeros(1, 1, 32, 32), "given": torch.ones(())}
+    state = {"error_map": np.zeros((1, 1, 32, 32), np.float32), "given": np.ones((), np.float32)}
     automatic = replace(session.step, full=np.ones((60, 90), np.float32), instances=(part,), refiner_state=state, name="cat", view=Box(2, 2, 80, 50))
     speckles = np.zeros((60, 90), bool)
     speckles[::2, ::2] = True
@@ -140,7 +141,7 @@ def test_an_odd_value_anywhere_in_a_step_makes_the_file_stale(rich, model, image
             continue
         step = altered(source, tmp_path / "odd", {"step": changed(text, *place, to=value)})
         history = altered(whole, tmp_path / "odd session", {"steps": changed(texts, 3, *place, to=value)})
-        refused(partial(read_step, step, model.device), partial(read_step, step, model.device, (60, 90), 32), partial(read, history, image, model))
+        refused(partial(read_step, step), partial(read_step, step, (60, 90), 32), partial(read, history, image, model))
 
 
 @pytest.mark.parametrize("text", ["", "{", "[" * 100_000, "null", "5", '"x"', "[null]", "[[]]", "{}", "[1e999]", '[{"clicks": NaN}]', None])
@@ -148,7 +149,7 @@ def test_broken_json_inside_a_sound_container_is_a_stale_file(rich, model, image
     step = altered(write_step(tmp_path / "step", rich.step), tmp_path / "odd", {"step": text})
     session = altered(rich.save(tmp_path / "session"), tmp_path / "odd session", {"steps": text})
     with pytest.raises(StaleSessionError, match="expected a step"):
-        read_step(step, model.device)
+        read_step(step)
     with pytest.raises(StaleSessionError, match="expected a session file"):
         read(session, image, model)
 
@@ -169,7 +170,7 @@ def test_points_outside_the_image_and_views_beyond_it_are_refused(rich, model, t
         step = altered(source, tmp_path / "odd", {"step": changed(text, *place, to=value)})
         for size in (None, (60, 90)):
             with pytest.raises(StaleSessionError):
-                read_step(step, model.device, size)
+                read_step(step, size)
 
 
 NAN = float("nan")
@@ -203,7 +204,7 @@ def test_wrong_tensors_make_a_file_stale(rich, model, image, tmp_path):
                     continue
                 step = altered(source, tmp_path / "odd", tensors={name: value})
                 whole = altered(session, tmp_path / "odd session", tensors={f"step.{number}.{name}": value})
-                refused(partial(read_step, step, model.device, (60, 90), 32), partial(read, whole, image, model))
+                refused(partial(read_step, step, (60, 90), 32), partial(read, whole, image, model))
 
 
 def test_a_wrong_embedding_makes_a_session_stale(rich, model, image, tmp_path):
@@ -224,7 +225,7 @@ def test_a_wrong_embedding_makes_a_session_stale(rich, model, image, tmp_path):
 def test_files_that_are_no_container_are_stale(model, image, tmp_path, content):
     (tmp_path / "file").write_bytes(content)
     file = tmp_path / "file"
-    refused(partial(read_step, file, model.device), partial(read, file, image, model), partial(read_step, tmp_path, "cpu"))
+    refused(partial(read_step, file), partial(read, file, image, model), partial(read_step, tmp_path))
 
 
 def test_a_mask_prompt_is_background_outside_the_image(model):
@@ -237,7 +238,7 @@ def test_a_mask_prompt_is_background_outside_the_image(model):
         rows = round(32 * frame.content_height / frame.size)
         assert (logits[:rows] > 0).all()
         assert (logits[rows:] == -MASK_PROMPT_LOGIT).all()
-    session = Session(np.zeros((60, 90, 3), np.uint8), sam)
+    session = Session(np.zeros((60, 90, 3), np.uint8), TorchClickModel(sam))
     session.mask(np.ones((60, 90), bool))
     previous = session.step.prompt.previous_logits
     assert previous is not None

@@ -69,11 +69,11 @@ class Segmenter:
         """
         if self.parts.clicks is None:
             raise ModelError(f"expected a model with an image embedding for a session, got {self.name}; fretsaw.list_models() names their modes")
-        pixels = images.read_image(image)
-        if saved is None:
-            return Session(pixels, self.parts.clicks, self.parts.automatic, self.refiner, text=self.parts.text, zoom=self.zoom)
-        embedding, history = session_file.read(Path(saved), pixels, self.parts.clicks)
-        return Session(pixels, self.parts.clicks, self.parts.automatic, self.refiner, embedding, history, self.parts.text, self.zoom)
+        from fretsaw.runtimes.torch import TorchClickModel
+
+        pixels, model = images.read_image(image), TorchClickModel(self.parts.clicks, self.refiner)
+        embedding, history = session_file.read(Path(saved), pixels, model) if saved is not None else (None, ())
+        return Session(pixels, model, self.parts.automatic, embedding, history, self.parts.text, self.zoom)
 
     def auto(self, image: ImageLike, instances: bool = False) -> Segmentation:
         """Cut an image without any prompt.
@@ -133,6 +133,12 @@ class Segmenter:
         if isinstance(image, list):
             return [self.parts.text(images.read_image(one), names, background, settings) for one in image]
         return self.parts.text(images.read_image(image), names, background, settings)
+
+    def limit_threads(self, count: int) -> None:
+        """Let the model use so many threads of the processor at once when the calling thread asks it."""
+        from fretsaw.runtimes import torch as runtime
+
+        runtime.limit_threads(count)
 
 
 def load(

@@ -14,7 +14,6 @@ from functools import partial
 
 import cv2
 import numpy as np
-from torch import Tensor
 
 from fretsaw import frames
 from fretsaw.frames import crop
@@ -45,9 +44,9 @@ Decode = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """(image of a tile (h, w, 3) uint8, coarse logits (h, w)) -> logits (h, w)."""
 
 
-def at_own_resolution(logits: Tensor, image: np.ndarray, frame: frames.Frame) -> np.ndarray:
+def at_own_resolution(logits: np.ndarray, image: np.ndarray, frame: frames.Frame) -> np.ndarray:
     """Return a decoder's logits (1, 1, S/4, S/4) at the image's size, (H, W) float32, with the image's own edges where it is much larger than the frame."""
-    enlarged = frames.logits_to_image(logits, frame)[0, 0].cpu().numpy()
+    enlarged = frames.logits_to_image(logits, frame)[0, 0]
     zoom = max(image.shape[:2]) / frame.size
     if zoom <= LARGE:
         return enlarged

@@ -5,7 +5,10 @@ Conventions, valid everywhere in Fretsaw:
 - A *pixel index* names a pixel's centre: the top-left pixel is (0, 0), and a photo of width W reaches from -0.5 to W - 0.5.
 - An *edge coordinate* names the line between pixels: the photo reaches from 0 to W. Boxes are half open and use edge coordinates.
 - Points are xy (x right, y down) in arrays whose last axis has length 2; images are row, column.
-- Every resampling is bilinear with half-pixel centres, anti-aliased when it shrinks; no corner is aligned.
+- Every resampling is bilinear with half-pixel centres, anti-aliased when it shrinks; no corner is aligned. Only logits that are brought to an image are never
+  anti-aliased, see `logits_to_image`.
+
+Values are numpy arrays. Networks whose gradients or batches stay on a device use `fretsaw.layers.resampling`, which gives the same numbers.
 
 Deviation: a resize by s moves the centre of pixel p to (p + 0.5) s - 0.5. Published SAM and SAM 2 place prompts at p s instead and were trained so;
     `points_to_model` follows them, because half a pixel of the model frame is less than what the decoder would lose off its training distribution.
@@ -15,15 +18,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
+from PIL import Image
 
 from fretsaw.errors import ShapeError
 from fretsaw.types import Box
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 MASK_PROMPT_LOGIT = 8.0
 """A boolean mask used as prompt becomes logits of plus or minus this value."""
@@ -101,19 +102,19 @@ class Preprocessing:
 
     @property
     def logit_side(self) -> int:
-        """Side of the decoder's low-resolution logits, S / 4. A refiner returns `map_scale` times as many; see `Session.logit_side`."""
+        """Side of the decoder's low-resolution logits, S / 4. With a refiner a model's answers may be finer; see `ClickModel.logit_side`."""
         return self.size // 4
 
     def frame_of(self, image: np.ndarray) -> Frame:
         """Return the frame for an image (H, W, 3)."""
         return self.frame(image.shape[0], image.shape[1], self.size)
 
-    def pixels_of(self, image: np.ndarray) -> Tensor:
+    def pixels_of(self, image: np.ndarray) -> np.ndarray:
         """Return the model's input for an image, (1, 3, S, S) float32."""
         return to_pixels(image, self.frame_of(image), self.mean, self.std)
 
 
-def to_pixels(image: np.ndarray, frame: Frame, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+def to_pixels(image: np.ndarray, frame: Frame, mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:
     """Bring an image into the model's frame.
 
     Args:
@@ -128,15 +129,17 @@ def to_pixels(image: np.ndarray, frame: Frame, mean: tuple[float, ...], std: tup
     Raises:
         ShapeError: If the image is not (H, W, 3) uint8 of the frame's size.
     """
-    import torch
-
     if image.dtype != np.uint8 or image.shape != (frame.height, frame.width, 3):
         raise ShapeError(f"expected an image ({frame.height}, {frame.width}, 3) uint8, got {image.shape} {image.dtype}")
-    values = _tensor(image).permute(2, 0, 1)[None].float().div_(255)
-    values = resize(values, frame.content_height, frame.content_width)
-    offset, factor = torch.tensor(mean).view(1, 3, 1, 1), torch.tensor(std).view(1, 3, 1, 1)
-    values = (values - offset) / factor
-    return torch.nn.functional.pad(values, (0, frame.size - frame.content_width, 0, frame.size - frame.content_height))
+    pixels = np.zeros((1, 3, frame.size, frame.size), np.float32)
+    for channel in range(3):
+        values = resize_map(image[..., channel], frame.content_height, frame.content_width)
+        # Resampling is linear, so the scale to [0, 1] is set on the values that come out of it.
+        content = pixels[0, channel, : frame.content_height, : frame.content_width]
+        np.divide(values, 255, out=content)
+        content -= np.float32(mean[channel])
+        content /= np.float32(std[channel])
+    return pixels
 
 
 def points_to_model(xy: np.ndarray, frame: Frame) -> np.ndarray:
@@ -154,7 +157,7 @@ def box_to_model(box: Box, frame: Frame) -> np.ndarray:
     return points_to_model(np.array([[box.x0, box.y0], [box.x1, box.y1]]), frame)
 
 
-def logits_to_image(logits: Tensor, frame: Frame) -> Tensor:
+def logits_to_image(logits: np.ndarray, frame: Frame) -> np.ndarray:
     """Enlarge mask logits from the decoder to the original image.
 
     Args:
@@ -163,31 +166,19 @@ def logits_to_image(logits: Tensor, frame: Frame) -> Tensor:
 
     Returns:
         (P, M, H, W) float32. A squashed frame is enlarged in one step, as SAM 2 does; a padded one goes through S x S, where the
-        padding is cut off, as SAM does.
+        padding is cut off, as SAM does. Nothing is anti-aliased, also where logits shrink, as the published models do.
     """
-    logits = logits.float()
-    if frame.padded:
-        logits = _interpolate(logits, frame.size, frame.size)[..., : frame.content_height, : frame.content_width]
-    return _interpolate(logits, frame.height, frame.width)
-
-
-def _interpolate(logits: Tensor, height: int, width: int) -> Tensor:
-    """Resample logits (P, M, h, w) between pixel centres without anti-aliasing, also where they shrink, as the published models do."""
-    import cv2
-    import torch
-
-    if logits.shape[-2:] == (height, width):
-        return logits
-    if logits.device.type != "cpu" or logits.requires_grad:
-        return torch.nn.functional.interpolate(logits, size=(height, width), mode="bilinear", align_corners=False)
-    # OpenCV's bilinear kernel agrees with torch's to float rounding and is many times faster on a CPU.
-    enlarged = torch.empty(*logits.shape[:2], height, width)
-    for source, target in zip(logits.flatten(0, 1).numpy(), enlarged.flatten(0, 1).numpy(), strict=True):
-        cv2.resize(source, (width, height), dst=target, interpolation=cv2.INTER_LINEAR)
+    logits = logits.astype(np.float32, copy=False)
+    enlarged = np.empty((*logits.shape[:2], frame.height, frame.width), np.float32)
+    for index in np.ndindex(logits.shape[:2]):
+        values = logits[index]
+        if frame.padded:
+            values = _interpolated(values, frame.size, frame.size)[: frame.content_height, : frame.content_width]
+        enlarged[index] = _interpolated(values, frame.height, frame.width)
     return enlarged
 
 
-def mask_to_logits(mask: np.ndarray, frame: Frame, size: int) -> Tensor:
+def mask_to_logits(mask: np.ndarray, frame: Frame, size: int) -> np.ndarray:
     """Turn a mask or a map of logits into the mask prompt that SAM's prompt encoder takes.
 
     Args:
@@ -201,43 +192,39 @@ def mask_to_logits(mask: np.ndarray, frame: Frame, size: int) -> Tensor:
     Raises:
         ShapeError: If the mask is not (H, W) of the image's size, or neither bool nor float.
     """
-    import torch
-
     if mask.shape != (frame.height, frame.width):
         raise ShapeError(f"expected a mask of the image's size ({frame.height}, {frame.width}), got {mask.shape}")
     if mask.dtype != np.bool_ and not np.issubdtype(mask.dtype, np.floating):
         raise ShapeError(f"expected a bool mask or float logits, got {mask.dtype}")
-    values = _tensor(mask).float()[None, None]
     rows = max(1, round(size * frame.content_height / frame.size))
     columns = max(1, round(size * frame.content_width / frame.size))
-    values = resize(values, rows, columns)
+    values = resize_map(mask, rows, columns)
+    logits = np.full((1, 1, size, size), -MASK_PROMPT_LOGIT, np.float32)
     # Resampling is linear, so the scale is set on the few values that come out of it.
-    logits = (2 * values - 1) * MASK_PROMPT_LOGIT if mask.dtype == np.bool_ else values
-    return torch.nn.functional.pad(logits, (0, size - columns, 0, size - rows), value=-MASK_PROMPT_LOGIT)
-
-
-def resize(values: Tensor, height: int, width: int) -> Tensor:
-    """Resample (B, C, H, W) to (B, C, height, width): bilinear, half-pixel centres, anti-aliased along an axis that shrinks."""
-    import torch
-
-    if values.shape[-2:] == (height, width):
-        return values
-    shrinks = height < values.shape[-2] or width < values.shape[-1]
-    return torch.nn.functional.interpolate(values, size=(height, width), mode="bilinear", align_corners=False, antialias=shrinks)
+    logits[0, 0, :rows, :columns] = (2 * values - 1) * MASK_PROMPT_LOGIT if mask.dtype == np.bool_ else values
+    return logits
 
 
 def resize_map(values: np.ndarray, height: int, width: int) -> np.ndarray:
-    """`resize` for one map (H, W) of any real dtype; returns (height, width) float32."""
-
-    return resize(_tensor(values).float()[None, None], height, width)[0, 0].numpy()
+    """Resample one map (H, W) of any real dtype to (height, width) float32: bilinear, half-pixel centres, anti-aliased if an axis shrinks."""
+    values = np.ascontiguousarray(values, np.float32)
+    if height >= values.shape[0] and width >= values.shape[1]:
+        return _interpolated(values, height, width)
+    return np.array(Image.fromarray(values).resize((width, height), Image.Resampling.BILINEAR))
 
 
 def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """`resize` for one image (H, W, 3) uint8; returns (height, width, 3) uint8, rounded."""
+    """`resize_map` for an image (H, W, 3) uint8, in Pillow's own fixed-point arithmetic, which published SAM was trained on; (height, width, 3) uint8."""
     if image.shape[:2] == (height, width):
         return image
-    # torch resamples uint8 with the same fixed-point arithmetic as Pillow: faster than in float, and what published SAM was trained on.
-    return np.ascontiguousarray(resize(_tensor(image).permute(2, 0, 1)[None], height, width)[0].permute(1, 2, 0).numpy())
+    return np.array(Image.fromarray(np.ascontiguousarray(image)).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def _interpolated(values: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resample a map (H, W) float32 between pixel centres without anti-aliasing."""
+    if values.shape == (height, width):
+        return values
+    return cv2.resize(values, (width, height), interpolation=cv2.INTER_LINEAR)
 
 
 def expand_box(box: Box, factor: float, minimum: float, height: int, width: int) -> Box:
@@ -266,13 +253,6 @@ def paste(patch: np.ndarray, box: Box, canvas: np.ndarray) -> np.ndarray:
     result = canvas.copy()
     result[int(box.y0) : int(box.y1), int(box.x0) : int(box.x1)] = patch
     return result
-
-
-def _tensor(array: np.ndarray) -> Tensor:
-    """Return a tensor with a copy of the array: results are read-only, and torch warns of sharing them."""
-    import torch
-
-    return torch.from_numpy(np.array(array, order="C"))
 
 
 def _check_size(height: int, width: int, size: int) -> None:

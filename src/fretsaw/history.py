@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fretsaw.errors import PromptError
 from fretsaw.masks import MaskRuns
 from fretsaw.segmentation import Segmentation
-from fretsaw.types import Box, Prompt
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from fretsaw.types import Box, Prompt, RefinerState
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,7 +32,7 @@ class Step:
     score: float = 0.0
     full: np.ndarray | MaskRuns | None = None
     instances: tuple[Segmentation, ...] = ()
-    refiner_state: Mapping[str, Tensor] | None = None
+    refiner_state: RefinerState | None = None
     name: str = ""
     view: Box | None = None
 
@@ -45,7 +41,7 @@ class Step:
         """Memory of its masks, logits and refiner's state."""
         logits = self.prompt.previous_logits
         own = (self.full.nbytes if self.full is not None else 0) + (logits.nbytes if logits is not None else 0)
-        state = sum(tensor.nbytes for tensor in (self.refiner_state or {}).values())
+        state = sum(array.nbytes for array in (self.refiner_state or {}).values())
         return own + state + sum(part.logits.nbytes for part in self.instances)
 
 

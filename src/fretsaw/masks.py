@@ -9,7 +9,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cv2
 import numpy as np
@@ -18,9 +18,6 @@ from pycocotools import mask as coco_mask
 
 from fretsaw.errors import ConfigError, ShapeError, shown
 from fretsaw.outlines import count_crossings, fill_rings, most_crossings, trace_rings, unite_rings, window
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 MOST_PIXELS = 2**28
 """Most pixels of a mask whose size nobody but the run lengths themselves tells: more than the largest image that is read unless a caller says otherwise."""
@@ -493,11 +490,11 @@ def nms(boxes: np.ndarray, scores: np.ndarray, iou_threshold: float) -> np.ndarr
     return np.array(kept, np.int64)
 
 
-def stability_score(mask_logits: np.ndarray | Tensor, threshold: float = 0.0, offset: float = 1.0) -> Any:
+def stability_score(mask_logits: Any, threshold: float = 0.0, offset: float = 1.0) -> Any:
     """Return how little masks change when their threshold moves: the IoU between the masks at `threshold + offset` and at `threshold - offset`.
 
     Args:
-        mask_logits: (..., H, W) floats, numpy array or torch tensor.
+        mask_logits: (..., H, W) floats, a numpy array or a tensor on any device, where the work is done.
         threshold: The logit that separates object and background.
         offset: How far the threshold is moved each way, >= 0.
 

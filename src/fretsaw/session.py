@@ -13,7 +13,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -23,13 +23,8 @@ from fretsaw.errors import ModelError, PromptError, ShapeError
 from fretsaw.history import History, Step
 from fretsaw.masks import MaskRuns
 from fretsaw.segmentation import LabelMap, Segmentation
-from fretsaw.types import Box, Click, ImageEmbedding, Prompt, Refiner, Stroke
-from fretsaw.zoom import Seen, Views, ZoomRules, holds, look_at, next_view, prompt_within
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from fretsaw.methods.sam_clicks import SamClicks
+from fretsaw.types import Box, Click, ClickModel, Embedding, Prompt, Seen, Stroke
+from fretsaw.zoom import Views, ZoomRules, holds, next_view, prompt_within
 
 EMPTY_LOGIT = -frames.MASK_PROMPT_LOGIT
 """The logits of the mask before the first prompt: background everywhere."""
@@ -38,15 +33,13 @@ EMPTY_LOGIT = -frames.MASK_PROMPT_LOGIT
 class AutomaticCut(Protocol):
     """Cuts without a prompt, on an embedding that exists already."""
 
-    def __call__(self, image: np.ndarray, embedding: ImageEmbedding, frame: frames.Frame) -> Segmentation: ...
+    def __call__(self, image: np.ndarray, embedding: Embedding, frame: frames.Frame) -> Segmentation: ...
 
 
 class TextLabels(Protocol):
     """Labels an image by names, on an embedding that exists already."""
 
-    def __call__(
-        self, image: np.ndarray, names: Sequence[str], background: Sequence[str] | None = None, *, embedding: ImageEmbedding | None = None
-    ) -> LabelMap: ...
+    def __call__(self, image: np.ndarray, names: Sequence[str], background: Sequence[str] | None = None, *, embedding: Embedding | None = None) -> LabelMap: ...
 
 
 class Session:
@@ -66,28 +59,27 @@ class Session:
     def __init__(
         self,
         image: np.ndarray,
-        model: SamClicks,
+        model: ClickModel,
         automatic: AutomaticCut | None = None,
-        refiner: Refiner | None = None,
-        embedding: ImageEmbedding | None = None,
+        embedding: Embedding | None = None,
         history: Sequence[Step] = (),
         text: TextLabels | None = None,
         zoom: ZoomRules | None = None,
     ) -> None:
         self.image = image.view()
         self.image.flags.writeable = False
-        self._model, self._automatic, self._refiner, self._text = model, automatic, refiner, text
-        self.zoom, self.views = zoom, Views(self.image, model, refiner)
+        self._model, self._automatic, self._text = model, automatic, text
+        self.zoom, self.views = zoom, Views(self.image, model)
         self._lock = threading.RLock()
         self._history = History.of(history)
-        self._whole = look_at(image, model, refiner, embedding)
+        self._whole = model.look(self.image, embedding)
 
     @property
     def frame(self) -> frames.Frame:
         return self._whole.frame
 
     @property
-    def embedding(self) -> ImageEmbedding:
+    def embedding(self) -> Embedding:
         return self._whole.embedding
 
     @property
@@ -98,7 +90,7 @@ class Session:
     @property
     def logit_side(self) -> int:
         """Side of the low-resolution logits that prompts start from and steps keep."""
-        return self._model.preprocessing.logit_side * (self._refiner.map_scale if self._refiner is not None else 1)
+        return self._model.logit_side
 
     @property
     def history_nbytes(self) -> int:
@@ -120,7 +112,7 @@ class Session:
         return self._history.undone
 
     @property
-    def model(self) -> SamClicks:
+    def model(self) -> ClickModel:
         """The model that answers the clicks."""
         return self._model
 
@@ -175,7 +167,7 @@ class Session:
         with self._lock:
             before = self._history
             # A refiner mends a mask that came from elsewhere around the last click alone, so that there each has its turn.
-            singly = self._refiner is not None and self.step.full is not None and len(clicks) > 1
+            singly = self._model.refines and self.step.full is not None and len(clicks) > 1
             try:
                 for group in [(click,) for click in clicks] if singly else [clicks]:
                     prompt = self.step.prompt
@@ -327,23 +319,14 @@ class Session:
         return session_file.write(Path(path), self.image, self._model, self.embedding, self.history)
 
     def _predict(self, prompt: Prompt) -> Segmentation:
-        """Run the decoder, and the refiner if there is one, on the image or on a part of it, and push what comes out."""
-        import torch
-
-        from fretsaw.methods.sam_clicks import best_of_three, drawn_points
-
+        """Ask the model about the image or a part of it, and push what it answers."""
         view, state = self._view_for(prompt), self.step.refiner_state
         seen = self._whole if view is None else self.views.seen(view)
         if view != self.step.view:
             prompt, state = replace(prompt, previous_logits=self._start_of(self.result.logits, view, seen)), {}
-        asked = prompt if view is None else prompt_within(prompt, view)
-        with torch.no_grad():
-            logits, score = best_of_three(*self._model.decode(seen.embedding, self._model.embed(asked, seen.frame)))
-            if self._refiner is not None:
-                points = drawn_points(asked, seen.frame)
-                logits, state = self._refiner.refine(seen.features, *points, logits, asked.previous_logits, state)
-        full = self._keep_untouched(logits) if self._refiner is not None and view is None else None
-        return self._push(Step(replace(prompt, previous_logits=logits), float(score.clamp(0, 1)), full, refiner_state=state or None, view=view))
+        answer = self._model.answer(seen, prompt if view is None else prompt_within(prompt, view), state)
+        full = self._keep_untouched(answer.logits) if self._model.refines and view is None else None
+        return self._push(Step(replace(prompt, previous_logits=answer.logits), answer.score, full, refiner_state=answer.state or None, view=view))
 
     def _view_for(self, prompt: Prompt) -> Box | None:
         """Return the part of the image that the next answer is made on; a session that does not zoom stays on a step's view while the clicks lie there.
@@ -351,23 +334,21 @@ class Session:
         With a refiner, a mask that came from elsewhere stays as it is where nothing was clicked, so that the whole image is looked at.
         """
         step = self.step
-        if self._refiner is not None and step.full is not None:
+        if self._model.refines and step.full is not None:
             return None
         if self.zoom is None:
             return step.view if step.view is not None and holds(step.view, prompt) else None
         return next_view(step.view, self.result.mask, prompt, self.zoom) if len(prompt.clicks) >= self.zoom.first_click else None
 
-    def _keep_untouched(self, logits: Tensor) -> np.ndarray | None:
+    def _keep_untouched(self, logits: np.ndarray) -> np.ndarray | None:
         """Where a mask that did not come from the decoder was refined in one region only, keep its own pixels everywhere else, bit for bit."""
         before = self.step
         if before.full is None or before.prompt.previous_logits is None:
             return None
-        from torch import cat
-
-        changed = (logits != before.prompt.previous_logits).float()
-        if bool(changed.all()):
+        changed = logits != before.prompt.previous_logits
+        if changed.all():
             return None
-        enlarged = frames.logits_to_image(cat((logits, changed), 1), self.frame)[0].cpu().numpy()
+        enlarged = frames.logits_to_image(np.concatenate((logits, changed), 1, dtype=np.float32), self.frame)[0]
         return np.where(enlarged[1] > 0, enlarged[0], _logits_of(before.full))
 
     def _push(self, step: Step) -> Segmentation:
@@ -384,15 +365,15 @@ class Session:
         if step.full is not None:
             logits = _logits_of(step.full)
         elif step.prompt.previous_logits is not None and step.view is not None:
-            part = frames.logits_to_image(step.prompt.previous_logits, self.views.frame(step.view))[0, 0].cpu().numpy()
+            part = frames.logits_to_image(step.prompt.previous_logits, self.views.frame(step.view))[0, 0]
             logits = frames.paste(part, step.view, np.full(self.image.shape[:2], EMPTY_LOGIT, np.float32))
         elif step.prompt.previous_logits is not None:
-            logits = frames.logits_to_image(step.prompt.previous_logits, self.frame)[0, 0].cpu().numpy()
+            logits = frames.logits_to_image(step.prompt.previous_logits, self.frame)[0, 0]
         else:
             logits = np.full(self.image.shape[:2], EMPTY_LOGIT, np.float32)
         return Segmentation(logits, step.score, image=self.image, instances=step.instances, name=step.name)
 
-    def start_from(self, mask: np.ndarray) -> Tensor:
+    def start_from(self, mask: np.ndarray) -> np.ndarray:
         """Return the low-resolution logits that a prompt on a mask of one's own starts from, (1, 1, k, k) float32, as `mask` makes them.
 
         Args:
@@ -403,15 +384,17 @@ class Session:
         """
         return self._low_res(mask)
 
-    def _low_res(self, mask: np.ndarray) -> Tensor:
+    def _low_res(self, mask: np.ndarray) -> np.ndarray:
         if mask.shape != self.image.shape[:2]:
             raise ShapeError(f"expected a mask of the image's size {self.image.shape[:2]}, got {mask.shape}")
         return self._start_of(mask, None, self._whole)
 
-    def _start_of(self, mask: np.ndarray, view: Box | None, seen: Seen) -> Tensor:
+    def _start_of(self, mask: np.ndarray, view: Box | None, seen: Seen) -> np.ndarray:
         """Return a mask or logits (H, W) as what the decoder starts from, on the image or on a view."""
         part = mask if view is None else frames.crop(mask, view)
-        return frames.mask_to_logits(part, seen.frame, self.logit_side).to(seen.embedding.final.device)
+        logits = frames.mask_to_logits(part, seen.frame, self.logit_side)
+        logits.flags.writeable = False
+        return logits
 
     def _check_inside(self, x: float, y: float, name: str = "a click") -> None:
         height, width = self.image.shape[:2]

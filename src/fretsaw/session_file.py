@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -21,16 +21,14 @@ from fretsaw.frames import MASK_PROMPT_LOGIT
 from fretsaw.history import Step
 from fretsaw.masks import MaskRuns
 from fretsaw.segmentation import Segmentation
-from fretsaw.types import Box, Click, ImageEmbedding, Prompt, Stroke
+from fretsaw.types import Box, Click, ClickModel, Embedding, Prompt, Stroke
 from fretsaw.weights.checkpoints import one_line
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from fretsaw.methods.sam_clicks import SamClicks
 
 FORMAT = "fretsaw-session-1"
 STEP_FORMAT = "fretsaw-step-1"
+
+EMBEDDING = "embedding."
+"""Begins the names of the embedding's arrays; what follows is the model's own, see `ClickModel.pack`."""
 
 BROKEN = (ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, OSError, RuntimeError, TypeError, ValueError)
 """What a file that was damaged, or made to do harm, may end in."""
@@ -39,41 +37,35 @@ EDGE = 2
 """Pixels around a part's box that are kept: `edge_opacity` looks at the neighbours of the outline's neighbours."""
 
 
-def write(path: Path, image: np.ndarray, model: SamClicks, embedding: ImageEmbedding, history: Sequence[Step]) -> Path:
+def write(path: Path, image: np.ndarray, model: ClickModel, embedding: Embedding, history: Sequence[Step]) -> Path:
     """Write a session file atomically and return its path.
 
     Raises:
         OutputError: If the folder cannot be written.
     """
-    from safetensors.torch import save
-
-    tensors = {"embedding.final": embedding.final}
-    tensors |= {f"embedding.high_res.{i}": tensor for i, tensor in enumerate(embedding.high_res)}
-    tensors |= {f"embedding.taps.{name}": tensor for name, tensor in embedding.taps.items()}
+    arrays = {f"{EMBEDDING}{name}": array for name, array in model.pack(embedding).items()}
     steps = []
     for i, step in enumerate(history):
         steps.append(_step_to_json(step))
-        tensors |= {f"step.{i}.{name}": tensor for name, tensor in _step_tensors(step).items()}
+        arrays |= {f"step.{i}.{name}": array for name, array in _step_arrays(step).items()}
     metadata = _identity(image, model) | {"format": FORMAT, "steps": json.dumps(steps)}
-    # a copy each: a named mask is a second step with the same logits, and safetensors refuses tensors that share memory
-    content = save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, metadata)
-    return images.write_bytes(path, content)
+    return images.write_bytes(path, _packed(arrays, metadata))
 
 
-def read(path: Path, image: np.ndarray, model: SamClicks) -> tuple[ImageEmbedding, list[Step]]:
+def read(path: Path, image: np.ndarray, model: ClickModel) -> tuple[Embedding, list[Step]]:
     """Read a session file that belongs to this image and this model.
 
     Raises:
         StaleSessionError: If the file is no session, is broken, or belongs to another image, model or preprocessing.
     """
-    with _opened(path, "a session file") as (metadata, tensors):
+    with _opened(path, "a session file") as (metadata, arrays):
         _check_identity(path, metadata, _identity(image, model))
-        embedding = _embedding_from(tensors, model)
+        embedding = model.unpack({name.removeprefix(EMBEDDING): _require_array(name, arrays[name], None) for name in arrays if name.startswith(EMBEDDING)})
         history: list[Step] = []
-        own = _grouped(tensors)
-        expected = Expected((image.shape[0], image.shape[1]), model.preprocessing.size // 4)
+        own = _grouped(arrays)
+        expected = Expected((image.shape[0], image.shape[1]), model.preprocessing.logit_side)
         for i, step in enumerate(_list(_json(metadata, "steps"), "steps")):
-            history.append(_step_from(step, own.get(i, {}), model.device, expected))
+            history.append(_step_from(step, own.get(i, {}), expected))
         return embedding, history
 
 
@@ -83,41 +75,44 @@ def write_step(path: Path, step: Step) -> Path:
     Raises:
         OutputError: If the folder cannot be written.
     """
-    from safetensors.torch import save
-
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _step_tensors(step).items()}
-    content = save(tensors, {"format": STEP_FORMAT, "step": json.dumps(_step_to_json(step))})
+    content = _packed(_step_arrays(step), {"format": STEP_FORMAT, "step": json.dumps(_step_to_json(step))})
     return images.write_bytes(path, content, durable=True, mode=0o600)
 
 
-def read_step(path: Path, device: Any, size: tuple[int, int] | None = None, side: int | None = None) -> Step:
+def read_step(path: Path, size: tuple[int, int] | None = None, side: int | None = None) -> Step:
     """Read a file that `write_step` made.
 
     Args:
         path: The file.
-        device: Where its tensors are put.
         size: (H, W) of the image that it belongs to; None: whatever it says, which is not compared with anything.
         side: Of the decoder's logits, S / 4; None: any.
 
     Raises:
         StaleSessionError: If it is none, is broken, or speaks of an image or a model of another size.
     """
-    with _opened(path, "a step") as (metadata, tensors):
+    with _opened(path, "a step") as (metadata, arrays):
         if metadata.get("format") != STEP_FORMAT:
             raise StaleSessionError(f"expected a step ({STEP_FORMAT}) at {path}, got {shown(metadata.get('format', 'another kind of file'))}")
-        return _step_from(_json(metadata, "step"), tensors, device, Expected(size, side))
+        return _step_from(_json(metadata, "step"), arrays, Expected(size, side))
+
+
+def _packed(arrays: Mapping[str, np.ndarray], metadata: dict[str, str]) -> bytes:
+    from safetensors.numpy import save
+
+    # the bytes of each array are taken as they lie in memory
+    return save({name: np.ascontiguousarray(array).reshape(array.shape) for name, array in arrays.items()}, metadata)
 
 
 @contextmanager
-def _opened(path: Path, what: str) -> Iterator[tuple[dict[str, str], dict[str, Tensor]]]:
-    """Give a file's metadata and tensors; whatever goes wrong with them is the file's fault and said in one line.
+def _opened(path: Path, what: str) -> Iterator[tuple[dict[str, str], dict[str, np.ndarray]]]:
+    """Give a file's metadata and arrays; whatever goes wrong with them is the file's fault and said in one line.
 
     What is expected is checked one by one below; this is for everything that nobody thought of.
     """
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(path, framework="np") as file:
             yield file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (safe_open is no mapping)
     except StaleSessionError:
         raise
@@ -135,17 +130,17 @@ def _json(metadata: Mapping[str, str], name: str) -> Any:
         raise ValueError(f"its {name} are nested too deeply") from None
 
 
-def _grouped(tensors: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
-    """Return {number of a step: its tensors by their own names}."""
-    steps: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
+def _grouped(arrays: Mapping[str, np.ndarray]) -> dict[int, dict[str, np.ndarray]]:
+    """Return {number of a step: its arrays by their own names}."""
+    steps: dict[int, dict[str, np.ndarray]] = {}
+    for name, array in arrays.items():
         kind, number, own = (*name.split(".", 2), "", "")[:3]
         if kind == "step" and number.isascii() and number.isdigit() and len(number) < 10:
-            steps.setdefault(int(number), {})[own] = tensor
+            steps.setdefault(int(number), {})[own] = array
     return steps
 
 
-def _identity(image: np.ndarray, model: SamClicks) -> dict[str, str]:
+def _identity(image: np.ndarray, model: ClickModel) -> dict[str, str]:
     return {"image": images.image_hash(image), "model": model.checksum, "preprocessing": model.preprocessing.key}
 
 
@@ -171,24 +166,22 @@ def _step_to_json(step: Step) -> dict[str, Any]:
     }
 
 
-def _step_tensors(step: Step) -> dict[str, Tensor]:
-    import torch
-
-    tensors: dict[str, Tensor] = {}
+def _step_arrays(step: Step) -> dict[str, np.ndarray]:
+    arrays: dict[str, np.ndarray] = {}
     if step.prompt.previous_logits is not None:
-        tensors["logits"] = step.prompt.previous_logits
+        arrays["logits"] = step.prompt.previous_logits
     if isinstance(step.full, MaskRuns):
-        tensors["mask_size"] = torch.tensor(step.full.size)
+        arrays["mask_size"] = np.array(step.full.size, np.int64)
         if 8 * step.full.nbytes <= step.full.size[0] * step.full.size[1]:
-            tensors["runs"] = torch.from_numpy(step.full.lengths)
+            arrays["runs"] = step.full.lengths
         else:  # speckles: one bit a pixel is less
-            tensors["mask"] = torch.from_numpy(np.packbits(step.full.mask()))
+            arrays["mask"] = np.packbits(step.full.mask())
     elif step.full is not None:
-        tensors["full"] = torch.from_numpy(np.array(step.full))
+        arrays["full"] = step.full
     for number, part in enumerate(step.instances):
         x0, y0, x1, y1 = _kept_box(part)
-        tensors[f"instance.{number}"] = torch.from_numpy(part.logits[y0:y1, x0:x1].copy())
-    return tensors | {f"refiner.{name}": tensor for name, tensor in (step.refiner_state or {}).items()}
+        arrays[f"instance.{number}"] = part.logits[y0:y1, x0:x1]
+    return arrays | {f"refiner.{name}": array for name, array in (step.refiner_state or {}).items()}
 
 
 def _kept_box(part: Segmentation) -> list[int]:
@@ -224,52 +217,33 @@ MOST_PIXELS = 2**31
 """Of an image whose size is not known."""
 
 
-def _embedding_from(tensors: Mapping[str, Tensor], model: SamClicks) -> ImageEmbedding:
-    """Return the embedding, of the shape that the model's decoder takes."""
-    grid, device = -(-model.preprocessing.size // 16), model.device
-    shapes = {}
-    for number, channels in enumerate(model.embedding_channels):
-        name, factor = ("embedding.final", 1) if number == 0 else (f"embedding.high_res.{number - 1}", 2 ** (len(model.embedding_channels) - number))
-        shapes[name] = (1, channels, factor * grid, factor * grid)
-    found = {name: tensor for name, tensor in tensors.items() if name.startswith("embedding.")}
-    for name, shape in shapes.items():
-        _require_tensor(name, found.get(name), shape)
-    taps = {name.removeprefix("embedding.taps."): tensor for name, tensor in found.items() if name.startswith("embedding.taps.")}
-    for name, tensor in taps.items():
-        _require_tensor(f"embedding.taps.{name}", tensor, None)
-    final, *high_res = (found[name].to(device) for name in shapes)
-    return ImageEmbedding(final, tuple(high_res), {name: tensor.to(device) for name, tensor in taps.items()})
-
-
-def _step_from(step: Any, tensors: Mapping[str, Tensor], device: Any, expected: Expected) -> Step:
+def _step_from(step: Any, arrays: Mapping[str, np.ndarray], expected: Expected) -> Step:
     """Return a step; everything that it holds is checked against the image and the model before memory is taken for it."""
-    from fretsaw.session import Step
-
     if not isinstance(step, dict):
         raise TypeError(f"expected a step as a JSON object, got {shown(step)}")
-    size = expected.size or _stated_size(step, tensors)
-    logits = tensors.get("logits")
-    if logits is not None:
-        _require_logits(logits, expected.side)
+    size = expected.size or _stated_size(step, arrays)
+    logits = _logits(arrays["logits"], expected.side) if "logits" in arrays else None
     prompt = Prompt(
         clicks=tuple(_click(row, size) for row in _list(step["clicks"], "clicks")),
         box=_box(step["box"], size) if step["box"] is not None else None,
-        previous_logits=logits.to(device) if logits is not None else None,
+        previous_logits=_frozen(logits) if logits is not None else None,
         strokes=tuple(_stroke(row, size) for row in _list(step.get("strokes", []), "strokes")),
     )
-    state = {name.removeprefix("refiner."): tensor.to(device) for name, tensor in tensors.items() if name.startswith("refiner.")}
-    for name, tensor in state.items():
+    state = {
         # a map of a refiner's state has the size of the logits that it made
-        _require_tensor(f"refiner.{name}", tensor, tuple(logits.shape) if logits is not None and tensor.ndim == 4 else None)
+        name.removeprefix("refiner."): _frozen(_require_array(name, array, logits.shape if logits is not None and array.ndim == 4 else None))
+        for name, array in arrays.items()
+        if name.startswith("refiner.")
+    }
     rows = _list(step.get("instances", []), "instances")
     if len(rows) > MOST_PARTS:
         raise ValueError(f"expected at most {MOST_PARTS} parts, got {len(rows)}")
-    parts = tuple(_part(row, tensors.get(f"instance.{number}"), size) for number, row in enumerate(rows))
+    parts = tuple(_part(row, arrays.get(f"instance.{number}"), size) for number, row in enumerate(rows))
     view = step.get("view")
     return Step(
         prompt,
         _number(step["score"], "score"),
-        _full_from(tensors, size),
+        _full_from(arrays, size),
         parts,
         state or None,
         _name(step.get("name", "")),
@@ -277,13 +251,13 @@ def _step_from(step: Any, tensors: Mapping[str, Tensor], device: Any, expected: 
     )
 
 
-def _stated_size(step: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple[int, int] | None:
+def _stated_size(step: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> tuple[int, int] | None:
     """Return the image's size (H, W) as the step itself says it, or None where it says nothing."""
     parts = step.get("instances")
-    if "mask_size" in tensors:
-        size = _require_tensor("mask_size", tensors["mask_size"], (2,), whole=True).tolist()
-    elif "full" in tensors:
-        size = list(tensors["full"].shape)
+    if "mask_size" in arrays:
+        size = _require_array("mask_size", arrays["mask_size"], (2,), whole=True).tolist()
+    elif "full" in arrays:
+        size = list(arrays["full"].shape)
     else:
         size = parts[0]["size"] if isinstance(parts, list) and parts and isinstance(parts[0], dict) and "size" in parts[0] else None
     if size is None:
@@ -293,29 +267,34 @@ def _stated_size(step: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tupl
     return size[0], size[1]
 
 
-def _require_tensor(name: str, tensor: Tensor | None, shape: tuple[int, ...] | None, whole: bool = False) -> Tensor:
-    """Return a tensor of that shape (None: any) with finite 32-bit fractions, or with whole numbers; refuse any other."""
-    import torch
-
-    if tensor is None:
+def _require_array(name: str, array: np.ndarray | None, shape: tuple[int, ...] | None, whole: bool = False) -> np.ndarray:
+    """Return an array of that shape (None: any) with finite 32-bit fractions, or with whole numbers; refuse any other."""
+    if array is None:
         raise ValueError(f"no {name} in it")
-    if shape is not None and tuple(tensor.shape) != shape:
-        raise ValueError(f"expected {name} {shape}, got {shown(tuple(tensor.shape))}")
-    if tensor.dtype == torch.float32 and not whole:
-        fits = bool(tensor.isfinite().all())
+    if shape is not None and array.shape != shape:
+        raise ValueError(f"expected {name} {shape}, got {shown(array.shape)}")
+    if array.dtype == np.float32 and not whole:
+        fits = bool(np.isfinite(array).all())
     else:
-        fits = not tensor.is_floating_point() and not tensor.is_complex() and (whole or not tensor.ndim)  # a counter is a whole number, too
+        fits = array.dtype.kind in "iub" and (whole or not array.ndim)  # a counter is a whole number, too
     if not fits:
-        raise ValueError(f"expected {'whole' if whole else 'finite'} numbers in {name}, got others ({str(tensor.dtype).removeprefix('torch.')})")
-    return tensor
+        raise ValueError(f"expected {'whole' if whole else 'finite'} numbers in {name}, got others ({array.dtype})")
+    return array
 
 
-def _require_logits(logits: Tensor, side: int | None) -> None:
-    _require_tensor("logits", logits, None)
+def _frozen(array: np.ndarray) -> np.ndarray:
+    """Return an array that nobody changes any more."""
+    array.flags.writeable = False
+    return array
+
+
+def _logits(logits: np.ndarray, side: int | None) -> np.ndarray:
+    logits = _require_array("logits", logits, None)
     rows = logits.shape[-1] if logits.ndim else 0
     sides = range(1, MOST_SIDE + 1) if side is None else [side * factor for factor in range(1, FINEST + 1)]
-    if tuple(logits.shape) != (1, 1, rows, rows) or rows not in sides:
-        raise ValueError(f"expected logits of {f'{side} x {side}, or twice that,' if side else 'a square,'} got {shown(tuple(logits.shape))}")
+    if logits.shape != (1, 1, rows, rows) or rows not in sides:
+        raise ValueError(f"expected logits of {f'{side} x {side}, or twice that,' if side else 'a square,'} got {shown(logits.shape)}")
+    return logits
 
 
 def _list(value: Any, name: str) -> list[Any]:
@@ -379,26 +358,26 @@ def _view(row: dict[str, Any], size: tuple[int, int] | None) -> Box:
     return view
 
 
-def _full_from(tensors: Mapping[str, Tensor], size: tuple[int, int] | None) -> np.ndarray | MaskRuns | None:
-    kinds = [name for name in ("runs", "mask", "full") if name in tensors]
+def _full_from(arrays: Mapping[str, np.ndarray], size: tuple[int, int] | None) -> np.ndarray | MaskRuns | None:
+    kinds = [name for name in ("runs", "mask", "full") if name in arrays]
     if not kinds:
         return None
     assert size is not None  # the step states it, if nobody else does
-    if kinds != ["full"] and _require_tensor("mask_size", tensors.get("mask_size"), (2,), whole=True).tolist() != list(size):
-        raise ValueError(f"expected a mask of the image's size {size}, got {tensors['mask_size'].tolist()}")
-    if "runs" in tensors:
-        lengths = _require_tensor("runs", tensors["runs"], None, whole=True).numpy()
+    if kinds != ["full"] and _require_array("mask_size", arrays.get("mask_size"), (2,), whole=True).tolist() != list(size):
+        raise ValueError(f"expected a mask of the image's size {size}, got {arrays['mask_size'].tolist()}")
+    if "runs" in arrays:
+        lengths = _require_array("runs", arrays["runs"], None, whole=True)
         # each alone before their sum, which would wrap
         if lengths.ndim != 1 or lengths.dtype != np.int32 or (lengths < 0).any() or int(lengths.sum(dtype=np.int64)) != size[0] * size[1]:
             raise ValueError(f"expected lengths of runs that cover {size[0]} x {size[1]} pixels, got others")
         return MaskRuns(size, lengths)
-    if "mask" in tensors:
-        bits = _require_tensor("mask", tensors["mask"], (-(-size[0] * size[1] // 8),), whole=True).numpy()
+    if "mask" in arrays:
+        bits = _require_array("mask", arrays["mask"], (-(-size[0] * size[1] // 8),), whole=True)
         return MaskRuns.of(np.unpackbits(bits, count=size[0] * size[1]).reshape(size).astype(bool))
-    return _require_tensor("full", tensors["full"], size).float().numpy()
+    return _require_array("full", arrays["full"], size)
 
 
-def _part(row: dict[str, Any], kept: Tensor | None, size: tuple[int, int] | None) -> Segmentation:
+def _part(row: dict[str, Any], kept: np.ndarray | None, size: tuple[int, int] | None) -> Segmentation:
     if size is None or row["size"] != list(size):
         raise ValueError(f"expected parts of the image's size {size}, got {shown(row['size'])}")
     place = _list(row["place"], "place")
@@ -407,7 +386,7 @@ def _part(row: dict[str, Any], kept: Tensor | None, size: tuple[int, int] | None
     x0, y0, x1, y1 = place
     if not (0 <= x0 <= x1 <= size[1] and 0 <= y0 <= y1 <= size[0]):
         raise ValueError(f"expected a part's place inside the image, got {place}")
-    inside = _require_tensor("a part's logits", kept, (y1 - y0, x1 - x0)).float().numpy()
+    inside = _require_array("a part's logits", kept, (y1 - y0, x1 - x0))
     logits = np.full(size, -MASK_PROMPT_LOGIT, np.float32)
     logits[y0:y1, x0:x1] = inside
     return Segmentation(logits, _number(row["score"], "score"), name=_name(row["name"]))

@@ -1,22 +1,28 @@
-"""The values that travel between the parts, and the three seams that let parts be exchanged.
+"""The values that travel between the parts, and the seams that let parts be exchanged.
 
-Shape legend: B images, P prompt sets, N points, M masks per prompt set, H W original size, S model side, h w embedding grid, C channels.
+Shape legend: B images, P prompt sets, N points, M masks per prompt set, H W original size, S model side, h w embedding grid, C channels,
+k side of the logits that a prompt starts from.
 
 The seams are plain signatures:
 
-1. image encoder: pixels -> `ImageEmbedding`;
-2. prompt embedding: anything -> `PromptEmbedding`, which is all that SAM's mask decoder consumes;
-3. refiner: `prepare` once per image, `refine` once per interaction, its state explicit.
+1. `ImageEncoder`: pixels -> `ImageEmbedding`;
+2. prompt embedding: anything -> `PromptEmbedding`, which is all that SAM's mask decoder consumes beside the image;
+3. `Refiner`: `prepare` once per image, `refine` once per interaction, its state explicit;
+4. `ClickModel`: all that a session asks of a model, whatever runs the three above. What passes is numpy, or opaque; `fretsaw.runtimes` implements it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from fretsaw.frames import Frame, Preprocessing
 
 
 POSITIVE, NEGATIVE, BOX_TOP_LEFT, BOX_BOTTOM_RIGHT, PADDING = 1, 0, 2, 3, -1
@@ -63,13 +69,111 @@ class Prompt:
         clicks: In the order they were made, original frame.
         box: The object's box, original frame, or None.
         previous_logits: (1, 1, S/4, S/4) float32 mask logits in the decoder's frame that the decoder starts from, or None; finer where a refiner made them.
+            Read-only.
         strokes: Lines drawn so far. SAM's prompt encoder takes no lines: a few places along each stand among the clicks as well.
     """
 
     clicks: tuple[Click, ...] = ()
     box: Box | None = None
-    previous_logits: Tensor | None = None
+    previous_logits: np.ndarray | None = None
     strokes: tuple[Stroke, ...] = ()
+
+
+class Embedding(Protocol):
+    """What a runtime keeps of an image, on whatever device: opaque to a session but for the memory it takes."""
+
+    @property
+    def nbytes(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Seen:
+    """What is computed once of an image, or of a view of it.
+
+    Attributes:
+        frame: How it lies in the model's input.
+        embedding: Of the image encoder.
+        features: What a refiner prepared, or None.
+    """
+
+    frame: Frame
+    embedding: Embedding
+    features: Any = None
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the embedding and of what the refiner prepared."""
+        return self.embedding.nbytes + _bytes_of(self.features)
+
+
+RefinerState = Mapping[str, np.ndarray]
+"""What a refiner carries from one interaction to the next: read-only arrays by name."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answer:
+    """What a model says to one prompt.
+
+    Attributes:
+        logits: (1, 1, k, k) float32 mask logits in the model's frame, read-only.
+        score: The model's own quality estimate, [0, 1].
+        state: What the refiner must be told at the next interaction; None where there is no refiner.
+    """
+
+    logits: np.ndarray
+    score: float
+    state: RefinerState | None = None
+
+
+class ClickModel(Protocol):
+    """Seam 4. All that a session asks of a model that takes clicks. One object serves any number of sessions and threads."""
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How an image lies in the model's input."""
+        ...
+
+    @property
+    def checksum(self) -> str:
+        """Names the weights; a session file is bound to it."""
+        ...
+
+    @property
+    def logit_side(self) -> int:
+        """k, the side of the logits that it answers with and that prompts start from."""
+        ...
+
+    @property
+    def refines(self) -> bool:
+        """Whether it mends a mask that came from elsewhere (a person's own, an automatic cut) around the last click, and leaves the rest as it is."""
+        ...
+
+    def look(self, image: np.ndarray, embedding: Embedding | None = None) -> Seen:
+        """Return what is computed once of an image (H, W, 3) uint8 RGB; its embedding is not computed where it is given."""
+        ...
+
+    def answer(self, seen: Seen, prompt: Prompt, state: RefinerState | None = None) -> Answer:
+        """Answer a prompt.
+
+        Args:
+            seen: What `look` returned.
+            prompt: In pixels of the image that was looked at; its `previous_logits` are (1, 1, k, k).
+            state: Of the answer before; None at the first, and where the mask before came from elsewhere; empty where the answer before was on another part
+                of the image.
+        """
+        ...
+
+    def pack(self, embedding: Embedding) -> dict[str, np.ndarray]:
+        """Return an embedding as arrays by name, to be kept in a file."""
+        ...
+
+    def unpack(self, arrays: Mapping[str, np.ndarray]) -> Embedding:
+        """Undo `pack`.
+
+        Raises:
+            ShapeError: If an array is missing, or has not the shape that the model's decoder takes.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +216,7 @@ class ImageEncoder(Protocol):
 
 
 class Refiner(Protocol):
-    """Seam 3. Improves a coarse mask; the state it carries from click to click is a frozen value that the session keeps in its undo stack.
+    """Seam 3. Improves a coarse mask; the state it carries from click to click is a value of its own, which the session keeps in its undo list.
 
     Attributes:
         map_scale: Side of the logits that it returns over that of the decoder's, k below.
@@ -133,7 +237,7 @@ class Refiner(Protocol):
         previous_logits: Tensor | None,
         state: Mapping[str, Tensor] | None,
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """Return better logits (1, 1, k S/4, k S/4) and the next state, a mapping of tensors so that a session can be written to disk.
+        """Return better logits (1, 1, k S/4, k S/4) and the next state, a mapping of tensors so that a session can be written to disk. It changes none of them.
 
         Args:
             features: What `prepare` returned.
@@ -145,3 +249,16 @@ class Refiner(Protocol):
                 another part of the image.
         """
         ...
+
+
+def _bytes_of(value: Any) -> int:
+    """Return the memory of an array or tensor, or of a nest of lists, tuples, mappings and objects with fields, as refiners prepare them."""
+    if hasattr(value, "nbytes"):
+        return int(value.nbytes)
+    if isinstance(value, Mapping):
+        return sum(map(_bytes_of, value.values()))
+    if isinstance(value, list | tuple):
+        return sum(map(_bytes_of, value))
+    if is_dataclass(value):
+        return sum(_bytes_of(getattr(value, row.name)) for row in fields(value))
+    return 0

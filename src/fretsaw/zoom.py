@@ -15,17 +15,12 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from fretsaw import frames, masks
-from fretsaw.types import Box, Click, ImageEmbedding, Prompt, Refiner, Stroke
-
-if TYPE_CHECKING:
-    from fretsaw.methods.sam_clicks import SamClicks
+from fretsaw.types import Box, Click, ClickModel, Prompt, Seen, Stroke
 
 MOST_VIEWS = 4
 """Embeddings of views that are kept for one image, beside the image's own."""
@@ -100,37 +95,16 @@ def box_iou(a: Box, b: Box) -> float:
     return shared / ((a.x1 - a.x0) * (a.y1 - a.y0) + (b.x1 - b.x0) * (b.y1 - b.y0) - shared)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Seen:
-    """What is computed once of the whole image, or of a view.
-
-    Attributes:
-        frame: How it lies in the model's input.
-        embedding: Of the image encoder.
-        features: What a refiner prepared, or None.
-    """
-
-    frame: frames.Frame
-    embedding: ImageEmbedding
-    features: Any = None
-
-    @property
-    def nbytes(self) -> int:
-        """Memory of the embedding and of what the refiner prepared."""
-        return self.embedding.nbytes + tensor_bytes(self.features)
-
-
 class Views:
     """What the model saw of an image's views, computed when it is first asked for; the last few are kept. One may serve several sessions and threads.
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        model: Whose encoder looks at them.
-        refiner: Looks at them too, or None.
+        model: Looks at them.
     """
 
-    def __init__(self, image: np.ndarray, model: SamClicks, refiner: Refiner | None = None) -> None:
-        self._image, self._model, self._refiner = image, model, refiner
+    def __init__(self, image: np.ndarray, model: ClickModel) -> None:
+        self._image, self._model = image, model
         self._lock = threading.Lock()
         self._known: OrderedDict[Box, Seen] = OrderedDict()
 
@@ -147,37 +121,11 @@ class Views:
         """Return what is computed once of a view."""
         with self._lock:
             if view not in self._known:
-                self._known[view] = look_at(np.ascontiguousarray(frames.crop(self._image, view)), self._model, self._refiner)
+                self._known[view] = self._model.look(np.ascontiguousarray(frames.crop(self._image, view)))
                 if len(self._known) > MOST_VIEWS:
                     self._known.popitem(last=False)
             self._known.move_to_end(view)
             return self._known[view]
-
-
-def look_at(image: np.ndarray, model: SamClicks, refiner: Refiner | None, embedding: ImageEmbedding | None = None) -> Seen:
-    """Return what is computed once of an image (H, W, 3) or of a view: its embedding, unless it is given, and what a refiner prepares."""
-    import torch
-
-    frame = model.preprocessing.frame_of(image)
-    if embedding is not None and refiner is None:
-        return Seen(frame, embedding)
-    with torch.no_grad():
-        pixels = model.preprocessing.pixels_of(image)
-        embedding = model.encode(pixels) if embedding is None else embedding
-        return Seen(frame, embedding, refiner.prepare(pixels, embedding) if refiner is not None else None)
-
-
-def tensor_bytes(value: Any) -> int:
-    """Return the memory of all tensors in a value: a tensor, or a nest of lists, tuples, mappings and objects with fields, as refiners prepare them."""
-    if hasattr(value, "nbytes"):
-        return int(value.nbytes)
-    if isinstance(value, Mapping):
-        return sum(map(tensor_bytes, value.values()))
-    if isinstance(value, list | tuple):
-        return sum(map(tensor_bytes, value))
-    if is_dataclass(value):
-        return sum(tensor_bytes(getattr(value, row.name)) for row in fields(value))
-    return 0
 
 
 def _told(prompt: Prompt) -> tuple[Click, ...]:

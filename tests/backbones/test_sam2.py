@@ -212,7 +212,7 @@ def answers(originals, model, photos):
     session = onnxruntime.InferenceSession(originals["encoder"], providers=["CPUExecutionProvider"])
     found = []
     for image, mask in photos:
-        pixels = model.preprocessing.pixels_of(image)
+        pixels = model.pixels_of(image)
         final, fine, middle = session.run(["image_embed", "high_res_feats_0", "high_res_feats_1"], {"image": pixels.numpy()})
         theirs = ImageEmbedding(torch.from_numpy(final), (torch.from_numpy(fine), torch.from_numpy(middle)))
         found.append(SimpleNamespace(image=image, mask=mask, frame=squash(*mask.shape, 1024), theirs=theirs, ours=model.encode(pixels)))
@@ -250,7 +250,7 @@ def prompts_on(answer) -> dict[str, tuple]:
     inside = [int(columns[len(columns) // 2]), int(rows[len(rows) // 2])]
     box = np.array(mask_to_box(answer.mask)).reshape(2, 2)
     to_model = lambda xy: torch.from_numpy(points_to_model(np.array(xy), answer.frame)).float()[None]  # noqa: E731
-    mask = mask_to_logits(answer.mask, answer.frame, 256)
+    mask = torch.from_numpy(mask_to_logits(answer.mask, answer.frame, 256))
     three = to_model([inside, [1, 1], [width // 2, height // 2]])
     return {
         "click": (to_model([inside]), torch.tensor([[1]]), None),
@@ -287,7 +287,7 @@ def test_masks_agree_with_onnxruntime_end_to_end(answers, model, decoder):
             ours = best_of_three(*model.decode(answer.ours, model.embed_prompt(*pad_points(coords, labels), mask)))[0]
             masks, scores = (torch.from_numpy(part) for part in decoder(answer.theirs, coords, labels, mask))
             theirs = masks[torch.arange(len(masks)), scores.argmax(1)][:, None]
-            ours, theirs = (logits_to_image(part, answer.frame).numpy() > 0 for part in (ours, theirs))
+            ours, theirs = (logits_to_image(part.numpy(), answer.frame) > 0 for part in (ours, theirs))
             for one, other in zip(ours[:, 0], theirs[:, 0], strict=True):
                 assert mask_iou(one, other) >= 0.999, name
 
@@ -299,7 +299,7 @@ def test_boxes_find_their_objects(answers, model):
     for answer in answers:
         coords, labels, _ = prompts_on(answer)["box"]
         logits = best_of_three(*model.decode(answer.ours, model.embed_prompt(*pad_points(coords, labels))))[0]
-        found.append(mask_iou(logits_to_image(logits, answer.frame)[0, 0].numpy() > 0, answer.mask))
+        found.append(mask_iou(logits_to_image(logits.numpy(), answer.frame)[0, 0] > 0, answer.mask))
     assert np.mean(found) > 0.8, found
 
 
@@ -312,6 +312,6 @@ def test_bfloat16_agrees_by_masks(converted, photos):
         frame = squash(*mask.shape, 256)
         corners = torch.from_numpy(points_to_model(np.array(mask_to_box(mask)).reshape(2, 2), frame)).float()[None]
         prompt = pad_points(corners, torch.tensor([[2, 3]]))
-        pixels = exact.preprocessing.pixels_of(image)
+        pixels = exact.pixels_of(image)
         masks = [best_of_three(*m.decode(m.encode(pixels), m.embed_prompt(*prompt)))[0] > 0 for m in (exact, rounded)]
         assert mask_iou(masks[0][0, 0].numpy(), masks[1][0, 0].numpy()) > 0.95

@@ -172,7 +172,7 @@ def test_teacher_masks_are_written_once_read_back_and_filtered(tmp_path, rng, mo
     [photo] = unlabelled_photos([tmp_path / "photo.png"])
     assert with_teacher_masks([photo], tmp_path / "teacher")[0].objects == ()
     model = tiny_sam2(64)
-    embedding = model.encode(model.preprocessing.pixels_of(image))
+    embedding = model.encode(model.pixels_of(image))
     everything = GridMasks(points_per_side=4, min_predicted_iou=0, min_stability=0, box_nms_iou=1.0)
     path = teacher_masks.path_of(photo.key, tmp_path / "teacher")
     with torch.no_grad():

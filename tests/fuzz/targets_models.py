@@ -276,10 +276,10 @@ def sessions() -> tuple[Any, Any, dict[str, Any]]:
     from tempfile import TemporaryDirectory
 
     import numpy as np
-    import torch
     from safetensors import safe_open
 
     from fretsaw.masks import MaskRuns
+    from fretsaw.runtimes.torch import TorchClickModel
     from fretsaw.segmentation import Segmentation
     from fretsaw.session import Session
     from fretsaw.session_file import write_step
@@ -287,12 +287,12 @@ def sessions() -> tuple[Any, Any, dict[str, Any]]:
     from model_files import Sample
     from tiny import tiny_sam2
 
-    model, image = tiny_sam2(64), np.zeros((20, 30, 3), np.uint8)
+    model, image = TorchClickModel(tiny_sam2(64)), np.zeros((20, 30, 3), np.uint8)
     session = Session(image, model)
     session.clicks([Click(12, 8), Click(3, 3, positive=False)], Box(2, 2, 20, 15))
     session.scribble([(5, 5), (15, 10)])
     part = Segmentation(np.where(np.arange(600).reshape(20, 30) % 30 < 9, 3.0, -3.0).astype(np.float32), 0.5, name="a")
-    state = {"error_map": torch.zeros(1, 1, 16, 16), "given": torch.ones(())}
+    state = {"error_map": np.zeros((1, 1, 16, 16), np.float32), "given": np.ones((), np.float32)}
     cut = replace(session.step, full=np.ones((20, 30), np.float32), instances=(part,), refiner_state=state, name="cat", view=Box(2, 2, 20, 15))
     own = replace(session.step, full=MaskRuns.of(part.mask))
     session = Session(image, model, embedding=session.embedding, history=[*session.history, cut, own])
@@ -358,7 +358,7 @@ def read_one_step(path: Path, image: Any, model: Any) -> None:
     from fretsaw.session import Session
     from fretsaw.session_file import read_step
 
-    step = read_step(path, model.device, (image.shape[0], image.shape[1]), model.preprocessing.size // 4)
+    step = read_step(path, (image.shape[0], image.shape[1]), model.preprocessing.logit_side)
     assert Session(image, model, history=[step]).result.mask.shape == image.shape[:2]
 
 

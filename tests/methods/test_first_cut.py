@@ -10,6 +10,7 @@ from torch import nn
 from fretsaw.clicks.places import deepest_places, probs_iou
 from fretsaw.errors import ConfigError
 from fretsaw.methods.first_cut import FirstCut, salient_parts
+from fretsaw.runtimes.torch import TorchClickModel
 from fretsaw.session import Session
 from tiny import tiny_sam, tiny_sam2
 
@@ -36,11 +37,11 @@ class FaithfulModel:
 
     def __init__(self, inner) -> None:
         self.preprocessing, self.device, self.checksum = inner.preprocessing, inner.device, inner.checksum
-        self.encode, self.prompts = inner.encode, []
+        self.encode, self.pixels_of, self.prompts = inner.encode, inner.pixels_of, []
 
     def embed(self, prompt, frame):
         self.prompts.append(prompt)
-        return prompt.previous_logits
+        return torch.from_numpy(prompt.previous_logits)
 
     def decode(self, embedding, prompt_logits):
         return prompt_logits.expand(-1, 4, -1, -1) * 3, torch.tensor([[0.2, 0.5, 0.9, 0.6]])
@@ -60,7 +61,7 @@ class ContraryModel(FaithfulModel):
 
 def cut(mask: np.ndarray, image: np.ndarray, build=tiny_sam2, kind=FaithfulModel, **settings):
     model = kind(build(128))
-    embedding = model.encode(model.preprocessing.pixels_of(image))
+    embedding = model.encode(model.pixels_of(image))
     return FirstCut(Planted(mask), model, **settings)(image, embedding, model.preprocessing.frame_of(image)), model  # type: ignore[arg-type]
 
 
@@ -94,7 +95,7 @@ def test_a_decoder_that_takes_something_else_is_overruled_by_the_map(image):
 
 def test_from_the_second_round_on_the_result_is_the_prompt(image):
     result, model = cut(disk(80, 200, 50), image, rounds=2)
-    first, second = (prompt.previous_logits for prompt in model.prompts)
+    first, second = (torch.from_numpy(prompt.previous_logits) for prompt in model.prompts)
     assert model.prompts[0].clicks == model.prompts[1].clicks
     torch.testing.assert_close(second, 0.7 * (3 * first).clamp(-8, 8) + 0.3 * first)  # the model answers three times its prompt
     assert 0 < result.score <= 0.9
@@ -149,7 +150,7 @@ def test_inside_a_session_the_embedding_is_used_again_and_clicks_correct_the_cut
     model = tiny_sam2(128)
     calls = []
     model.image_encoder.register_forward_hook(lambda *arguments: calls.append(1))
-    session = Session(image, model, FirstCut(Planted(disk(160, 160, 60)), model))
+    session = Session(image, TorchClickModel(model), FirstCut(Planted(disk(160, 160, 60)), model))
     result = session.auto()
     assert len(calls) == 1
     assert not np.array_equal(session.click(10, 10).logits, result.logits)

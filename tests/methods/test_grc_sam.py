@@ -398,9 +398,10 @@ def test_a_trained_file_cuts_and_labels(names, head, rng):
     assert result.labels.shape == (50, 70)
     assert result.names == (names or ("background", "foreground"))
     assert np.allclose(result.probabilities.sum(0), 1, atol=1e-5)
+    from fretsaw.runtimes.torch import TorchClickModel
     from fretsaw.session import Session
 
-    cut = Session(image, clicks, automatic).auto()
+    cut = Session(image, TorchClickModel(clicks), automatic).auto()
     assert cut.mask.shape == (50, 70)
     assert Description.from_metadata(about.to_metadata()) == about
     with pytest.raises(ModelError):

@@ -289,8 +289,8 @@ def test_any_model_that_takes_clicks_can_be_the_decoder(build: Any, rng: np.rand
     coords, labels = torch.tensor([[[35.0, 45.0], [0, 0]]]), torch.tensor([[1, -1]])
     coords[0, 0] *= torch.tensor([frame.scale_x, frame.scale_y])
     with torch.no_grad():
-        logits, iou = model.decode(model.encode(model.preprocessing.pixels_of(image)), model.embed_prompt(coords, labels))
-    full = frames.logits_to_image(logits, frame)[0, 1:].numpy()
+        logits, iou = model.decode(model.encode(model.pixels_of(image)), model.embed_prompt(coords, labels))
+    full = frames.logits_to_image(logits.numpy(), frame)[0, 1:]
     assert 0 < (full > 0).mean() < 1, "the random model must answer something"
     expected = {round(score, 5): mask for score, mask in zip(iou[0, 1:].tolist(), full > 0, strict=True)}
     assert len(found) == 3

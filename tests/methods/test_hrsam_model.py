@@ -46,7 +46,7 @@ def test_own_file_loads_by_its_path_at_another_size_and_clicks(tmp_path, image, 
     result = session.click(60, 45)
     assert result.mask.shape == (90, 120)
     with torch.no_grad():
-        wanted = model.encode(segmenter.parts.clicks.preprocessing.pixels_of(image)).final
+        wanted = model.encode(segmenter.parts.clicks.pixels_of(image)).final
     torch.testing.assert_close(session.embedding.final, wanted)
 
 

@@ -24,6 +24,7 @@ from fretsaw.methods.pmg_sam.feat_refiner import FeatRefiner
 from fretsaw.methods.pmg_sam.model import PmgResult
 from fretsaw.methods.pmg_sam.pairing import PAIRS, DualBranch, DualFeatures, Pair, stages_of
 from fretsaw.methods.pmg_sam.stored import read_network, write_network
+from fretsaw.runtimes.torch import TorchClickModel
 from fretsaw.session import Session
 from fretsaw.types import ImageEmbedding
 from tiny import CHANNELS, tiny_sam, tiny_sam2
@@ -294,7 +295,7 @@ class TestCut:
         cut = pmg_cut(model)
         encodings = []
         model.image_encoder.register_forward_hook(lambda *_: encodings.append(1))
-        session = Session(image, model, cut)
+        session = Session(image, TorchClickModel(model), cut)
         result = session.auto()
         assert result.logits.shape == image.shape[:2]
         assert 0 <= result.score <= 1
@@ -304,23 +305,23 @@ class TestCut:
 
     def test_an_embedding_without_stages_is_made_again(self, image):
         model = tiny_sam2(128)
-        bare = model.encode(model.preprocessing.pixels_of(image))
+        bare = model.encode(model.pixels_of(image))
         cut = pmg_cut(model)
         frame = model.preprocessing.frame_of(image)
-        full = model.encode(model.preprocessing.pixels_of(image))
+        full = model.encode(model.pixels_of(image))
         assert np.array_equal(cut(image, bare, frame).logits, cut(image, full, frame).logits)
 
     def test_a_model_without_stages_is_refused(self, image):
         model = tiny_sam(128)
         with pytest.raises(ModelError, match="keeps its stages"):
-            Session(image, model, pmg_cut(model)).auto()
+            Session(image, TorchClickModel(model), pmg_cut(model)).auto()
 
     def test_a_large_image_gets_its_own_edges_and_nothing_else_changes(self, image, monkeypatch):
         model = tiny_sam2(64)
         torch.manual_seed(0)
         network = build_pmg_sam(SMALL_NET)
         torch.nn.init.normal_(network.refiner.last.weight)
-        embedding, frame = model.encode(model.preprocessing.pixels_of(image)), model.preprocessing.frame_of(image)
+        embedding, frame = model.encode(model.pixels_of(image)), model.preprocessing.frame_of(image)
         cut = PmgCut(U2Net(NARROW), network, model)
         crisp = cut(image, embedding, frame)
         monkeypatch.setattr(edges, "LARGE", float("inf"))
@@ -339,7 +340,7 @@ class TestCut:
         model = tiny_sam2(128)
         cut = pmg_cut(model, smallest_part=smallest_part)
         monkeypatch.setattr(cut, "predict", lambda *_: PmgResult(logits, logits))
-        mask = Session(image, model, cut).auto().mask
+        mask = Session(image, TorchClickModel(model), cut).auto().mask
         places = {"object": (30, 45), "second": (67, 34), "crumb": (6, 107)}
         assert {name: bool(mask[place]) for name, place in places.items()} == {"object": True, "second": second, "crumb": crumb}
 

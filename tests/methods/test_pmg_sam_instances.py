@@ -15,8 +15,10 @@ from tiny import tiny_sam2
 class TwoDisks:
     """Stands in for SAM: answers a click by the disk that it falls on, three masks alike."""
 
+    preprocessing = frames.Preprocessing(frames.squash, 128)
+
     def __init__(self, disks: list[np.ndarray]) -> None:
-        self.disks = [frames.mask_to_logits(disk, frames.squash(128, 128, 128), 32) for disk in disks]
+        self.disks = [torch.from_numpy(frames.mask_to_logits(disk, frames.squash(128, 128, 128), 32)) for disk in disks]
 
     def embed(self, prompt, frame):
         return prompt.clicks[0]
@@ -78,6 +80,7 @@ def test_pasted_objects_touch_and_do_not_overlap(rng):
 
 
 def test_a_session_splits_on_request_only(rng):
+    from fretsaw.runtimes.torch import TorchClickModel
     from fretsaw.session import Session
 
     class Splitting:
@@ -95,7 +98,7 @@ def test_a_session_splits_on_request_only(rng):
             return Segmentation(result.logits, result.score, image=result.image, instances=(result, result))
 
     cut = Splitting()
-    session = Session(rng.integers(0, 255, (40, 60, 3), dtype=np.uint8), tiny_sam2(64), cut)
+    session = Session(rng.integers(0, 255, (40, 60, 3), dtype=np.uint8), TorchClickModel(tiny_sam2(64)), cut)
     assert session.auto().instances == ()
     assert cut.asked == 0
     assert len(session.auto(instances=True).instances) == 2

@@ -198,7 +198,7 @@ def test_sam_s_last_attention_equals_the_block_s_own():
     encoder.keeps_last_input = True
     image = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
     with torch.no_grad():
-        tokens = model.encode(model.preprocessing.pixels_of(image)).taps[LAST_INPUT]
+        tokens = model.encode(model.pixels_of(image)).taps[LAST_INPUT]
         values, rows = last_attention(encoder, tokens, (8, 8))
         mixed = torch.cat([rows(slice(start, start + 10)) for start in range(0, 64, 10)], dim=1) @ values
         layer = encoder.layers[-1]
@@ -390,7 +390,7 @@ def test_batches_over_classes_give_the_labels_of_one_class_at_a_time(frame):
     model.preprocessing = Preprocessing(frame, 128)
     image = rng.integers(0, 256, (90, 120, 3), dtype=np.uint8)
     with torch.no_grad():
-        embedding = model.encode(model.preprocessing.pixels_of(image))
+        embedding = model.encode(model.pixels_of(image))
         ask = sam_answers(model, embedding, model.preprocessing.frame_of(image))
         refinement = Refinement(iou_threshold=-10.0)
         prompts = class_prompts(maps, model.preprocessing, refinement, 0.2, 10)

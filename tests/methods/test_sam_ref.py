@@ -17,6 +17,7 @@ from fretsaw.methods.sam_ref import places as places_module
 from fretsaw.methods.sam_ref.model import GLOBAL_FROM, SURE_LOGIT, SamRef, build_sam_ref
 from fretsaw.methods.sam_ref.networks import GlobalDiff, GlobalResult, Heads, RefinerFeatures, blend
 from fretsaw.methods.sam_ref.places import changed_box, error_region_grew, paste_crop, unsure_box
+from fretsaw.runtimes.torch import TorchClickModel
 from fretsaw.session import Session
 from fretsaw.types import Box, ImageEmbedding
 from tiny import CHANNELS, tiny_sam, tiny_sam2
@@ -235,7 +236,7 @@ def test_nothing_happens_where_the_click_changed_nothing(refiner, monkeypatch):
 
 @pytest.mark.parametrize("build", [tiny_sam, tiny_sam2])
 def test_inside_a_session_over_any_encoder_undo_restores_the_state(refiner, image, build):
-    session = Session(image, build(128), refiner=refiner)
+    session = Session(image, TorchClickModel(build(128), refiner))
     first = session.click(40, 30)
     state = session.step.refiner_state
     session.click(70, 20, positive=False)
@@ -247,10 +248,10 @@ def test_ones_own_mask_keeps_every_pixel_outside_the_refined_region(refiner, ima
     """At the image's own size, not only at the decoder's."""
     own = np.zeros((60, 90), bool)
     own[::7, ::5] = True  # detail that a quarter of the size cannot hold
-    session = Session(image, tiny_sam2(128), refiner=refiner)
+    session = Session(image, TorchClickModel(tiny_sam2(128), refiner))
     session.mask(own)
     low = session.step.prompt.previous_logits
-    changed = low.clone()
+    changed = torch.tensor(low)
     changed[..., 4:14, 4:14] = 9.0
     monkeypatch.setattr(refiner, "refine", lambda *arguments: (changed, {"error_map": changed}))
     result = session.click(18, 12)

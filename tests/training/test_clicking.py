@@ -105,15 +105,16 @@ def test_unknown_pixels_are_never_clicked():
 
 
 def test_coarse_logits_equal_a_sessions_answer(rng):
+    from fretsaw.runtimes.torch import TorchClickModel
     from fretsaw.session import Session
 
     model, image = tiny_sam2(64), rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    session = Session(image, model)
+    session = Session(image, TorchClickModel(model))
     session.click(20, 30)
     point = clicking.Interaction(torch.tensor([[[20.0, 30.0]]]), torch.tensor([[1]]), None, None)
-    one = ClickBatch(model.preprocessing.pixels_of(image), session.embedding, torch.zeros(1, 1, 16, 16), torch.ones(1, 1, 16, 16))
+    one = ClickBatch(model.pixels_of(image), session.embedding, torch.zeros(1, 1, 16, 16), torch.ones(1, 1, 16, 16))
     with torch.no_grad():
-        assert torch.equal(clicking.coarse_logits(model, one, point), session.step.prompt.previous_logits)
+        assert torch.equal(clicking.coarse_logits(model, one, point), torch.tensor(session.step.prompt.previous_logits))
 
 
 @pytest.mark.parametrize("frame", [squash, longest_side])

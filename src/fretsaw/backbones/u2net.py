@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from fretsaw import frames
 from fretsaw.errors import ChecksumError, MissingExtraError, MissingWeightsError, OutputError, ShapeError, StateDictError
+from fretsaw.layers.resampling import resize_image
 
 SIDE = 320
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -211,7 +212,7 @@ def pixels_of(image: np.ndarray, side: int = SIDE) -> Tensor:
     """
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
         raise ShapeError(f"expected an image (H, W, 3) uint8, got {image.shape} {image.dtype}")
-    values = frames.resize_image(image, side, side).astype(np.float32)
+    values = resize_image(image, side, side).astype(np.float32)
     values /= max(float(values.max()), 1e-6)
     values = (values - np.array(MEAN, np.float32)) / np.array(STD, np.float32)
     return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)))[None]

@@ -13,6 +13,7 @@ from torch import Tensor
 from fretsaw import frames, masks
 from fretsaw.compat.registry import clicks_of
 from fretsaw.errors import ConfigError, PromptError, ShapeError
+from fretsaw.layers.resampling import enlarge_logits, resize_image
 from fretsaw.methods.sam_clicks import SamClicks, pad_points, single
 from fretsaw.types import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT, PADDING, ImageEmbedding
 
@@ -44,7 +45,7 @@ class ResizeTransform:
     def apply_image(self, image: np.ndarray) -> np.ndarray:
         """Resize (H, W, 3) uint8 to its size in the model's input, without padding."""
         frame = self.frame(image.shape[:2])
-        return frames.resize_image(image, frame.content_height, frame.content_width)
+        return resize_image(image, frame.content_height, frame.content_width)
 
     def apply_coords(self, coords: np.ndarray, original_size: Sequence[int]) -> np.ndarray:
         """Map xy (..., 2) in pixels of an image of (H, W) to the model's input; returns float64."""
@@ -254,7 +255,7 @@ class SamPredictor:
         coords, labels = self._prompt_points(point_coords, point_labels, boxes)
         logits, iou = self.model.decode(embedding, self.model.embed_prompt(coords, labels, mask_input))
         low_res, scores = (logits[:, 1:], iou[:, 1:]) if multimask_output else single(logits, iou)
-        full = frames.logits_to_image(low_res, frame)
+        full = enlarge_logits(low_res, frame)
         return full if return_logits else full > self.mask_threshold, scores, low_res
 
     def _prompt_points(self, coords: Tensor | None, labels: Tensor | None, boxes: Tensor | None) -> tuple[Tensor | None, Tensor | None]:

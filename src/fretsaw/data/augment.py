@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from fretsaw import frames
 from fretsaw.data.boxes import draw_box
 from fretsaw.data.samples import Sample
+from fretsaw.layers.resampling import resize_image
 from fretsaw.types import Box
 
 TRIES = 5
@@ -95,7 +96,7 @@ def augment(image: np.ndarray, mask: np.ndarray, size: int, how: Augmentation, r
         (size, size, 3) uint8 and (size, size) float32 in [0, 1], both writable copies.
     """
     box = draw_crop(mask, how, rng)
-    view = frames.resize_image(np.ascontiguousarray(frames.crop(image, box)), size, size)
+    view = resize_image(np.ascontiguousarray(frames.crop(image, box)), size, size)
     soft = frames.resize_map(np.ascontiguousarray(frames.crop(mask, box)).astype(np.float32), size, size)
     if rng.random() < how.flip:
         view, soft = view[:, ::-1], soft[:, ::-1]

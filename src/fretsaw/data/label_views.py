@@ -13,6 +13,7 @@ from fretsaw import frames
 from fretsaw.data.boxes import draw_place
 from fretsaw.data.colours import distort_colours
 from fretsaw.data.truths import IGNORED
+from fretsaw.layers.resampling import resize_image
 from fretsaw.types import Box
 
 SCALES = (0.5, 2.0)
@@ -69,7 +70,7 @@ def view_picture(image: np.ndarray, at: Placement, size: int) -> np.ndarray:
     """Return the view of an image (H, W, 3) uint8, (S, S, 3) uint8; what the content does not fill has the image's mean colour."""
     picture = np.empty((size, size, 3), np.uint8)
     picture[:] = image.reshape(-1, 3).mean(0).round().astype(np.uint8)
-    content = frames.resize_image(np.ascontiguousarray(frames.crop(image, at.box)), at.side, at.side)
+    content = resize_image(np.ascontiguousarray(frames.crop(image, at.box)), at.side, at.side)
     picture[at.y : at.y + at.side, at.x : at.x + at.side] = content
     picture = np.ascontiguousarray(picture[:, ::-1]) if at.mirrored else picture
     return picture if at.recoloured is None else distort_colours(picture, np.random.default_rng(at.recoloured))

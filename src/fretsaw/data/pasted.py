@@ -20,6 +20,7 @@ from fretsaw.data.made_photos import make_once
 from fretsaw.data.samples import Sample
 from fretsaw.errors import DataError
 from fretsaw.images import read_image
+from fretsaw.layers.resampling import resize_image
 
 SIDE = 768
 """Longest side of the photos made."""
@@ -71,7 +72,7 @@ def paste_objects(rng: np.random.Generator, objects: Sequence[Sample], ground: n
     """
     scale = SIDE / max(ground.shape[:2])
     height, width = (max(1, round(n * scale)) for n in ground.shape[:2])
-    canvas = frames.resize_image(ground, height, width).astype(np.float32)
+    canvas = resize_image(ground, height, width).astype(np.float32)
     masks: list[np.ndarray] = []
     areas: list[int] = []
     for _ in range(int(rng.integers(1, 4))):
@@ -104,7 +105,7 @@ def _draw_object(rng: np.random.Generator, objects: Sequence[Sample], side: int)
     box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
     factor = side / max(rows[-1] + 1 - rows[0], columns[-1] + 1 - columns[0])
     height, width = (max(2, round(n * factor)) for n in mask[box].shape)
-    pixels = frames.resize_image(np.ascontiguousarray(image[box]), height, width).astype(np.float32)
+    pixels = resize_image(np.ascontiguousarray(image[box]), height, width).astype(np.float32)
     alpha = frames.resize_map(mask[box].astype(np.float32), height, width)
     alpha = cv2.GaussianBlur(np.pad(alpha, 3), (0, 0), float(rng.uniform(0.5, 1.2)))
     pixels = np.pad(pixels, ((3, 3), (3, 3), (0, 0)), mode="edge") * rng.uniform(0.8, 1.2) + rng.uniform(-20, 20)

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from fretsaw import frames
+from fretsaw.layers.resampling import resize_image
 
 SUBPIXELS = 4
 """Bits of fraction in coordinates that are drawn."""
@@ -99,4 +100,4 @@ def _cut_out(image: np.ndarray, mask: np.ndarray, height: int, width: int) -> tu
     image, mask = np.ascontiguousarray(image[box]), np.ascontiguousarray(mask[box])
     scale = min(height / mask.shape[0], width / mask.shape[1])
     size = max(1, round(mask.shape[0] * scale)), max(1, round(mask.shape[1] * scale))
-    return frames.resize_image(image, *size), frames.resize_map(mask.astype(np.float32), *size) > 0.5
+    return resize_image(image, *size), frames.resize_map(mask.astype(np.float32), *size) > 0.5

@@ -16,6 +16,7 @@ from fretsaw.data.boxes import draw_box
 from fretsaw.data.parts import require_train_photos
 from fretsaw.errors import DataError
 from fretsaw.images import read_image
+from fretsaw.layers.resampling import resize_image
 from fretsaw.types import Box
 
 PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
@@ -76,7 +77,7 @@ class PhotoViews(Dataset[Tensor]):
         image = frames.crop(image, self._crop(rng, *image.shape[:2]))
         if rng.random() < 0.5:
             image = image[:, ::-1]
-        image = frames.resize_image(np.ascontiguousarray(image), self._size, self._size)
+        image = resize_image(np.ascontiguousarray(image), self._size, self._size)
         return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).contiguous()
 
     def _crop(self, rng: np.random.Generator, height: int, width: int) -> Box:

@@ -18,6 +18,7 @@ from fretsaw.data.layouts import IMAGE_FOLDERS, MASK_FOLDERS
 from fretsaw.data.samples import Sample
 from fretsaw.data.views import list_photos
 from fretsaw.errors import DataError
+from fretsaw.layers.resampling import resize_image
 
 TRIES = 20
 """Draws before a set whose objects are all empty is given up."""
@@ -61,11 +62,11 @@ def to_frame(image: np.ndarray, preprocessing: frames.Preprocessing, colours: np
         (3, S, S) float32; padding is exactly 0.
     """
     frame = preprocessing.frame_of(image)
-    small = frames.resize_image(np.ascontiguousarray(image), frame.content_height, frame.content_width)
+    small = resize_image(np.ascontiguousarray(image), frame.content_height, frame.content_width)
     if colours is not None:
         small = distort_colours(small, colours)
     placed = replace(frame, height=frame.content_height, width=frame.content_width)
-    return frames.to_pixels(small, placed, preprocessing.mean, preprocessing.std)[0]
+    return torch.from_numpy(frames.to_pixels(small, placed, preprocessing.mean, preprocessing.std))[0]
 
 
 def truth_in_frame(truth: np.ndarray, preprocessing: frames.Preprocessing) -> np.ndarray:

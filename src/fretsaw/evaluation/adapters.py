@@ -81,12 +81,12 @@ class _DecoderImage:
     def __init__(self, predictor: DecoderPredictor, image: np.ndarray) -> None:
         self._predictor = predictor
         self._frame = predictor.preprocessing.frame_of(image)
-        pixels = predictor.preprocessing.pixels_of(image)
+        pixels = torch.from_numpy(predictor.preprocessing.pixels_of(image))
         with torch.no_grad():
             self._embedding = predictor.model.encode(pixels)
             self._features: Any = predictor.refiner.prepare(pixels, self._embedding) if predictor.refiner is not None else None
         self._state: Any = None
-        self._last: torch.Tensor | None = None
+        self._last: np.ndarray | None = None
 
     def predict(self, clicks: Sequence[Click], previous: np.ndarray | None) -> np.ndarray:
         mask_logits = self._last
@@ -94,15 +94,16 @@ class _DecoderImage:
             refiner = self._predictor.refiner
             size = self._predictor.preprocessing.logit_side * (refiner.map_scale if refiner is not None else 1)
             given = np.clip(logits(previous.astype(np.float32), "probabilities"), -frames.MASK_PROMPT_LOGIT, frames.MASK_PROMPT_LOGIT)
-            mask_logits = frames.mask_to_logits(given, self._frame, size).to(self._embedding.final.device)
+            mask_logits = frames.mask_to_logits(given, self._frame, size)
         prompt = Prompt(tuple(clicks), previous_logits=mask_logits)
         model, refiner = self._predictor.model, self._predictor.refiner
         with torch.no_grad():
             answer, _ = self._predictor.choose(*model.decode(self._embedding, model.embed(prompt, self._frame)))
             if refiner is not None:
-                answer, self._state = refiner.refine(self._features, *prompt_points(prompt, self._frame), answer, mask_logits, self._state)
-        self._last = answer
-        return frames.logits_to_image(answer, self._frame)[0, 0].cpu().numpy()
+                before = torch.from_numpy(mask_logits).to(answer.device) if mask_logits is not None else None
+                answer, self._state = refiner.refine(self._features, *prompt_points(prompt, self._frame), answer, before, self._state)
+        self._last = answer.cpu().numpy()
+        return frames.logits_to_image(self._last, self._frame)[0, 0]
 
 
 def predictor_for(segmenter: Segmenter, protocol: ClickProtocol) -> ClickPredictor:

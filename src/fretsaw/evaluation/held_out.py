@@ -14,6 +14,7 @@ from fretsaw.evaluation.clicks import ClickTally, click_through, sample_rng
 from fretsaw.evaluation.overlap import boundary_iou
 from fretsaw.evaluation.protocols import SAM
 from fretsaw.methods.sam_clicks import SamClicks
+from fretsaw.runtimes.torch import TorchClickModel
 from fretsaw.session import Session
 from fretsaw.types import ImageEmbedding, Refiner
 
@@ -30,7 +31,7 @@ class StoredOpener:
     refiner: Refiner | None
 
     def open(self, image: np.ndarray) -> Session:
-        return Session(image, self.model, refiner=self.refiner, embedding=self.embedding)
+        return Session(image, TorchClickModel(self.model, self.refiner), embedding=self.embedding)
 
 
 def held_out_figures(

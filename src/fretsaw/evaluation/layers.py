@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fretsaw import frames
 from fretsaw.backbones import clip as clips
 from fretsaw.backbones import dino
 from fretsaw.backbones.dino import SamPatches
@@ -22,6 +21,7 @@ from fretsaw.backbones.sam import SamImageEncoder
 from fretsaw.data.classes import IGNORED
 from fretsaw.errors import DataError
 from fretsaw.images import read_image
+from fretsaw.layers.resampling import resize_image
 from fretsaw.methods.s2clip.entropy import choose_layers, spatial_entropy
 from fretsaw.methods.s2clip.features import HierarchicalValues
 from fretsaw.methods.s2clip.model import normalise
@@ -162,7 +162,7 @@ def average_precision(scores: np.ndarray, positive: np.ndarray) -> float | None:
 def _windows(image: np.ndarray, short_side: int, crop: int, patch: int) -> tuple[Tensor, list[Window]]:
     """Return the windows' pixels (B, 3, crop, crop) in [0, 1] and where they lie, as the text mode sees them, side by side without overlap."""
     size = content_size(image.shape[0], image.shape[1], short_side, patch, crop)
-    content = torch.tensor(frames.resize_image(image, *size)).permute(2, 0, 1)[None].float() / 255
+    content = torch.tensor(resize_image(image, *size)).permute(2, 0, 1)[None].float() / 255
     coords = windows(*size, crop, crop)
     return torch.cat([content[:, :, y0:y1, x0:x1] for y0, x0, y1, x1 in coords]), coords
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from fretsaw import frames
 from fretsaw.evaluation.protocols import ClickProtocol
+from fretsaw.layers.resampling import resize_image
 from fretsaw.types import Box, Click
 
 Unit = Literal["logits", "probabilities"]
@@ -150,7 +151,7 @@ class _Resized:
     def __init__(self, inner: ClickPredictor, image: np.ndarray, height: int, width: int) -> None:
         self._size = image.shape[:2]
         self._inner_size = (height, width)
-        self._inner = inner.open(frames.resize_image(image, height, width))
+        self._inner = inner.open(resize_image(image, height, width))
 
     def predict(self, clicks: Sequence[Click], previous: np.ndarray | None) -> np.ndarray:
         scale_y, scale_x = self._inner_size[0] / self._size[0], self._inner_size[1] / self._size[1]

@@ -48,9 +48,9 @@ class StageTally:
         ignored, wanted = truth == IGNORED, np.isin(truth, self._foreground)
         self._add_mask("", np.isin(labels, self._foreground), wanted, ignored)
         if not isinstance(result, Tensor):
-            coarse = frames.logits_to_image(result.coarse_mask, frame)[0, 0].cpu().numpy() > 0.5
+            coarse = frames.logits_to_image(result.coarse_mask.cpu().numpy(), frame)[0, 0] > 0.5
             self._add_mask("coarse ", coarse, wanted, ignored)
-            self._add_mask("fine ", frames.logits_to_image(result.fine_logits, frame)[0, 0].cpu().numpy() > 0, wanted, ignored)
+            self._add_mask("fine ", frames.logits_to_image(result.fine_logits.cpu().numpy(), frame)[0, 0] > 0, wanted, ignored)
             self._active.append(float(result.active.float().mean()))
 
     def figures(self) -> dict[str, float]:

@@ -93,7 +93,7 @@ def sat_latency(predictor: ClickPredictor, image: np.ndarray, synchronise: Synch
 
     Source: SAM-REF (paper 004), section 4.1.3, SAT latency; the grid is SegNext's (Liu et al. 2024): centres of per_side x per_side tiles.
     """
-    from fretsaw.frames import resize_image
+    from fretsaw.layers.resampling import resize_image
 
     image = resize_image(image, side, side)
     tile = side // per_side

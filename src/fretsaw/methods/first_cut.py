@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fretsaw import frames, masks
 from fretsaw.backbones.u2net import U2Net, load_u2netp, saliency_map
@@ -106,37 +106,38 @@ class FirstCut(nn.Module):
         small = frames.resize_map(probs, MAP_SIDE, MAP_SIDE)
         found = salient_parts(small, image.shape[:2], self._threshold, self._most_parts, self._smallest_part, self._clicks)
         size = self._model[0].preprocessing.logit_side
-        whole = self._prompt_map(small, frame, size).to(embedding.final.device)
+        whole = self._prompt_map(small, frame, size)
         if not found:
             return Segmentation(at_own_resolution(whole, image, frame), 0.0, image=image)
         mixed, scores = zip(*(self._cut(part, small, whole, embedding, frame, size) for part in found), strict=True)
-        union = torch.stack(mixed).amax(0)
+        union = np.max(mixed, 0)
         areas = np.array([part.mask.sum() for part in found], float)
         parts = [at_own_resolution(part, image, frame) for part in mixed]
         instances = tuple(Segmentation(part, score, image=image) for part, score in zip(parts, scores, strict=True))
         logits = parts[0] if len(parts) == 1 else at_own_resolution(union, image, frame)
         return Segmentation(logits, float(np.average(scores, weights=areas)), image=image, instances=instances)
 
-    def _cut(self, part: Part, probs: np.ndarray, whole: Tensor, embedding: ImageEmbedding, frame: frames.Frame, size: int) -> tuple[Tensor, float]:
+    def _cut(self, part: Part, probs: np.ndarray, whole: np.ndarray, embedding: ImageEmbedding, frame: frames.Frame, size: int) -> tuple[np.ndarray, float]:
         """Return a part's logits (1, 1, size, size), mixed with those of the whole map, and its score."""
         model = self._model[0]
         others = (probs > self._threshold) & ~part.mask
-        own = self._prompt_map(np.where(others, 0.0, probs).astype(np.float32), frame, size).to(embedding.final.device)
+        own = self._prompt_map(np.where(others, 0.0, probs).astype(np.float32), frame, size)
+        own_probs = torch.from_numpy(own[0]).to(embedding.final.device).sigmoid()
         prompt, mixed, score = own, own, 0.0
         for _ in range(self._rounds):
             logits, iou = model.decode(embedding, model.embed(Prompt(part.clicks, previous_logits=prompt), frame))
-            agreement = probs_iou(logits[0, 1:].sigmoid(), own[0].sigmoid())
+            agreement = probs_iou(logits[0, 1:].sigmoid(), own_probs)
             quality = agreement * iou[0, 1:].clamp(0, 1)
             best = int(quality.argmax())
             if agreement[best] < self._least_agreement:
                 return mixed, score
-            decoded = logits[:, best + 1 : best + 2].clamp(-LOGIT_BOUND, LOGIT_BOUND)
+            decoded = logits[:, best + 1 : best + 2].clamp(-LOGIT_BOUND, LOGIT_BOUND).cpu().numpy()
             mixed, score = (1 - self._map_share) * decoded + self._map_share * whole, float(quality[best])
             prompt = (1 - self._map_share) * decoded + self._map_share * own
         return mixed, score
 
     @staticmethod
-    def _prompt_map(probs: np.ndarray, frame: frames.Frame, size: int) -> Tensor:
+    def _prompt_map(probs: np.ndarray, frame: frames.Frame, size: int) -> np.ndarray:
         """Return a small map of probabilities as logits in the decoder's frame, (1, 1, size, size)."""
         bounded = np.clip(probs, 1 / (1 + np.exp(LOGIT_BOUND)), 1 / (1 + np.exp(-LOGIT_BOUND)))
         logits = np.log(bounded / (1 - bounded)).astype(np.float32)

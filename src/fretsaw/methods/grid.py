@@ -26,6 +26,7 @@ from torch import Tensor
 
 from fretsaw import frames, masks
 from fretsaw.errors import ConfigError, ShapeError
+from fretsaw.layers.resampling import enlarge_logits
 from fretsaw.methods.sam_clicks import SamClicks, pad_points
 from fretsaw.types import Box, ImageEmbedding
 
@@ -313,14 +314,14 @@ class SamCrop:
         return logits[:, 1:], predicted_iou[:, 1:]
 
     def enlarge(self, logits: Tensor) -> Tensor:
-        return frames.logits_to_image(logits[:, None], self._frame)[:, 0]
+        return enlarge_logits(logits[:, None], self._frame)[:, 0]
 
 
 def sam_crops(model: SamClicks) -> Callable[[np.ndarray], SamCrop]:
     """Return what `GridMasks.generate` takes as `open_crop`: it encodes a crop with the model."""
 
     def open_crop(crop: np.ndarray) -> SamCrop:
-        return SamCrop(model, model.encode(model.preprocessing.pixels_of(crop)), model.preprocessing.frame_of(crop))
+        return SamCrop(model, model.encode(model.pixels_of(crop)), model.preprocessing.frame_of(crop))
 
     return open_crop
 

@@ -87,6 +87,10 @@ class SamClicks(nn.Module):
         prompt_encoder = self.prompt_encoder.at_size(preprocessing.size)
         return SamClicks(image_encoder, prompt_encoder, self.mask_decoder, preprocessing, checksum).train(self.training)
 
+    def pixels_of(self, image: np.ndarray) -> Tensor:
+        """Return the model's input for an image (H, W, 3) uint8 RGB: (1, 3, S, S) float32, on the CPU."""
+        return torch.from_numpy(self.preprocessing.pixels_of(image))
+
     def encode(self, pixels: Tensor) -> ImageEmbedding:
         """Return the embedding of pixels (B, 3, S, S), normalised; its tensors are float32 whatever the encoder's own dtype."""
         dtype = next(self.image_encoder.parameters()).dtype
@@ -123,7 +127,8 @@ class SamClicks(nn.Module):
         coords, labels = prompt_points(prompt, frame)
         if prompt.box is None or self.prompt_encoder.pads_beside_box:
             coords, labels = pad_points(coords, labels)
-        return self.embed_prompt(coords, labels, prompt.previous_logits)
+        previous = prompt.previous_logits
+        return self.embed_prompt(coords, labels, torch.tensor(previous) if previous is not None else None)
 
     def decode(self, embedding: ImageEmbedding, prompt_embedding: PromptEmbedding) -> tuple[Tensor, Tensor]:
         """Return all four masks of every prompt set.

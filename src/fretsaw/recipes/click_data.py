@@ -177,7 +177,7 @@ def fill(
     def encode(photos: Sequence[Photo]) -> None:
         files = {photo.key: photo.path for photo in photos}
         with torch.no_grad():
-            cache.fill(files, lambda key: model.encode(model.preprocessing.pixels_of(read_image(files[key]))))
+            cache.fill(files, lambda key: model.encode(model.pixels_of(read_image(files[key]))))
 
     encode(data.held_out_photos)
     for start in range(0, len(data.training), CHUNK):

@@ -220,7 +220,7 @@ class Choice:
             if self._cache is not None:
                 assert self._views is not None
                 return moved(self._cache.get(self._views.key(sample, 0)), self._config.device)
-            return self._model.encode(self._model.preprocessing.pixels_of(image))
+            return self._model.encode(self._model.pixels_of(image))
 
         tally = stage_tally(self._data.val, network, embedding_of, self._model.preprocessing.frame_of, len(self._about.shown_names), self._data.foreground)
         network.train()

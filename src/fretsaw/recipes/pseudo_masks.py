@@ -24,6 +24,7 @@ from fretsaw.backbones.u2net import load_u2netp, saliency_map
 from fretsaw.data.views import list_photos
 from fretsaw.errors import ImageError
 from fretsaw.images import read_image, write_image, write_mask
+from fretsaw.layers.resampling import resize_image
 from fretsaw.methods.first_cut import FirstCut
 from fretsaw.methods.sam_clicks import SamClicks
 from fretsaw.training.loop import Watcher
@@ -109,7 +110,7 @@ def _cut(config: Config, photo: Path, model: SamClicks, cut: FirstCut, out: Path
     except ImageError as error:
         return {"kept": False, "error": str(error)}
     with torch.no_grad():
-        embedding = model.encode(model.preprocessing.pixels_of(image))
+        embedding = model.encode(model.pixels_of(image))
     result = cut(image, embedding, model.preprocessing.frame_of(image))
     agreement = agreement_of(saliency_map(cut.saliency, image), result.mask)
     share = float(result.mask.mean())
@@ -117,7 +118,7 @@ def _cut(config: Config, photo: Path, model: SamClicks, cut: FirstCut, out: Path
     if kept:
         scale = min(1.0, config.side / max(image.shape[:2])) if config.side else 1.0
         height, width = (max(1, round(side * scale)) for side in image.shape[:2])
-        write_image(out / "images" / f"{photo.stem}.jpg", frames.resize_image(image, height, width))
+        write_image(out / "images" / f"{photo.stem}.jpg", resize_image(image, height, width))
         write_mask(out / "masks" / f"{photo.stem}.png", frames.resize_map(result.mask, height, width) > 0.5)
     return {"kept": kept, "agreement": round(agreement, 4), "score": round(result.score, 4), "share": round(share, 4)}
 

@@ -72,7 +72,7 @@ def _unreadable_steps(store: Store, record: ImageRecord) -> int:
     for item in record.objects:
         for name in item.steps:
             try:
-                read_step(store.step_path(record.id, name), "cpu", record.size)
+                read_step(store.step_path(record.id, name), record.size)
             except StaleSessionError:
                 count += 1
     return count

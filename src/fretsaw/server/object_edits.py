@@ -373,7 +373,7 @@ class ObjectEdits:
 
     def _restored(self, item: ObjectRecord) -> Session:
         root, store, identity = self._picture.embed(), self._picture.store, self._picture.record.id
-        steps = [_with_logits(read_step(store.step_path(identity, name), root.model.device), root) for name in item.steps]
+        steps = [_with_logits(read_step(store.step_path(identity, name)), root) for name in item.steps]
         session = root.sibling((Step(), *steps), undone=len(steps) - item.position)
         self._sessions[item.id] = session
         self._names[item.id] = dict(zip(steps, item.steps, strict=True))

@@ -34,7 +34,9 @@ class Workbench:
     def __init__(self, segmenter: Segmenter, settings: Settings) -> None:
         self.segmenter, self.settings = segmenter, settings
         self.store = Store(settings.data)  # first: where another server owns the folder, nothing else begins
-        self.model = Workers(settings.workers, settings.queue, "fretsaw-model", lambda: share_cores(settings.workers))
+        # All workers compute at once, and more threads than cores only wait for each other.
+        threads = max(1, (os.cpu_count() or 1) // settings.workers)
+        self.model = Workers(settings.workers, settings.queue, "fretsaw-model", lambda: segmenter.limit_threads(threads))
         self.files = Workers(FILE_THREADS, 4 * settings.queue, "fretsaw-files")
         self.gallery = Gallery(settings.folder)
         self.jobs = Jobs(Places(settings.data, settings.folder).hide)
@@ -70,10 +72,3 @@ class Workbench:
         self.model.close()
         self.files.close()
         self.store.close()
-
-
-def share_cores(workers: int) -> None:
-    """Give the calling thread its share of the cores for torch: all workers compute at once, and more threads than cores only wait for each other."""
-    import torch
-
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fretsaw import frames
 from fretsaw.errors import ModelError
+from fretsaw.layers.resampling import enlarge_logits
 from fretsaw.methods.grc_sam.model import GrcSam, LinearHead
 from fretsaw.methods.sam_clicks import SamClicks
 from fretsaw.segmentation import BACKGROUND, LabelMap, Segmentation
@@ -43,7 +44,7 @@ class GrcForeground(nn.Module):
     def forward(self, image: np.ndarray, embedding: ImageEmbedding, frame: frames.Frame) -> Segmentation:
         """Cut an image; see `fretsaw.session.AutomaticCut`. The score is the mean probability of the foreground on the mask."""
         logits = foreground_logits(class_logits(self.network, embedding), self._background)
-        full = frames.logits_to_image(logits, frame)[0, 0].cpu().numpy().clip(-BOUND, BOUND)
+        full = frames.logits_to_image(logits.cpu().numpy(), frame)[0, 0].clip(-BOUND, BOUND)
         mask = full > 0
         score = float((1 / (1 + np.exp(-full[mask]))).mean()) if mask.any() else 0.0
         return Segmentation(full, score, image=image)
@@ -67,9 +68,8 @@ class GrcLabels(nn.Module):
     def forward(self, image: np.ndarray) -> LabelMap:
         """Return the label map of an image (H, W, 3) uint8 RGB, with probabilities."""
         clicks = self._clicks[0]
-        preprocessing = clicks.preprocessing
-        logits = class_logits(self.network, clicks.encode(preprocessing.pixels_of(image)))
-        labels, probabilities = label_image(logits, preprocessing.frame_of(image))
+        logits = class_logits(self.network, clicks.encode(clicks.pixels_of(image)))
+        labels, probabilities = label_image(logits, clicks.preprocessing.frame_of(image))
         return LabelMap(labels, self.names, probabilities, image)
 
 
@@ -89,7 +89,7 @@ def foreground_logits(logits: Tensor, background: int) -> Tensor:
 
 def label_image(logits: Tensor, frame: frames.Frame) -> tuple[np.ndarray, np.ndarray]:
     """Return labels (H, W) int32 and probabilities (K, H, W) float32 from one image's logits (1, K, ., .); K = 1 becomes background and foreground."""
-    enlarged = frames.logits_to_image(logits, frame)[0]
+    enlarged = enlarge_logits(logits, frame)[0]
     if len(enlarged) == 1:
         enlarged = torch.cat([torch.zeros_like(enlarged), enlarged])
     probabilities = enlarged.softmax(0)

@@ -58,7 +58,7 @@ class PmgCut(nn.Module):
             The mask at the image's own size. Its score is the share of the soft mask's mass that its decision keeps, see `expected_iou`.
         """
         found = without_crumbs(self.predict(image, embedding, frame).mask_logits, self._smallest_part)
-        logits = at_own_resolution(found, image, frame)
+        logits = at_own_resolution(found.cpu().numpy(), image, frame)
         return Segmentation(logits, expected_iou(logits), image=image)
 
     @torch.no_grad()
@@ -84,7 +84,7 @@ class PmgCut(nn.Module):
 
     def _features(self, image: np.ndarray, embedding: ImageEmbedding | None, frame: frames.Frame) -> DualFeatures:
         model = self._model[0]
-        pixels = frames.to_pixels(image, frame, model.preprocessing.mean, model.preprocessing.std)
+        pixels = torch.from_numpy(frames.to_pixels(image, frame, model.preprocessing.mean, model.preprocessing.std))
         if embedding is None or STAGES[0] not in embedding.taps:
             embedding = model.encode(pixels)
         return self.branch(pixels, embedding)
@@ -96,11 +96,11 @@ class PmgCut(nn.Module):
         if self.network.refines_with_levels:
             features = self._features(image, None, frame)
         else:
-            embedding = self._model[0].encode(self._model[0].preprocessing.pixels_of(image))
+            embedding = self._model[0].encode(self._model[0].pixels_of(image))
             features = DualFeatures(stages_of(embedding), (), embedding.final.new_zeros(0), embedding.final, embedding.high_res)
         size = self._model[0].preprocessing.logit_side
-        pre_mask: Tensor = frames.mask_to_logits(coarse, frame, size).to(features.final.device)
-        return frames.logits_to_image(self.network.refine(features, pre_mask), frame)[0, 0].cpu().numpy()
+        pre_mask = torch.from_numpy(frames.mask_to_logits(coarse, frame, size)).to(features.final.device)
+        return frames.logits_to_image(self.network.refine(features, pre_mask).cpu().numpy(), frame)[0, 0]
 
 
 def without_crumbs(logits: Tensor, smallest_part: float) -> Tensor:

@@ -72,7 +72,7 @@ def split_component(
         One or more (mask (H, W) bool, score): disjoint, together the component. The score is the decoder's predicted IoU, 0 where nothing was split.
     """
     size = model.preprocessing.logit_side
-    own = (frames.mask_to_logits(component, frame, size)[0, 0] > 0).to(embedding.final.device)
+    own = torch.from_numpy(frames.mask_to_logits(component, frame, size)[0, 0] > 0).to(embedding.final.device)
     answers = _answers(own, model, embedding, frame, rules)
     if len(answers) < 2:
         return [(component, 0.0)]
@@ -85,8 +85,7 @@ def split_component(
     covered = torch.stack([logits > 0 for logits, _ in chosen]).any(0) & own
     if len(chosen) < 2 or covered.sum() < rules.explained * own.sum():
         return [(component, 0.0)]
-    enlarged = frames.logits_to_image(torch.stack([logits for logits, _ in chosen])[None], frame)[0]
-    owner = enlarged.argmax(0).cpu().numpy()
+    owner = frames.logits_to_image(torch.stack([logits for logits, _ in chosen])[None].cpu().numpy(), frame)[0].argmax(0)
     parts = [(component & (owner == i), score) for i, (_, score) in enumerate(chosen)]
     return [(mask, score) for mask, score in parts if mask.any()]
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fretsaw import frames
+from fretsaw.layers.resampling import resize
 from fretsaw.methods.pmg_sam.decoder import GuidedMaskDecoder
 from fretsaw.methods.pmg_sam.feat_refiner import FeatRefiner
 from fretsaw.methods.pmg_sam.pairing import PAIRS, DualFeatures, Pair
@@ -141,7 +141,7 @@ class LevelInjection(nn.Module):
 
     def forward(self, features: DualFeatures) -> tuple[Tensor, ...]:
         (height, width), grid = features.final.shape[-2:], features.stages[0].shape[-2:]
-        return self.fine(frames.resize(features.levels[0], *grid)), self.middle(frames.resize(features.levels[1], 2 * height, 2 * width))
+        return self.fine(resize(features.levels[0], *grid)), self.middle(resize(features.levels[1], 2 * height, 2 * width))
 
 
 class BothInjections(nn.Module):

@@ -24,9 +24,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fretsaw import frames
 from fretsaw.backbones.u2net import MEAN, SIDE, STD, U2Net
 from fretsaw.errors import ModelError
+from fretsaw.layers.resampling import resize
 from fretsaw.types import ImageEmbedding
 
 STAGES = ("stage1", "stage2", "stage3", "stage4")
@@ -130,13 +130,13 @@ class DualBranch(nn.Module):
         decoded = self.saliency.decode(self.saliency.encode(self._saliency_pixels(pixels)))
         fused = self.saliency.maps(decoded)[0]
         grids = {pair.level: stages[pair.stage - 1].shape[-2:] for pair in self._pairs}
-        levels = tuple(frames.resize(level, *grids[i]) for i, level in enumerate(decoded, start=1))
-        return DualFeatures(stages, levels, frames.resize(fused, *stages[0].shape[-2:]), embedding.final, embedding.high_res)
+        levels = tuple(resize(level, *grids[i]) for i, level in enumerate(decoded, start=1))
+        return DualFeatures(stages, levels, resize(fused, *stages[0].shape[-2:]), embedding.final, embedding.high_res)
 
     def _saliency_pixels(self, pixels: Tensor) -> Tensor:
         """Bring the model frame's pixels to U²-Net's normalisation and side."""
         mean, std = (pixels.new_tensor(values).view(1, 3, 1, 1) for values in (self._mean, self._std))
-        values = frames.resize(pixels * std + mean, self._side, self._side).clamp(0, 1)
+        values = resize(pixels * std + mean, self._side, self._side).clamp(0, 1)
         values = values / values.amax((1, 2, 3), keepdim=True).clamp(min=1e-6)
         own_mean, own_std = (pixels.new_tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
         return ((values - own_mean) / own_std).contiguous(memory_format=torch.channels_last)

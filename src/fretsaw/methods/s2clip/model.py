@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fretsaw import frames
 from fretsaw.backbones import clip as clips
 from fretsaw.backbones import dino
 from fretsaw.backbones.clip import Clip
 from fretsaw.backbones.sam import LAST_INPUT, SamImageEncoder
 from fretsaw.backbones.sam_attention import last_attention
 from fretsaw.errors import ConfigError
+from fretsaw.layers.resampling import resize_image
 from fretsaw.methods.s2clip.features import (
     Grid,
     Layers,
@@ -202,11 +202,11 @@ class S2clip(nn.Module):
         needs_tap = isinstance(self.sam.image_encoder, SamImageEncoder)
         if embedding is not None and (not needs_tap or LAST_INPUT in embedding.taps):
             return embedding
-        return self.sam.encode(self.sam.preprocessing.pixels_of(image))
+        return self.sam.encode(self.sam.pixels_of(image))
 
     def _content(self, image: np.ndarray, size: tuple[int, int]) -> Tensor:
         """Return the image (1, 3, rows, columns) in [0, 1] at the size at which CLIP sees it."""
-        resized = frames.resize_image(image, *size)
+        resized = resize_image(image, *size)
         return torch.tensor(resized, device=self.clip.device).permute(2, 0, 1)[None].float() / 255
 
     def _layers(self, crops: Tensor) -> Layers:

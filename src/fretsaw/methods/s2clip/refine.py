@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fretsaw.backbones.sam_decoder import MakeMasks
-from fretsaw.frames import Frame, Preprocessing, logits_to_image, points_to_model
+from fretsaw.frames import Frame, Preprocessing, points_to_model
+from fretsaw.layers.resampling import enlarge_logits
 from fretsaw.methods.s2clip.maps import ClassMaps, coarse_labels, reduce_map
 from fretsaw.methods.s2clip.regions import Region, Split, optimised_regions, present_labels
 from fretsaw.methods.sam_clicks import SamClicks, pad_points
@@ -208,7 +209,7 @@ class Fusion:
         if label != self._current:
             self._close()
             self._current = label
-        logits = logits_to_image(low_res_logits[None], self._frame)[0, 0]
+        logits = enlarge_logits(low_res_logits[None], self._frame)[0, 0]
         self._logits = logits if self._logits is None else torch.maximum(self._logits, logits)
 
     def finish(self) -> Tensor:
