@@ -437,3 +437,32 @@ def test_health_metrics_and_openapi(client, first):
     paths = client.get("/openapi.json").json()["paths"]
     assert paths["/api/images/{identity}/objects/{number}/clicks"]["post"]["description"] == "Add a click."
     assert all("description" in operation for path in paths.values() for operation in path.values())
+
+
+def test_the_log_tells_what_was_done_and_by_whom(make_client, first):
+    client = make_client()
+    item = new_object(client, first, name="ball")
+    client.post(f"{item}/clicks", json={"x": 60, "y": 45}, headers={"fretsaw-person": "Ada%C3%9F%0A"})
+    client.post(f"{item}/undo")
+    client.patch(item, json={"name": "cat"})
+    client = make_client()
+    rows = client.get(f"{first}/log").json()
+    assert [(row["revision"], row["name"]) for row in rows] == [(1, "open"), (2, "add"), (3, "click"), (4, "undo"), (5, "describe")]
+    assert rows[2]["arguments"] == {"object": 1, "x": 60, "y": 45, "positive": True}
+    assert [row["person"] for row in rows] == ["", "", "Ada\u00df", "", ""]
+    assert rows[4]["arguments"] == {"object": 1, "name": "cat"}
+    assert client.get(f"/api/images/{'0' * 24}/log").status_code == 404
+
+
+def test_rows_that_could_not_be_imported_are_told(client, first):
+    mask = {"size": [90, 120], "counts": masks.encode_rle(photo(0).mean(axis=2) > 127.5)["counts"]}
+    content = {
+        "images": [{"id": 1, "file_name": "0.png", "width": 120, "height": 90}],
+        "categories": [{"id": 1, "name": "ball"}, {"id": 2, "name": ["x"]}],
+        "annotations": [{"id": number, "image_id": 1, "category_id": number, "segmentation": mask} for number in (1, 2)],
+    }
+    job = wait(client, client.post("/api/annotations?name=odd.json", content=json.dumps(content).encode()).json())
+    assert (job["state"], job["note"].split(";")[0]) == ("done", "1 objects")
+    assert "rows left out, first: " in job["note"]
+    assert [item["name"] for item in client.get(first).json()["objects"]] == ["ball"]
+    assert client.get("/api/images").status_code == 200

@@ -383,7 +383,6 @@ CHANGES = [
     ("POST", "/api/annotations"),
     ("POST", "{image}/objects"),
     ("POST", "{image}/text"),
-    ("POST", "{image}/save"),
     ("DELETE", "{image}"),
     ("PATCH", "{image}/objects/1"),
     ("PUT", "{image}/objects/1/mask"),

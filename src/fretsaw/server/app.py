@@ -59,7 +59,7 @@ def create_app(segmenter: Segmenter, settings: Settings) -> Any:
     app = FastAPI(title="Fretsaw", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan, responses=refusals, redirect_slashes=False)
     app.state.bench = bench
     for module in (routes_images, routes_objects, routes_jobs, label_studio):
-        app.include_router(module.make_router(bench))
+        app.include_router(module.router)
     _add_pages(app, bench)
     _add_refusals(app, Places(settings.data, settings.folder))
     return Guard(bench.metrics.layer(app), settings, bench.metrics.note)

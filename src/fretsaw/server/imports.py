@@ -34,6 +34,8 @@ def sources_of(bench: Workbench, name: str | None = None) -> list[Source]:
 def import_everything(bench: Workbench, job: Job, sources: Sequence[Source]) -> None:
     """Read annotations file by file and make objects of them; pictures that have objects already stay as they are, and a broken file costs no other.
 
+    What could not be used of a file is counted in the job's note, and the first of it is named.
+
     Raises:
         DataError: If no file could be read, or none speaks of a picture that is here; says why, by name.
     """
@@ -41,10 +43,12 @@ def import_everything(bench: Workbench, job: Job, sources: Sequence[Source]) -> 
     job.tell(total=len(files))
     made = left = strange = 0
     broken: list[str] = []
+    left_out: list[str] = []
     for name, read in files:
         job.tell(note=name)
         try:
             for picture in read():
+                left_out += picture.left_out
                 count = _put(bench, picture)
                 made, left, strange = made + (count or 0), left + (count == 0), strange + (count is None)
                 job.tell(note=picture.file_name)
@@ -60,6 +64,7 @@ def import_everything(bench: Workbench, job: Job, sources: Sequence[Source]) -> 
         f"{left} pictures have objects already" if left else "",
         f"{strange} pictures are not here" if strange else "",
         f"{len(broken)} files are broken, first {broken[0]}" if broken else "",
+        f"{len(left_out)} rows left out, first: {left_out[0]}" if left_out else "",
     )
     job.tell(note="; ".join(row for row in rows if row))
 
@@ -72,7 +77,7 @@ def _put(bench: Workbench, picture: AnnotatedPicture) -> int | None:
     with bench.sessions.use(identity) as opened, opened.changing():
         if any(item.area for item in opened.record.living):
             return 0
-        named = [(item.name[:200], item.mask) for item in picture.objects if item.mask.any()]
+        named = [(item.name, mask) for item in picture.objects if (mask := item.mask).any()]
         return len(opened.objects.put_all(named, "import"))
 
 

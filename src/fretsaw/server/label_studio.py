@@ -26,9 +26,11 @@ from fretsaw.segmentation import Segmentation
 from fretsaw.server.open_picture import OpenPicture
 from fretsaw.server.refusals import LimitError, NotHereError
 from fretsaw.server.replies import Name
-from fretsaw.server.workbench import Workbench
+from fretsaw.server.workbench import Bench, Workbench
 from fretsaw.server.workers import Lane
 from fretsaw.types import Box, Click
+
+router = APIRouter(tags=["Label Studio"])
 
 MOST_TASKS = 100
 LONGEST_URL = 2000
@@ -233,45 +235,44 @@ def _names_in(url: object) -> list[str]:
     return [name for name in names if name.count("/") <= MOST_FOLDERS]
 
 
-def make_router(bench: Workbench) -> APIRouter:
-    """Return the routes that Label Studio calls."""
-    router = APIRouter(tags=["Label Studio"])
-    version = f"fretsaw {bench.segmenter.name}"
+def _version(bench: Workbench) -> str:
+    return f"fretsaw {bench.segmenter.name}"
 
-    @router.post("/setup")
-    async def setup(body: SetupBody) -> dict[str, str]:
-        """Answer with the model's version."""
-        return {"model_version": version}
 
-    @router.post("/predict")
-    async def predict(body: PredictBody, request: Request) -> dict[str, Any]:
-        """Predict brush masks: by what a person has drawn, else automatically."""
-        if len(body.tasks) > MOST_TASKS:
-            raise LimitError(f"expected at most {MOST_TASKS} tasks at once, got {len(body.tasks)}")
-        tags, rows = read_tags(body.label_config), drawn_rows(body.params)
-        read_prompts(rows, (2, 2))  # what is malformed is refused before any work
+@router.post("/setup")
+async def setup(bench: Bench, body: SetupBody) -> dict[str, str]:
+    """Answer with the model's version."""
+    return {"model_version": _version(bench)}
 
-        def look_up() -> list[str]:
-            return [find_picture(bench, task.data.get(tags.value) or next(iter(task.data.values()), "")) for task in body.tasks]
 
-        def cut(picture: OpenPicture) -> tuple[Segmentation, str | None]:
-            session = picture.embed().sibling()
-            drawn = read_prompts(rows, picture.record.size)
-            if drawn.brush is not None:
-                session.mask(decode_brush(drawn.brush, picture.record.size))
-            if drawn.clicks or drawn.box is not None:
-                session.clicks(drawn.clicks, drawn.box)
-            return (session.auto() if drawn.empty else session.result), drawn.label
+@router.post("/predict")
+async def predict(bench: Bench, body: PredictBody, request: Request) -> dict[str, Any]:
+    """Predict brush masks: by what a person has drawn, else automatically."""
+    if len(body.tasks) > MOST_TASKS:
+        raise LimitError(f"expected at most {MOST_TASKS} tasks at once, got {len(body.tasks)}")
+    tags, rows = read_tags(body.label_config), drawn_rows(body.params)
+    read_prompts(rows, (2, 2))  # what is malformed is refused before any work
 
-        results = []
-        for task, identity in zip(body.tasks, await bench.files.run(request, look_up), strict=True):
-            made, label = await bench.at(request, identity, cut, Lane.CLICK if rows else Lane.SLOW)
-            row = result(NamedMask(label or tags.label, made.mask), f"fretsaw-{task.id if task.id is not None else len(results)}", tags.brush, tags.image)
-            results.append({"model_version": version, "score": made.score, "result": [row] if made.area else []})
-        return {"results": results}
+    def look_up() -> list[str]:
+        return [find_picture(bench, task.data.get(tags.value) or next(iter(task.data.values()), "")) for task in body.tasks]
 
-    @router.post("/webhook", status_code=204)
-    async def webhook() -> None:
-        """Take notice of nothing: the model does not learn from annotations."""
+    def cut(picture: OpenPicture) -> tuple[Segmentation, str | None]:
+        session = picture.embed().sibling()
+        drawn = read_prompts(rows, picture.record.size)
+        if drawn.brush is not None:
+            session.mask(decode_brush(drawn.brush, picture.record.size))
+        if drawn.clicks or drawn.box is not None:
+            session.clicks(drawn.clicks, drawn.box)
+        return (session.auto() if drawn.empty else session.result), drawn.label
 
-    return router
+    results = []
+    for task, identity in zip(body.tasks, await bench.files.run(request, look_up), strict=True):
+        made, label = await bench.at(request, identity, cut, Lane.CLICK if rows else Lane.SLOW)
+        row = result(NamedMask(label or tags.label, made.mask), f"fretsaw-{task.id if task.id is not None else len(results)}", tags.brush, tags.image)
+        results.append({"model_version": _version(bench), "score": made.score, "result": [row] if made.area else []})
+    return {"results": results}
+
+
+@router.post("/webhook", status_code=204)
+async def webhook() -> None:
+    """Take notice of nothing: the model does not learn from annotations."""

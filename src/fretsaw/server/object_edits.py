@@ -203,7 +203,7 @@ class ObjectEdits:
             if min(x, y) < 0 or min(rows, columns) < 1 or y + rows > height or x + columns > width:
                 raise ShapeError(f"expected a stroke inside the picture ({height}, {width}), got ({rows}, {columns}) at x = {x}, y = {y}")
             item = self.find(number)
-            covered, before = masks.decode_rle(rle), self._mask(item)
+            covered, before = masks.decode_rle(rle, (rows, columns)), self._mask(item)
             place = np.s_[y : y + rows, x : x + columns]
             if not (covered & (before[place] != adds)).any():
                 return item
@@ -217,10 +217,10 @@ class ObjectEdits:
         Raises:
             ShapeError: If it is not of the picture's size.
         """
-        size = self._picture.pixels().shape[:2]
-        if tuple(rle["size"]) != size:
-            raise ShapeError(f"expected a mask of the image's size {size}, got {tuple(rle['size'])}")
-        mask = masks.decode_rle(rle)
+        height, width = self._picture.pixels().shape[:2]
+        if tuple(rle["size"]) != (height, width):
+            raise ShapeError(f"expected a mask of the image's size {(height, width)}, got {tuple(rle['size'])}")
+        mask = masks.decode_rle(rle, (height, width))
         return self.extend(number, "mask", {}, lambda session: session.mask(mask))
 
     def split(self, number: int) -> list[ObjectRecord]:

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
+from fretsaw.errors import DataError
+from fretsaw.interchange.names import MOST_CHARACTERS, class_name
 from fretsaw.server.object_edits import MaskChange
 from fretsaw.server.records import ImageRecord, ObjectRecord
 
-Name = Annotated[str, StringConstraints(max_length=200, strip_whitespace=True, pattern=r"^[^\x00-\x1f\x7f]*$")]
+
+def _name(text: str) -> str:
+    """Return a class name, or "" for none; the same rule as for names in files."""
+    try:
+        return class_name(text) if text.strip() else ""
+    except DataError as error:
+        raise ValueError(str(error)) from error
+
+
+Name = Annotated[str, Field(max_length=2 * MOST_CHARACTERS), AfterValidator(_name)]
 Color = Annotated[str, StringConstraints(pattern=r"^#[0-9a-fA-F]{6}$")]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -214,6 +225,18 @@ class ImageReply(BaseModel):
         return cls(
             id=record.id, name=record.name, width=record.size[1], height=record.size[0], uploaded=record.uploaded, ready=ready, view=view, objects=objects
         )
+
+
+class CommandReply(BaseModel):
+    """One thing that was done to a picture."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    revision: int = Field(description="Its number on the picture, from 1.")
+    time: float = Field(description="Seconds since 1970.")
+    person: str = Field(description="Who said to be the author, in the header Fretsaw-Person; or empty.")
+    name: str
+    arguments: dict[str, Any]
 
 
 class PreviewReply(BaseModel):

@@ -16,8 +16,10 @@ from fretsaw.server.records import ImageRecord
 from fretsaw.server.refusals import NotHereError
 from fretsaw.server.replies import AnnotationsReply, ExportBody, ImportBody, JobReply
 from fretsaw.server.routes_images import attachment, plain_name
-from fretsaw.server.workbench import Workbench
+from fretsaw.server.workbench import Bench, Workbench
 from fretsaw.server.workers import Lane
+
+router = APIRouter(prefix="/api", tags=["jobs"])
 
 
 def cut_everything(bench: Workbench, job: Job) -> None:
@@ -69,92 +71,89 @@ def export_everything(bench: Workbench, job: Job, format: str, wanted: list[str]
     job.tell(done=len(found), note="", file=path)
 
 
-def make_router(bench: Workbench) -> APIRouter:
-    """Return the routes of jobs."""
-    router = APIRouter(prefix="/api", tags=["jobs"])
-    _add_imports(router, bench)
-    _add_work(router, bench)
-    _add_looking(router, bench)
-    return router
+# Annotations that are there already.
 
 
-def _add_imports(router: APIRouter, bench: Workbench) -> None:
-    """Annotations that are there already."""
+@router.get("/annotations")
+async def list_annotations(bench: Bench, request: Request) -> list[AnnotationsReply]:
+    """What annotations lie in the served folder: COCO, Label Studio, CVAT, labelme, VOC, YOLO, or masks as PNG with their names."""
+    found = await bench.files.run(request, lambda: sources_of(bench))
+    return [AnnotationsReply(name=source.name, format=source.format) for source in found]
 
-    @router.get("/annotations")
-    async def list_annotations(request: Request) -> list[AnnotationsReply]:
-        """What annotations lie in the served folder: COCO, Label Studio, CVAT, labelme, VOC, YOLO, or masks as PNG with their names."""
-        found = await bench.files.run(request, lambda: sources_of(bench))
-        return [AnnotationsReply(name=source.name, format=source.format) for source in found]
 
-    @router.post("/imports", status_code=202)
-    async def import_found(body: ImportBody, request: Request) -> JobReply:
-        """Make objects of the served folder's annotations, of all or of one; pictures that have objects already stay as they are."""
-        sources = await bench.files.run(request, lambda: sources_of(bench, body.name))
-        return JobReply(**bench.jobs.start("import", lambda job: import_everything(bench, job, sources)).to_dict())
+@router.post("/imports", status_code=202)
+async def import_found(bench: Bench, body: ImportBody, request: Request) -> JobReply:
+    """Make objects of the served folder's annotations, of all or of one; pictures that have objects already stay as they are."""
+    sources = await bench.files.run(request, lambda: sources_of(bench, body.name))
+    return JobReply(**bench.jobs.start("import", lambda job: import_everything(bench, job, sources)).to_dict())
 
-    @router.post("/annotations", status_code=202)
-    async def import_sent(request: Request, name: str = "annotations.json") -> JobReply:
-        """Make objects of annotations that a client sends: the body is one file of COCO, Label Studio, CVAT or labelme."""
-        folder = bench.store.incoming()
-        folder.mkdir()
-        path = folder / plain_name(name)
+
+@router.post("/annotations", status_code=202)
+async def import_sent(bench: Bench, request: Request, name: str = "annotations.json") -> JobReply:
+    """Make objects of annotations that a client sends: the body is one file of COCO, Label Studio, CVAT or labelme."""
+    folder = bench.store.incoming()
+    folder.mkdir()
+    path = folder / plain_name(name)
+    try:
+        with path.open("wb") as file:
+            async for chunk in request.stream():
+                file.write(chunk)
+        source = await bench.files.run(request, lambda: the_source(path))
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+    def work(job: Job) -> None:
         try:
-            with path.open("wb") as file:
-                async for chunk in request.stream():
-                    file.write(chunk)
-            source = await bench.files.run(request, lambda: the_source(path))
-        except BaseException:
+            import_everything(bench, job, [source])
+        finally:
             shutil.rmtree(folder, ignore_errors=True)
-            raise
 
-        def work(job: Job) -> None:
-            try:
-                import_everything(bench, job, [source])
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
-
-        return JobReply(**bench.jobs.start("import", work).to_dict())
+    return JobReply(**bench.jobs.start("import", work).to_dict())
 
 
-def _add_work(router: APIRouter, bench: Workbench) -> None:
-    """Start something long."""
-
-    @router.post("/auto", status_code=202)
-    async def auto() -> JobReply:
-        """Cut every picture of the served folder that has no object yet."""
-        return JobReply(**bench.jobs.start("auto", lambda job: cut_everything(bench, job)).to_dict())
-
-    @router.post("/exports", status_code=202)
-    async def export(body: ExportBody) -> JobReply:
-        """Pack all pictures with objects into a zip."""
-        check_format(body.format)
-        return JobReply(**bench.jobs.start("export", lambda job: export_everything(bench, job, body.format, body.images)).to_dict())
+# Start something long.
 
 
-def _add_looking(router: APIRouter, bench: Workbench) -> None:
-    """Follow, stop, fetch."""
+@router.post("/auto", status_code=202)
+async def auto(bench: Bench) -> JobReply:
+    """Cut every picture of the served folder that has no object yet."""
+    return JobReply(**bench.jobs.start("auto", lambda job: cut_everything(bench, job)).to_dict())
 
-    @router.get("/jobs/{identity}")
-    async def look(identity: str) -> JobReply:
-        """How far a job is."""
-        return JobReply(**bench.jobs.find(identity).to_dict())
 
-    @router.get("/jobs/{identity}/events", response_class=StreamingResponse)
-    async def follow(identity: str) -> StreamingResponse:
-        """Server-sent events: the job now and whenever it changes, until it ends."""
-        bench.jobs.find(identity)
-        return StreamingResponse(bench.jobs.follow(identity), media_type="text/event-stream")
+@router.post("/exports", status_code=202)
+async def export(bench: Bench, body: ExportBody) -> JobReply:
+    """Pack all pictures with objects into a zip."""
+    check_format(body.format)
+    return JobReply(**bench.jobs.start("export", lambda job: export_everything(bench, job, body.format, body.images)).to_dict())
 
-    @router.delete("/jobs/{identity}")
-    async def stop(identity: str) -> JobReply:
-        """Stop a job before its next picture; what is done stays."""
-        return JobReply(**bench.jobs.stop(identity).to_dict())
 
-    @router.get("/jobs/{identity}/file", response_class=FileResponse)
-    async def fetch(identity: str, request: Request) -> FileResponse:
-        """What the job made."""
-        job = bench.jobs.find(identity)
-        if job.file is None or not job.file.exists():
-            raise NotHereError(f"expected a job with a file, got one that is {job.state} and has none")
-        return FileResponse(job.file, media_type="application/zip", headers=attachment("fretsaw.zip"))
+# Follow, stop, fetch.
+
+
+@router.get("/jobs/{identity}")
+async def look(bench: Bench, identity: str) -> JobReply:
+    """How far a job is."""
+    return JobReply(**bench.jobs.find(identity).to_dict())
+
+
+@router.get("/jobs/{identity}/events", response_class=StreamingResponse)
+async def follow(bench: Bench, identity: str) -> StreamingResponse:
+    """Server-sent events: the job now and whenever it changes, until it ends."""
+    bench.jobs.find(identity)
+    return StreamingResponse(bench.jobs.follow(identity), media_type="text/event-stream")
+
+
+@router.delete("/jobs/{identity}")
+async def stop(bench: Bench, identity: str) -> JobReply:
+    """Stop a job before its next picture; what is done stays."""
+    return JobReply(**bench.jobs.stop(identity).to_dict())
+
+
+@router.get("/jobs/{identity}/file", response_class=FileResponse)
+async def fetch(bench: Bench, identity: str, request: Request) -> FileResponse:
+    """What the job made."""
+    job = bench.jobs.find(identity)
+    if job.file is None or not job.file.exists():
+        raise NotHereError(f"expected a job with a file, got one that is {job.state} and has none")
+    return FileResponse(job.file, media_type="application/zip", headers=attachment("fretsaw.zip"))

@@ -174,6 +174,10 @@ class Store:
             ) from error
         return record, _End(record.revision, reading.end, reading.size, recorded, start)
 
+    def commands(self, identity: str) -> tuple[Command, ...]:
+        """Return every command on a picture that its log knows, in their order."""
+        return picture_log.read(self.place(identity) / LOG).commands
+
     def commit(self, record: ImageRecord, name: str, arguments: Mapping[str, Any], effects: Sequence[Mapping[str, Any]]) -> Command:
         """Add a command to a picture's log, and return it when it is on the disk.
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Annotated, TypeVar
+from urllib.parse import unquote
 
+from fastapi import Depends
 from starlette.requests import Request
 
 from fretsaw.api import Segmenter
+from fretsaw.server.changes import PERSON
 from fretsaw.server.gallery import Gallery
 from fretsaw.server.jobs import Jobs
 from fretsaw.server.metrics import Metrics
@@ -21,6 +24,7 @@ from fretsaw.server.workers import Lane, Workers, wait_for
 
 T = TypeVar("T")
 FILE_THREADS = 2
+LONGEST_PERSON = 80
 
 
 class Workbench:
@@ -56,15 +60,21 @@ class Workbench:
             with self.sessions.encoding(identity) as encoding:
                 await wait_for(encoding, request, shared=True)
         group = identity if lane is Lane.CLICK else None
-        return await self.model.run(request, lambda: self._on_picture(identity, work), lane, (identity, key) if key is not None else None, group)
+        return await self.model.run(
+            request, lambda: self._on_picture(identity, work, person_of(request)), lane, (identity, key) if key is not None else None, group
+        )
 
     async def read(self, request: Request, identity: str, work: Callable[[OpenPicture], T]) -> T:
         """Do something on a picture that needs no model."""
-        return await self.files.run(request, lambda: self._on_picture(identity, work))
+        return await self.files.run(request, lambda: self._on_picture(identity, work, person_of(request)))
 
-    def _on_picture(self, identity: str, work: Callable[[OpenPicture], T]) -> T:
-        with self.sessions.use(identity) as picture:
-            return work(picture)
+    def _on_picture(self, identity: str, work: Callable[[OpenPicture], T], person: str) -> T:
+        token = PERSON.set(person)
+        try:
+            with self.sessions.use(identity) as picture:
+                return work(picture)
+        finally:
+            PERSON.reset(token)
 
     def close(self) -> None:
         """Stop jobs and threads, and give the folder up."""
@@ -72,3 +82,17 @@ class Workbench:
         self.model.close()
         self.files.close()
         self.store.close()
+
+
+def workbench_of(request: Request) -> Workbench:
+    """Return the workbench of the application that a request came to."""
+    return request.app.state.bench
+
+
+Bench = Annotated[Workbench, Depends(workbench_of)]
+"""A route's parameter: the workbench of its application."""
+
+
+def person_of(request: Request) -> str:
+    """Return who a request says to be, for the log: printable text of some length, percent-encoded in the header Fretsaw-Person; or ""."""
+    return "".join(letter for letter in unquote(request.headers.get("fretsaw-person", "")) if letter.isprintable())[:LONGEST_PERSON]

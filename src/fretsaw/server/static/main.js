@@ -101,7 +101,7 @@ async function watchReadiness(id) {
     render();
     await new Promise((done) => setTimeout(done, pause));
     try {
-      const { ready } = await api.post("/api/images/{identity}/save", { identity: id });
+      const { ready } = await api.get("/api/images/{identity}/state", { identity: id });
       if (work.picture === picture) work.ready ||= ready;
     } catch {
       pause = 3000; // whatever is wrong, changes tell of it; the picture is waited for as long as it is open
