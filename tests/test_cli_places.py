@@ -20,7 +20,7 @@ from fretsaw.evaluation import adapters
 from fretsaw.evaluation.semantic import PRESETS, require_classes
 from fretsaw.images import write_image, write_mask
 from fretsaw.ownership import own
-from fretsaw.recipes import pseudo_masks
+from fretsaw.recipes import pseudo_masks, sam_ref
 from fretsaw.segmentation import LabelMap, Segmentation
 from tiny import tiny_sam2
 
@@ -173,6 +173,13 @@ def test_a_training_run_does_not_write_among_what_it_reads(data, out, start, mes
     config = pseudo_masks.Config(photos="data/images,data/masks", out=out, model="clicks-only.safetensors")
     with pytest.raises(OutputError, match=message):
         check_folder(config, Path(out))
+
+
+@pytest.mark.parametrize("place", ["data", "folder:data", "folder:data@5", "other,hqseg44k-train:data@12", "data@3"])
+@pytest.mark.parametrize("setting", ["train", "val"])
+def test_a_training_run_does_not_write_among_places_with_a_layout_or_a_number_of_photos(data, setting, place):
+    with pytest.raises(OutputError, match="outside the folders that are read"):
+        check_folder(sam_ref.Config(out="data/run", **{setting: place}), Path("data/run"))
 
 
 def test_a_training_run_beside_its_photos_is_fine(data):

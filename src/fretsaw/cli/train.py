@@ -28,8 +28,8 @@ RECIPES = {
     "sam_ref": "train the refiner that looks at the image again, over a frozen model",
 }
 
-PHOTOS = ("photos", "data", "pseudo")
-"""Settings that name folders to learn from, with commas between them and perhaps a layout behind a colon."""
+PHOTOS = ("photos", "data", "pseudo", "train", "val")
+"""Settings that name folders to learn from, with commas between them, perhaps a layout before a colon and a number of photos behind an @."""
 
 WEIGHTS = (".safetensors", ".pt", ".pth")
 """Suffixes of the files that a run writes into its folder."""
@@ -106,7 +106,8 @@ def check_folder(config: Any, out: Path) -> None:
         OutputError: If so.
     """
     texts = {field.name: text for field in fields(config) if field.name != "out" and isinstance(text := getattr(config, field.name), str)}
-    photos = [place for name in PHOTOS if name in texts for part in texts[name].split(",") for place in (part, part.partition(":")[0]) if place]
+    parts = [part for name in PHOTOS if name in texts for text in texts[name].split(",") for part in (text, text.rpartition("@")[0])]
+    photos = [place for part in parts for place in (part, part.partition(":")[2]) if place]
     Sources(also=map(Path, photos)).refuse_folder(out)
     weights = [place for place in named_files(*texts.values()) if place.suffix in WEIGHTS and place.resolve().parent == out.resolve()]
     if weights:
