@@ -150,7 +150,7 @@ class Sources:
         Raises:
             OutputError: If the file is an input, or a picture in a folder that is searched for inputs.
         """
-        if (same := self._files.get(_identity(target) or (-1, -1))) is not None:
+        if (same := self._files.get(_landing(target) or (-1, -1))) is not None:
             spelt = "" if same == target else f", which is the input {same}"
             raise OutputError(f"{target}: expected an output that is no input, got one of the inputs{spelt}; nothing was written, choose another place with -o")
         if (target.suffix.lower() in IMAGE_SUFFIXES) if picture is None else picture:
@@ -163,7 +163,7 @@ class Sources:
             OutputError: If so.
         """
         self._refuse_inside(folder, folder)
-        own = _identity(folder)
+        own = _landing(folder)
         for path in self._files.values() if own is not None else ():
             if any(_identity(above) == own for above in _real(path).parents):
                 raise OutputError(f"{folder}: expected a folder for results that holds nothing that is read, got one with the input {path}; choose another")
@@ -197,13 +197,13 @@ class Sources:
         """Whether `out` is the file of a single result; raises where it can be neither that nor a folder."""
         if str(out) == "-":
             raise OutputError("expected a file or a folder for results, got '-': results cannot be written to standard output yet")
-        if _is_folder(out):
+        if _is_folder(out) or _is_folder(_real(out)):
             return False
         fits = out.suffix.lower() in suffixes
         if fits and len(self.images) == 1:
             return True
         kinds = f"a file that ends in {', '.join(suffixes)}, or " if suffixes and len(self.images) == 1 else ""
-        if _identity(out) is not None:
+        if _landing(out) is not None:
             raise OutputError(f"expected {kinds}a folder for {len(self.images)} result(s), got the file {out}")
         if _FILE_NAME.fullmatch(out.suffix):
             raise OutputError(f"expected {kinds}a folder for {len(self.images)} result(s), got {out}; if it is meant as a folder, make it first")
@@ -306,6 +306,11 @@ def _identity(path: Path) -> Identity | None:
     except (OSError, ValueError):
         return None
     return state.st_dev, state.st_ino
+
+
+def _landing(target: Path) -> Identity | None:
+    """Return what a file that is written would replace; `new/../a.png` replaces a.png, since the folder `new` is made before the file is written."""
+    return _identity(target) or _identity(_real(target))
 
 
 def _real(path: Path) -> Path:
