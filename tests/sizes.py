@@ -1,7 +1,4 @@
-"""Print the longest files and functions of the package: where a reader may want a split. Nothing is limited; `make check` shows it.
-
-    python tests/sizes.py
-"""
+"""Print the longest files and functions of the package: where a reader may want a split. Nothing is limited; `make check` runs `python tests/sizes.py`."""
 
 from __future__ import annotations
 
