@@ -75,7 +75,8 @@ class Remembered:
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
 
-    def __call__(self, pixels: Tensor) -> ImageEmbedding:
+    def __call__(self, pixels: Tensor, taps: Sequence[str] = ()) -> ImageEmbedding:
+        """Return the embedding without taps, which clicks do not read."""
         key = hashlib.sha256(pixels.numpy().tobytes()).hexdigest()
         if key not in self._known:
             self._known[key] = self._read(key) or self._make(key, pixels)

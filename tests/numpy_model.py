@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,7 +37,7 @@ class NumpyClickModel:
     def __init__(self, refines: bool = False) -> None:
         self.refines, self.looked = refines, 0
 
-    def look(self, image: np.ndarray, embedding: Embedding | None = None) -> Seen:
+    def look(self, image: np.ndarray, embedding: Embedding | None = None, taps: Sequence[str] = ()) -> Seen:
         self.looked += embedding is None
         side = self.logit_side
         known = embedding or Brightness(frames.resize_map(self.preprocessing.pixels_of(image)[0].mean(0), side, side))

@@ -106,6 +106,19 @@ def test_what_a_session_needs_never_imports_torch():
             assert not torch or (part_of(path), torch) == ("types", ["torch"]), f"{path.relative_to(SOURCE)} imports torch"
 
 
+def test_every_seam_is_used():
+    """Each Protocol of types.py is what some function elsewhere says that it takes or gives."""
+    protocols = [node.name for node in TREES[SOURCE / "types.py"].body if isinstance(node, ast.ClassDef) and "Protocol" in map(ast.unparse, node.bases)]
+    assert protocols
+    named: set[str] = set()
+    for path, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef) and path.name != "types.py":
+                taken = [argument.annotation for argument in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
+                named.update(word for part in (*taken, node.returns) if part is not None for word in re.findall(r"\w+", ast.unparse(part)))
+    assert set(protocols) <= named, f"no signature names {set(protocols) - named}"
+
+
 def test_methods_do_not_import_each_other():
     """A method is a file or a folder of `methods`; files of one folder may import each other."""
     names = {path.stem for path in (SOURCE / "methods").iterdir() if path.suffix in ("", ".py")}

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from fretsaw.errors import ShapeError
+from fretsaw.errors import ModelError, ShapeError
 from fretsaw.history import Step
 from fretsaw.runtimes.torch import TorchClickModel
 from fretsaw.session import Session
-from fretsaw.types import Click, Prompt
+from fretsaw.types import Box, Click, Prompt
 from tiny import tiny_sam, tiny_sam2
 
 NO_TORCH = """
@@ -170,6 +170,16 @@ def test_an_embedding_of_another_shape_or_with_a_part_missing_is_refused(model, 
             model.unpack({other: array for other, array in packed.items() if other != name})
         with pytest.raises(ShapeError, match=f"expected embedding.{name} "):
             model.unpack(packed | {name: packed[name][..., :-1]})
+
+
+def test_an_embedding_holds_the_taps_that_were_asked_for_and_no_view_of_the_image_does(model, image):
+    taps = model.network.encoder.available_taps
+    assert not model.look(image).embedding.taps
+    session = Session(image, model, taps=taps[:1])
+    assert tuple(session.embedding.taps) == taps[:1]
+    assert not session.views.seen(Box(0, 0, 40, 40)).embedding.taps
+    with pytest.raises(ModelError, match=r"expected taps of the image encoder out of .*, got nonsense"):
+        model.look(image, taps=("nonsense",))
 
 
 def test_what_a_history_keeps_is_numpy_and_cannot_be_changed(model, image):

@@ -73,7 +73,7 @@ class Segmenter:
 
         pixels, model = images.read_image(image), TorchClickModel(self.parts.clicks, self.refiner)
         embedding, history = session_file.read(Path(saved), pixels, model) if saved is not None else (None, ())
-        return Session(pixels, model, self.parts.automatic, embedding, history, self.parts.text, self.zoom)
+        return Session(pixels, model, self.parts.automatic, embedding, history, self.parts.text, self.zoom, self.parts.taps)
 
     def auto(self, image: ImageLike, instances: bool = False) -> Segmentation:
         """Cut an image without any prompt.

@@ -45,7 +45,8 @@ class TextLabels(Protocol):
 class Session:
     """Cuts one object out of one image, prompt by prompt.
 
-    Made by `Segmenter.open`. Several sessions may run in threads of their own; calls on one session are taken one after the other.
+    Made by `Segmenter.open`, which says with `taps` what automatic cut and text mode read of the image encoder beside its embedding. Several sessions may run
+    in threads of their own; calls on one session are taken one after the other.
 
     Attributes:
         image: (H, W, 3) uint8 RGB, read-only.
@@ -65,6 +66,7 @@ class Session:
         history: Sequence[Step] = (),
         text: TextLabels | None = None,
         zoom: ZoomRules | None = None,
+        taps: Sequence[str] = (),
     ) -> None:
         self.image = image.view()
         self.image.flags.writeable = False
@@ -72,7 +74,7 @@ class Session:
         self.zoom, self.views = zoom, Views(self.image, model)
         self._lock = threading.RLock()
         self._history = History.of(history)
-        self._whole = model.look(self.image, embedding)
+        self._whole = model.look(self.image, embedding, taps)
 
     @property
     def frame(self) -> frames.Frame:

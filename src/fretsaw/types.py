@@ -13,7 +13,7 @@ The seams are plain signatures:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -148,8 +148,14 @@ class ClickModel(Protocol):
         """Whether it mends a mask that came from elsewhere (a person's own, an automatic cut) around the last click, and leaves the rest as it is."""
         ...
 
-    def look(self, image: np.ndarray, embedding: Embedding | None = None) -> Seen:
-        """Return what is computed once of an image (H, W, 3) uint8 RGB; its embedding is not computed where it is given."""
+    def look(self, image: np.ndarray, embedding: Embedding | None = None, taps: Sequence[str] = ()) -> Seen:
+        """Return what is computed once of an image.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            embedding: Of this image, where it is known; it is not computed again then.
+            taps: Intermediate tensors of the image encoder that the embedding is to hold, for methods that read them.
+        """
         ...
 
     def answer(self, seen: Seen, prompt: Prompt, state: RefinerState | None = None) -> Answer:
@@ -210,9 +216,21 @@ class PromptEmbedding:
 
 
 class ImageEncoder(Protocol):
-    """Seam 1. A `torch.nn.Module` whose forward maps pixels (B, 3, S, S), normalised, to an `ImageEmbedding`."""
+    """Seam 1. A `torch.nn.Module` whose forward maps pixels (B, 3, S, S), normalised, to an `ImageEmbedding`. It keeps no state between calls."""
 
-    def __call__(self, pixels: Tensor) -> ImageEmbedding: ...
+    @property
+    def available_taps(self) -> tuple[str, ...]:
+        """Names of the intermediate tensors that a call may ask for."""
+        ...
+
+    def __call__(self, pixels: Tensor, taps: Sequence[str] = ()) -> ImageEmbedding:
+        """Encode pixels.
+
+        Args:
+            pixels: (B, 3, S, S), normalised.
+            taps: Which of `available_taps` the embedding is to hold.
+        """
+        ...
 
 
 class Refiner(Protocol):

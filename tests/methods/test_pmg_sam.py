@@ -17,12 +17,12 @@ from fretsaw.catalog.entries import Parts
 from fretsaw.edges import REACH, band
 from fretsaw.errors import ConfigError, ModelError
 from fretsaw.methods.pmg_sam.build import PAPER, TINY, Settings, build_pmg_sam, parameters_by_part, start_from_sam2, trainable_parameters
-from fretsaw.methods.pmg_sam.cut import PmgCut, expected_iou, keep_stages, without_crumbs
+from fretsaw.methods.pmg_sam.cut import PmgCut, expected_iou, without_crumbs
 from fretsaw.methods.pmg_sam.decoder import GuidedMaskDecoder, Interaction, OneWayInteraction
 from fretsaw.methods.pmg_sam.drfm import DenseResidualFusion, NoFusion, ResidualFusion, StabilisedResidualBlock
 from fretsaw.methods.pmg_sam.feat_refiner import FeatRefiner
 from fretsaw.methods.pmg_sam.model import PmgResult
-from fretsaw.methods.pmg_sam.pairing import PAIRS, DualBranch, DualFeatures, Pair, stages_of
+from fretsaw.methods.pmg_sam.pairing import PAIRS, DualBranch, DualFeatures, Pair, stage_taps, stages_of
 from fretsaw.methods.pmg_sam.stored import read_network, write_network
 from fretsaw.runtimes.torch import TorchClickModel
 from fretsaw.session import Session
@@ -239,9 +239,8 @@ class TestNetwork:
 class TestDualBranch:
     def test_levels_come_on_the_grid_of_their_stage(self):
         model = tiny_sam2(128)
-        keep_stages(model)
         pixels = torch.randn(2, 3, 128, 128)
-        found = DualBranch(U2Net(NARROW), side=64)(pixels, model.encode(pixels))
+        found = DualBranch(U2Net(NARROW), side=64)(pixels, model.encode(pixels, stage_taps(model.encoder)))
         assert [stage.shape[-1] for stage in found.stages] == [32, 16, 8, 4]
         assert [level.shape[-1] for level in found.levels] == [32, 32, 16, 8, 4, 4]
         assert (Pair(1, 1), Pair(2, 1), Pair(3, 2), Pair(4, 3), Pair(5, 4), Pair(6, 4)) == PAIRS
@@ -254,8 +253,7 @@ class TestDualBranch:
         pixels = torch.randn(1, 3, 64, 64)
         plain = model.encode(pixels)
         assert not plain.taps
-        keep_stages(model)
-        kept = model.encode(pixels)
+        kept = model.encode(pixels, stage_taps(model.encoder))
         assert torch.equal(kept.final, plain.final)
         assert [tuple(kept.taps[f"stage{i}"].shape[1:]) for i in (1, 2, 3, 4)] == [(8, 16, 16), (16, 8, 8), (32, 4, 4), (64, 2, 2)]
 
@@ -295,7 +293,7 @@ class TestCut:
         cut = pmg_cut(model)
         encodings = []
         model.image_encoder.register_forward_hook(lambda *_: encodings.append(1))
-        session = Session(image, TorchClickModel(model), cut)
+        session = Session(image, TorchClickModel(model), cut, taps=cut.taps)
         result = session.auto()
         assert result.logits.shape == image.shape[:2]
         assert 0 <= result.score <= 1
@@ -308,7 +306,7 @@ class TestCut:
         bare = model.encode(model.pixels_of(image))
         cut = pmg_cut(model)
         frame = model.preprocessing.frame_of(image)
-        full = model.encode(model.pixels_of(image))
+        full = model.encode(model.pixels_of(image), cut.taps)
         assert np.array_equal(cut(image, bare, frame).logits, cut(image, full, frame).logits)
 
     def test_a_model_without_stages_is_refused(self, image):

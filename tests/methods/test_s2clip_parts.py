@@ -195,10 +195,9 @@ def test_sam_s_last_attention_equals_the_block_s_own():
     """The attention read off, applied to the values and projected, is what the block adds to its input."""
     model = tiny_sam(128)
     encoder = model.image_encoder
-    encoder.keeps_last_input = True
     image = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
     with torch.no_grad():
-        tokens = model.encode(model.pixels_of(image)).taps[LAST_INPUT]
+        tokens = model.encode(model.pixels_of(image), (LAST_INPUT,)).taps[LAST_INPUT]
         values, rows = last_attention(encoder, tokens, (8, 8))
         mixed = torch.cat([rows(slice(start, start + 10)) for start in range(0, 64, 10)], dim=1) @ values
         layer = encoder.layers[-1]

@@ -171,11 +171,13 @@ def test_gradients_reach_the_image_embedding_after_inference(model):
 
 def test_another_encoder_shares_the_decoder(model):
     class Encoder(torch.nn.Module):
+        available_taps = ()
+
         def __init__(self):
             super().__init__()
             self.scale = torch.nn.Parameter(torch.ones(1))
 
-        def forward(self, pixels):
+        def forward(self, pixels, taps=()):
             grid = pixels.shape[-1] // 16
             high_res = (torch.zeros(1, CHANNELS // 8, 4 * grid, 4 * grid), torch.zeros(1, CHANNELS // 4, 2 * grid, 2 * grid))
             return ImageEmbedding(self.scale * torch.ones(1, CHANNELS, grid, grid), high_res if model.preprocessing.frame is squash else ())

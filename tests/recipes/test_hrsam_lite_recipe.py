@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
@@ -19,6 +21,8 @@ from tiny import CHANNELS, tiny_sam2
 class Student(nn.Module):
     """Three strided convolutions: the smallest encoder that fits the teacher's decoder."""
 
+    available_taps = ()
+
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(7)
@@ -27,7 +31,7 @@ class Student(nn.Module):
         self.middle = nn.Conv2d(16, CHANNELS // 4, 2, 2)
         self.final = nn.Conv2d(16, CHANNELS, 4, 4)
 
-    def forward(self, pixels: torch.Tensor) -> ImageEmbedding:
+    def forward(self, pixels: torch.Tensor, taps: Sequence[str] = ()) -> ImageEmbedding:
         x = torch.relu(self.trunk(pixels))
         return ImageEmbedding(self.final(x), (self.fine(x), self.middle(x)))
 

@@ -246,7 +246,7 @@ def test_a_picture_that_is_deleted_while_it_is_encoded_stays_deleted(make_bench,
     identity = bench.sessions.upload(written(bench, photo()), "mine.png")
     begun, gate = threading.Event(), threading.Event()
     encode = bench.segmenter.parts.clicks.encode
-    monkeypatch.setattr(bench.segmenter.parts.clicks, "encode", lambda pixels: (begun.set(), gate.wait(10), encode(pixels))[2])
+    monkeypatch.setattr(bench.segmenter.parts.clicks, "encode", lambda *asked: (begun.set(), gate.wait(10), encode(*asked))[2])
     with bench.sessions.encoding(identity) as encoding:
         assert begun.wait(10)
         bench.sessions.forget(identity)

@@ -5,7 +5,7 @@ Source: Segment Anything (Kirillov et al. 2023), appendix A; ViTDet (Li et al. 2
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -104,9 +104,6 @@ class SamImageEncoder(nn.Module):
     Args:
         encoder: transformers' `SamVisionEncoder`; the attention of its layers is replaced by `FoldedAttention`.
 
-    Attributes:
-        keeps_last_input: Whether the tokens that enter the last block are kept as the embedding's tap `LAST_INPUT`, for `sam_attention.last_attention`.
-
     Source: Segment Anything (Kirillov et al. 2023), appendix A, "Image encoder"; ViTDet (Li et al. 2022).
     """
 
@@ -118,16 +115,19 @@ class SamImageEncoder(nn.Module):
         self.pos_embed = encoder.pos_embed
         self.layers = encoder.layers
         self.neck = encoder.neck
-        self.keeps_last_input = False
 
-    def forward(self, pixels: Tensor) -> ImageEmbedding:
+    @property
+    def available_taps(self) -> tuple[str, ...]:
+        """`LAST_INPUT`, the tokens that enter the last block, for `sam_attention.last_attention`."""
+        return (LAST_INPUT,)
+
+    def forward(self, pixels: Tensor, taps: Sequence[str] = ()) -> ImageEmbedding:
         """Return `final` (B, C, H/16, W/16) for pixels (B, 3, H, W), both sides multiples of 16."""
         tokens = self.patches(pixels).permute(0, 2, 3, 1)
         tokens = tokens + self._positions(tokens.shape[1], tokens.shape[2])
         for layer in self.layers[:-1]:
             tokens = layer(tokens)
-        taps = {LAST_INPUT: tokens} if self.keeps_last_input else {}
-        return ImageEmbedding(self.neck(self.layers[-1](tokens)), taps=taps)
+        return ImageEmbedding(self.neck(self.layers[-1](tokens)), taps={LAST_INPUT: tokens} if LAST_INPUT in taps else {})
 
     def attention_layers(self) -> tuple[AttentionLayer, ...]:
         """Return how the attention of each layer is read; see `fretsaw.layers.attention_taps`."""

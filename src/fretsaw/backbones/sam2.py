@@ -6,7 +6,7 @@ Source: SAM 2 (Ravi et al. 2024), section 4 and appendix D; Hiera (Ryali et al. 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -136,18 +136,25 @@ class Sam2ImageEncoder(nn.Module):
         self.fine = fine
         self.middle = middle
         self.no_memory = nn.Parameter(no_memory)
-        self.keeps_stages = False
-        """Whether the embedding's taps hold the trunk's four stages, "stage1" (B, C, S/4, S/4) to "stage4"; 48 MB at 1024 that only some methods read."""
 
-    def forward(self, pixels: Tensor) -> ImageEmbedding:
+    @property
+    def available_taps(self) -> tuple[str, ...]:
+        """The trunk's stages, "stage1" (B, C, S/4, S/4) to "stage4"; 48 MB at 1024 that only some methods read."""
+        return tuple(f"stage{i}" for i in range(1, len(self.trunk.stage_ends) + 1))
+
+    def forward(self, pixels: Tensor, taps: Sequence[str] = ()) -> ImageEmbedding:
         """Encode pixels (B, 3, S, S).
+
+        Args:
+            pixels: Normalised.
+            taps: Of `available_taps`.
 
         Returns:
             `final` (B, C, S/16, S/16) and `high_res` (B, C/8, S/4, S/4), (B, C/4, S/8, S/8). Their memory runs channels last, as the decoder reads them.
         """
         stages = self.trunk(pixels).intermediate_hidden_states
         fine, middle, final = stages[:3]
-        taps = {f"stage{i}": stage.permute(0, 3, 1, 2) for i, stage in enumerate(stages, start=1)} if self.keeps_stages else {}
+        kept = {name: stage.permute(0, 3, 1, 2) for name, stage in zip(self.available_taps, stages, strict=True) if name in taps}
         # The neck lists its convolutions from the coarsest stage to the finest; only a fourth stage is merged, into the third.
         *to_coarse, to_final, to_middle, to_fine = self.neck.convs
         final = _project(final, to_final.weight, to_final.bias) + self.no_memory
@@ -155,7 +162,7 @@ class Sam2ImageEncoder(nn.Module):
             final = final + _project(coarse, project.weight, project.bias).repeat_interleave(2, dim=1).repeat_interleave(2, dim=2)
         levels = final, _project(fine, *_chain(to_fine, self.fine)), _project(middle, *_chain(to_middle, self.middle))
         final, fine, middle = (level.permute(0, 3, 1, 2) for level in levels)
-        return ImageEmbedding(final, (fine, middle), taps)
+        return ImageEmbedding(final, (fine, middle), kept)
 
     def attention_layers(self) -> tuple[AttentionLayer, ...]:
         """Return how the attention of each block is read; see `fretsaw.layers.attention_taps`. Only the blocks of the third stage work at S/16."""

@@ -18,7 +18,7 @@ def last_attention(encoder: SamImageEncoder, tokens: Tensor, content: tuple[int,
 
     Args:
         encoder: SAM's.
-        tokens: (1, h, w, C) that enter its last block, see `SamImageEncoder.keeps_last_input`.
+        tokens: (1, h, w, C) that enter its last block, see `SamImageEncoder.available_taps`.
         content: Rows h' and columns w' of the grid, from the top left.
 
     Returns:

@@ -262,7 +262,8 @@ def _default(path: Path, size: int | None, checksum: str) -> Parts:
     from fretsaw.catalog.auto import pmg_cut
 
     clicks = _short_clicks(path, size, checksum)
-    return Parts(clicks=clicks, automatic=pmg_cut(weights_path(PMG_FRETSAW_TINY.name), clicks), zooms=True)
+    cut = pmg_cut(weights_path(PMG_FRETSAW_TINY.name), clicks)
+    return Parts(clicks=clicks, automatic=cut, taps=cut.taps, zooms=True)
 
 
 def _sam2(table: str, path: Path, size: int | None, checksum: str) -> Parts:

@@ -32,7 +32,8 @@ def build_pmg(path: Path, size: int | None = None, checksum: str = "") -> Parts:
     load_state_dict(path)  # a damaged file is refused before anything is fetched for it
     parts = build_underneath(path, encoder, size)
     assert parts.clicks is not None  # `build_underneath` saw to it
-    return replace(parts, automatic=pmg_cut(path, parts.clicks))
+    cut = pmg_cut(path, parts.clicks)
+    return replace(parts, automatic=cut, taps=cut.taps)
 
 
 def pmg_cut(path: Path, model: SamClicks) -> PmgCut:

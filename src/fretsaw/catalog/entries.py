@@ -23,6 +23,7 @@ class Parts:
         automatic: Cuts without any prompt, on the embedding that `clicks` made.
         semantic: image -> LabelMap, with the classes of its training.
         text: (image, names) -> LabelMap.
+        taps: What `automatic` and `text` read of the image encoder beside its embedding; a session's embedding holds it.
         zooms: Whether sessions zoom in on small objects (`fretsaw.zoom`) where a user does not say.
     """
 
@@ -30,6 +31,7 @@ class Parts:
     automatic: AutomaticCut | None = None
     semantic: Callable[..., Any] | None = None
     text: Callable[..., Any] | None = None
+    taps: tuple[str, ...] = ()
     zooms: bool = False
 
 

@@ -116,7 +116,8 @@ def assemble(kind: str, networks: Mapping[str, Network], size: int | None) -> Pa
     else:
         with fitting(dino.path, "the parameters of DINO or DINOv2"):
             patches = build_dino(load_state_dict(dino.path))
-    return replace(parts, text=getattr(builders, kind)(clip, patches, parts.clicks))
+    text = getattr(builders, kind)(clip, patches, parts.clicks)
+    return replace(parts, text=text, taps=(*parts.taps, *text.taps))
 
 
 def clicks_of(network: Network, size: int | None) -> Parts:

@@ -11,13 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
 from fretsaw.errors import ConfigError
-from fretsaw.types import ImageEmbedding
+from fretsaw.types import ImageEmbedding, ImageEncoder
 
 QUERIES_AT_ONCE = 256
 """Rows of an attention matrix that exist at the same time."""
@@ -80,24 +80,29 @@ class TokenTaps(nn.Module):
         for number, layer in zip(layers, chosen, strict=True):
             layer.block.register_forward_pre_hook(_Recorder(number))
 
-    def forward(self, pixels: Tensor) -> ImageEmbedding:
-        """Return the encoder's embedding with one tap a layer, "attention.<number>" (B, C, h, w)."""
+    @property
+    def available_taps(self) -> tuple[str, ...]:
+        """Those of the encoder; the layers that are read come with every call."""
+        return cast("ImageEncoder", self.encoder).available_taps
+
+    def forward(self, pixels: Tensor, taps: Sequence[str] = ()) -> ImageEmbedding:
+        """Return the encoder's embedding with one tap more a layer, "attention.<number>" (B, C, h, w)."""
         token = _recorded.set({})
         try:
-            embedding = self.encoder(pixels)
+            embedding = self.encoder(pixels, taps)
             tokens = _recorded.get() or {}
         finally:
             _recorded.reset(token)
         grid = embedding.final.shape[-2:]
-        taps = dict(embedding.taps)
+        kept = dict(embedding.taps)
         for number, norm in zip(self.layers, self._norms, strict=True):
             values = norm(tokens[number])
             if values.ndim == 3:
                 values = values.unflatten(1, grid)
             if values.shape[1:3] != grid:
                 raise ConfigError(f"expected layers on the embedding's grid {tuple(grid)}, got {tuple(values.shape[1:3])} in layer {number}")
-            taps[f"{TAP}.{number}"] = values.permute(0, 3, 1, 2)
-        return ImageEmbedding(embedding.final, embedding.high_res, taps)
+            kept[f"{TAP}.{number}"] = values.permute(0, 3, 1, 2)
+        return ImageEmbedding(embedding.final, embedding.high_res, kept)
 
 
 class _Recorder:

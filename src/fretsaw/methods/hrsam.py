@@ -181,11 +181,17 @@ class HRSAMEncoder(nn.Module):
             raise StateDictError(f"expected the parameters of a ViT alone, got also {doubled[0]}")
         load_strictly(self, {**own, **renamed})
 
-    def forward(self, pixels: Tensor) -> ImageEmbedding:
+    @property
+    def available_taps(self) -> tuple[str, ...]:
+        """None: nothing reads inside it."""
+        return ()
+
+    def forward(self, pixels: Tensor, taps: Sequence[str] = ()) -> ImageEmbedding:
         """Encode images of any size.
 
         Args:
             pixels: (B, 3, H, W) normalised. Where 16 does not divide H or W, zeros are added right and below.
+            taps: Of `available_taps`.
 
         Returns:
             `final` (B, O, h, w), h = H / 16 rounded up.

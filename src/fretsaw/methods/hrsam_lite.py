@@ -89,8 +89,6 @@ class HrsamLiteEncoder(nn.Module):
         self.down_4 = nn.Conv2d(middle, fine, 1)
         self.enter_4 = nn.Conv2d(CHANNELS[4], fine, 1)
         self.fine = PyramidLevel(fine, fine)
-        self.keeps_stages = False
-        """Whether the embedding's taps hold the trunk's maps at strides 4, 8, 16 and 32, "stage1" to "stage4"."""
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         for stride, enter in {4: self.enter_4, 8: self.enter_8, 16: self.enter_16, 32: self.enter_32}.items():
             with torch.no_grad():
@@ -104,11 +102,17 @@ class HrsamLiteEncoder(nn.Module):
         """
         self.trunk.load_published(weights)
 
-    def forward(self, pixels: Tensor) -> ImageEmbedding:
+    @property
+    def available_taps(self) -> tuple[str, ...]:
+        """The trunk's maps at strides 4, 8, 16 and 32."""
+        return ("stage1", "stage2", "stage3", "stage4")
+
+    def forward(self, pixels: Tensor, taps: Sequence[str] = ()) -> ImageEmbedding:
         """Encode images.
 
         Args:
             pixels: (B, 3, S, S) normalised by ImageNet's mean and standard deviation; S a multiple of 32.
+            taps: Of `available_taps`.
 
         Returns:
             `final` (B, O, S/16, S/16) and `high_res` (B, O/8, S/4, S/4), (B, O/4, S/8, S/8).
@@ -131,8 +135,8 @@ class HrsamLiteEncoder(nn.Module):
         x = self.norm(tokens).transpose(1, 2).unflatten(2, shape)
         middle = self.middle(self.enter_8(maps[8]) + enlarge(self.down_8(x)))
         fine = self.fine(self.enter_4(maps[4]) + self.patches(pixels) + enlarge(self.down_4(middle)))
-        taps = {f"stage{i}": maps[stride] for i, stride in enumerate((4, 8, 16, 32), start=1)} if self.keeps_stages else {}
-        return ImageEmbedding(self.final(x), (fine, middle), taps)
+        kept = {name: maps[stride] for name, stride in zip(self.available_taps, (4, 8, 16, 32), strict=True) if name in taps}
+        return ImageEmbedding(self.final(x), (fine, middle), kept)
 
     def attention_layers(self) -> tuple[AttentionLayer, ...]:
         """Return how the attention of each block is read; see `fretsaw.layers.attention_taps`. All of it runs inside windows."""

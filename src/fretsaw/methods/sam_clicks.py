@@ -11,9 +11,9 @@ Source: Segment Anything (Kirillov et al. 2023), section 3 and appendix A; SAM 2
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from fretsaw.backbones.sam_decoder import PATCH, MakeMasks, MaskDecoder, PromptEncoder
 from fretsaw.clicks.strokes import closely
-from fretsaw.errors import ShapeError
+from fretsaw.errors import ModelError, ShapeError
 from fretsaw.frames import Frame, Preprocessing, box_to_model, longest_side, points_to_model, squash
-from fretsaw.types import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT, NEGATIVE, PADDING, POSITIVE, ImageEmbedding, Prompt, PromptEmbedding
+from fretsaw.types import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT, NEGATIVE, PADDING, POSITIVE, ImageEmbedding, ImageEncoder, Prompt, PromptEmbedding
 
 Choice = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """`best_of_three` or `single`: (logits (P, 4, h, w), predicted IoU (P, 4)) -> the mask that counts, (P, 1, h, w), and its IoU (P, 1)."""
@@ -91,10 +91,25 @@ class SamClicks(nn.Module):
         """Return the model's input for an image (H, W, 3) uint8 RGB: (1, 3, S, S) float32, on the CPU."""
         return torch.from_numpy(self.preprocessing.pixels_of(image))
 
-    def encode(self, pixels: Tensor) -> ImageEmbedding:
-        """Return the embedding of pixels (B, 3, S, S), normalised; its tensors are float32 whatever the encoder's own dtype."""
+    @property
+    def encoder(self) -> ImageEncoder:
+        """The image encoder as the seam that it is."""
+        return cast("ImageEncoder", self.image_encoder)
+
+    def encode(self, pixels: Tensor, taps: Sequence[str] = ()) -> ImageEmbedding:
+        """Return the embedding of pixels (B, 3, S, S), normalised; its tensors are float32 whatever the encoder's own dtype.
+
+        Args:
+            pixels: Of B images.
+            taps: Intermediate tensors that it is to hold, of the encoder's `available_taps`.
+
+        Raises:
+            ModelError: If the encoder has no such tap.
+        """
+        if missing := set(taps).difference(self.encoder.available_taps):
+            raise ModelError(f"expected taps of the image encoder out of {', '.join(self.encoder.available_taps) or 'none'}, got {', '.join(sorted(missing))}")
         dtype = next(self.image_encoder.parameters()).dtype
-        embedding = self.image_encoder(pixels.to(self.device, dtype))
+        embedding = self.encoder(pixels.to(self.device, dtype), taps)
         return ImageEmbedding(
             embedding.final.float(), tuple(level.float() for level in embedding.high_res), {name: tap.float() for name, tap in embedding.taps.items()}
         )

@@ -142,11 +142,8 @@ class StoredViews:
 
     def _compute(self, key: str) -> ImageEmbedding:
         pixels = normalised(self._views[int(key.removeprefix(self._prefix))][None], self._teacher, self._device)
-        encoder: Any = self._teacher.image_encoder
-        encoder.keeps_stages = True
         with torch.no_grad():
-            embedding = encoder(pixels)
-        return ImageEmbedding(embedding.final, embedding.high_res, {STEM: embedding.taps[STEM]})
+            return self._teacher.encoder(pixels, (STEM,))
 
 
 def cut(

@@ -27,8 +27,7 @@ from fretsaw.data.samples import Sample
 from fretsaw.errors import ConfigError, DataError, ModelError
 from fretsaw.images import write_bytes
 from fretsaw.methods.pmg_sam.build import U2NET_FULL, U2NET_SMALL
-from fretsaw.methods.pmg_sam.cut import keep_stages
-from fretsaw.methods.pmg_sam.pairing import DualBranch, DualFeatures, stages_of
+from fretsaw.methods.pmg_sam.pairing import DualBranch, DualFeatures, stage_taps, stages_of
 from fretsaw.methods.sam_clicks import SamClicks
 from fretsaw.training.embedding_cache import EmbeddingCache, counted
 from fretsaw.types import ImageEmbedding
@@ -109,7 +108,6 @@ class Frozen:
     """
 
     def __init__(self, model: SamClicks, saliency: U2Net, level_channels: tuple[int, ...], device: str = "cpu", side: int = SIDE) -> None:
-        keep_stages(model)
         self.model = model.to(device).eval().requires_grad_(False)
         self.branch = DualBranch(saliency, side, mean=model.preprocessing.mean, std=model.preprocessing.std).to(device)
         self.level_channels, self._device = level_channels, device
@@ -119,7 +117,7 @@ class Frozen:
         """Channels of the encoder's four stages, found by encoding nothing in particular."""
         side = self.model.preprocessing.size
         with torch.no_grad():
-            embedding = self.model.encode(torch.zeros(1, 3, side, side))
+            embedding = self.model.encode(torch.zeros(1, 3, side, side), stage_taps(self.model.encoder))
         try:
             return tuple(stage.shape[1] for stage in stages_of(embedding))
         except ModelError as error:
@@ -131,7 +129,7 @@ class Frozen:
         preprocessing = self.model.preprocessing
         mean, std = (torch.tensor(values, device=self._device).view(1, 3, 1, 1) for values in (preprocessing.mean, preprocessing.std))
         pixels = (views.to(self._device).float() / 255 - mean) / std
-        return self.branch(pixels, self.model.encode(pixels))
+        return self.branch(pixels, self.model.encode(pixels, stage_taps(self.model.encoder)))
 
     def salient_only(self, samples: Sequence[Sample], least: float, known_file: Path) -> list[Sample]:
         """Return the samples whose object stands out: the share of U²-Net's map that lies on the object is at least `least`.

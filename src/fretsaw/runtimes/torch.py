@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -44,13 +44,13 @@ class TorchClickModel:
         return self.refiner is not None
 
     @torch.no_grad()
-    def look(self, image: np.ndarray, embedding: Embedding | None = None) -> Seen:
+    def look(self, image: np.ndarray, embedding: Embedding | None = None, taps: Sequence[str] = ()) -> Seen:
         """Return what is computed once of an image; a given embedding must be one of this model's."""
         frame = self.preprocessing.frame_of(image)
         if embedding is not None and self.refiner is None:
             return Seen(frame, embedding)
         pixels = self.network.pixels_of(image)
-        known = self.network.encode(pixels) if embedding is None else _own(embedding)
+        known = self.network.encode(pixels, taps) if embedding is None else _own(embedding)
         return Seen(frame, known, self.refiner.prepare(pixels, known) if self.refiner is not None else None)
 
     @torch.no_grad()

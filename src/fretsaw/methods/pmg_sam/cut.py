@@ -14,7 +14,7 @@ from fretsaw.backbones.u2net import U2Net
 from fretsaw.edges import at_own_resolution
 from fretsaw.methods.pmg_sam.instances import RULES, SplitRules, find_components, split_component
 from fretsaw.methods.pmg_sam.model import PmgResult, PmgSam
-from fretsaw.methods.pmg_sam.pairing import STAGES, DualBranch, DualFeatures, stages_of
+from fretsaw.methods.pmg_sam.pairing import STAGES, DualBranch, DualFeatures, stage_taps, stages_of
 from fretsaw.methods.sam_clicks import SamClicks
 from fretsaw.segmentation import Segmentation
 from fretsaw.types import ImageEmbedding
@@ -43,7 +43,11 @@ class PmgCut(nn.Module):
         self.network = network.eval()
         self._model = [model]  # in a list: the session's own model, not a submodule
         self._rules, self._smallest_part = rules, smallest_part
-        keep_stages(model)
+
+    @property
+    def taps(self) -> tuple[str, ...]:
+        """What it reads of the image encoder beside its embedding."""
+        return stage_taps(self._model[0].encoder)
 
     @torch.no_grad()
     def forward(self, image: np.ndarray, embedding: ImageEmbedding, frame: frames.Frame) -> Segmentation:
@@ -86,7 +90,7 @@ class PmgCut(nn.Module):
         model = self._model[0]
         pixels = torch.from_numpy(frames.to_pixels(image, frame, model.preprocessing.mean, model.preprocessing.std))
         if embedding is None or STAGES[0] not in embedding.taps:
-            embedding = model.encode(pixels)
+            embedding = model.encode(pixels, self.taps)
         return self.branch(pixels, embedding)
 
     @torch.no_grad()
@@ -96,7 +100,7 @@ class PmgCut(nn.Module):
         if self.network.refines_with_levels:
             features = self._features(image, None, frame)
         else:
-            embedding = self._model[0].encode(self._model[0].pixels_of(image))
+            embedding = self._model[0].encode(self._model[0].pixels_of(image), self.taps)
             features = DualFeatures(stages_of(embedding), (), embedding.final.new_zeros(0), embedding.final, embedding.high_res)
         size = self._model[0].preprocessing.logit_side
         pre_mask = torch.from_numpy(frames.mask_to_logits(coarse, frame, size)).to(features.final.device)
@@ -108,12 +112,6 @@ def without_crumbs(logits: Tensor, smallest_part: float) -> Tensor:
     mask = (logits[0, 0] > 0).cpu().numpy()
     crumbs = mask & ~masks.remove_islands(mask, smallest_part * mask.sum())
     return torch.where(torch.from_numpy(crumbs).to(logits.device), -logits, logits)
-
-
-def keep_stages(model: SamClicks) -> None:
-    """Let a model's image encoder keep its stages among its embedding's taps; an encoder without stages is refused when it is used."""
-    if hasattr(model.image_encoder, "keeps_stages"):
-        model.image_encoder.keeps_stages = True  # type: ignore[assignment]
 
 
 def expected_iou(logits: np.ndarray) -> float:

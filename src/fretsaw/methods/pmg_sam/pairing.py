@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from fretsaw.backbones.u2net import MEAN, SIDE, STD, U2Net
 from fretsaw.errors import ModelError
 from fretsaw.layers.resampling import resize
-from fretsaw.types import ImageEmbedding
+from fretsaw.types import ImageEmbedding, ImageEncoder
 
 STAGES = ("stage1", "stage2", "stage3", "stage4")
 """Names of the image encoder's taps that are Hiera's stages, the finest first."""
@@ -140,6 +140,11 @@ class DualBranch(nn.Module):
         values = values / values.amax((1, 2, 3), keepdim=True).clamp(min=1e-6)
         own_mean, own_std = (pixels.new_tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
         return ((values - own_mean) / own_std).contiguous(memory_format=torch.channels_last)
+
+
+def stage_taps(encoder: ImageEncoder) -> tuple[str, ...]:
+    """Return which of `STAGES` an image encoder has to offer."""
+    return tuple(name for name in STAGES if name in encoder.available_taps)
 
 
 def stages_of(embedding: ImageEmbedding) -> tuple[Tensor, ...]:

@@ -86,9 +86,11 @@ class S2clip(nn.Module):
         self.values, self.refinement = values, refinement
         self.settings = settings or TextSettings()
         self.embeddings = TextEmbeddings(clip, folder)
-        encoder = sam.image_encoder if sam is not None else None
-        if isinstance(encoder, SamImageEncoder):
-            encoder.keeps_last_input = True
+
+    @property
+    def taps(self) -> tuple[str, ...]:
+        """What it reads of SAM's image encoder beside its embedding."""
+        return (LAST_INPUT,) if self.sam is not None and isinstance(self.sam.image_encoder, SamImageEncoder) else ()
 
     @torch.no_grad()
     def forward(
@@ -199,10 +201,9 @@ class S2clip(nn.Module):
         """Return SAM's embedding of an image; the one that is known already, if it holds what is needed."""
         if self.sam is None:
             return None
-        needs_tap = isinstance(self.sam.image_encoder, SamImageEncoder)
-        if embedding is not None and (not needs_tap or LAST_INPUT in embedding.taps):
+        if embedding is not None and set(self.taps) <= embedding.taps.keys():
             return embedding
-        return self.sam.encode(self.sam.pixels_of(image))
+        return self.sam.encode(self.sam.pixels_of(image), self.taps)
 
     def _content(self, image: np.ndarray, size: tuple[int, int]) -> Tensor:
         """Return the image (1, 3, rows, columns) in [0, 1] at the size at which CLIP sees it."""
