@@ -269,6 +269,19 @@ def test_a_damaged_picture_costs_no_other_and_is_repaired_or_deleted(make_client
     assert client.post(f"{first}/objects", json={"name": "new"}).status_code == 201
 
 
+@pytest.mark.parametrize("change", ["gone", "twice", "swapped"])
+def test_what_lies_before_a_whole_line_that_is_gone_or_there_twice_is_brought_back(make_client, folder, tmp_path, change):
+    first, place = damaged_server(make_client, folder, tmp_path / "data")
+    lines = (place / LOG).read_bytes().splitlines(keepends=True)
+    at = len(lines) - 2
+    tail = {"gone": lines[at + 1 :], "twice": [lines[at], *lines[at:]], "swapped": [lines[at + 1], lines[at]]}[change]
+    (place / LOG).write_bytes(b"".join([*lines[:at], *tail]))
+    [finding] = check(tmp_path / "data")
+    assert finding.lost and "could be read" in finding.mended
+    [item] = make_client().get(first).json()["objects"]
+    assert (item["name"], len(item["clicks"])) == ("ball", 1 if change == "twice" else 0)
+
+
 def test_a_damaged_picture_can_be_deleted(make_client, folder, tmp_path):
     first, place = damaged_server(make_client, folder, tmp_path / "data")
     broken_in_the_middle(place)

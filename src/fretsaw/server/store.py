@@ -26,6 +26,7 @@ import time
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -332,10 +333,10 @@ class Store:
             try:
                 state, start = _read_record(place / RECORD) if with_record else ({}, 0)
                 reading = picture_log.read(place / LOG, start)
-                commands = reading.commands if reading.end >= start else ()
-                found.append(_validated(replay(state, commands), identity))
             except (DataError, OSError):
                 continue
+            if (record := _longest(state, reading.commands if reading.end >= start else (), identity)) is not None:
+                found.append(record)
         return max(found, key=lambda record: record.revision, default=None)
 
     def _write_record(self, record: ImageRecord, log_bytes: int) -> None:
@@ -368,6 +369,28 @@ def _read_record(path: Path) -> tuple[dict[str, Any], int]:
         return row["record"], int(row["log_bytes"])
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise DataError("record.json is no record") from error
+
+
+def _longest(state: dict[str, Any], commands: Sequence[Command], identity: str) -> ImageRecord | None:
+    """Return the record after as many commands as follow one another and fit: up to a gap, a line that is there twice, or an effect that does not fit."""
+
+    def after(count: int) -> ImageRecord | None:
+        try:
+            return _validated(replay(deepcopy(state), commands[:count]), identity)
+        except DataError:
+            return None
+
+    found = after(len(commands))
+    if found is None:
+        found, fits, fails = after(0), 0, len(commands)
+        while fails - fits > 1:
+            middle = (fits + fails) // 2
+            record = after(middle)
+            if record is None:
+                fails = middle
+            else:
+                found, fits = record, middle
+    return found
 
 
 def _validated(state: dict[str, Any], identity: str) -> ImageRecord:
