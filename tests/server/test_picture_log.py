@@ -277,9 +277,24 @@ def test_what_lies_before_a_whole_line_that_is_gone_or_there_twice_is_brought_ba
     tail = {"gone": lines[at + 1 :], "twice": [lines[at], *lines[at:]], "swapped": [lines[at + 1], lines[at]]}[change]
     (place / LOG).write_bytes(b"".join([*lines[:at], *tail]))
     [finding] = check(tmp_path / "data")
-    assert finding.lost and "could be read" in finding.mended
+    assert finding.lost
+    assert "could be read" in finding.mended
     [item] = make_client().get(first).json()["objects"]
     assert (item["name"], len(item["clicks"])) == ("ball", 1 if change == "twice" else 0)
+
+
+def test_a_folder_that_is_moved_away_is_not_made_anew_and_goes_on_when_it_is_back(make_client, folder, tmp_path):
+    client = make_client()
+    first = f"/api/images/{client.get('/api/images').json()['images'][0]['id']}"
+    client.post(f"{first}/objects", json={"name": "ball"})
+    assert client.post(f"{first}/objects/1/clicks", json={"x": 60, "y": 45}).status_code == 200
+    (tmp_path / "data").rename(tmp_path / "moved")
+    refused = client.post(f"{first}/objects/1/clicks", json={"x": 30, "y": 45})
+    assert refused.status_code == 507
+    assert refused.json()["reason"] == "expected to save the change, got: No such file or directory"
+    assert not (tmp_path / "data").exists()
+    (tmp_path / "moved").rename(tmp_path / "data")
+    assert len(client.post(f"{first}/objects/1/clicks", json={"x": 30, "y": 45}).json()["clicks"]) == 2
 
 
 def test_a_damaged_picture_can_be_deleted(make_client, folder, tmp_path):

@@ -19,7 +19,7 @@ from fretsaw.segmentation import Segmentation, distinct_color
 from fretsaw.server.records import ObjectRecord, PartRecord
 from fretsaw.server.refusals import LimitError, NotHereError
 from fretsaw.session import Session
-from fretsaw.session_file import read_step, write_step
+from fretsaw.session_file import read_step
 from fretsaw.types import Click
 
 if TYPE_CHECKING:
@@ -339,7 +339,7 @@ class ObjectEdits:
     def _with_mask(self, item: ObjectRecord, mask: np.ndarray, score: float) -> ObjectRecord:
         """Return an object whose history is one mask of one's own, the file of which is written."""
         name = f"{item.id}-{max((_step_number(name) for name in item.steps), default=0) + 1}"
-        write_step(self._picture.store.step_path(self._picture.record.id, name), Step(score=score, full=MaskRuns.of(mask)))
+        self._picture.store.keep_step(self._picture.record.id, name, Step(score=score, full=MaskRuns.of(mask)))
         return replace(
             item,
             steps=[name],
@@ -406,7 +406,7 @@ class ObjectEdits:
             if name is None:
                 last += 1
                 name = f"{item.id}-{last}"
-                write_step(self._picture.store.step_path(self._picture.record.id, name), step)
+                self._picture.store.keep_step(self._picture.record.id, name, step)
             names[step] = name
         prompt = session.step.prompt
         after = replace(

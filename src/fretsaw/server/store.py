@@ -34,12 +34,14 @@ from typing import Any
 from pydantic import ValidationError
 
 from fretsaw.errors import DataError, OutputError
+from fretsaw.history import Step
 from fretsaw.images import sync_folder, write_bytes
 from fretsaw.ownership import own
 from fretsaw.server import picture_log
 from fretsaw.server.changes import PERSON, Command, picture_effect, replay
 from fretsaw.server.records import IMAGE_RECORD, ImageRecord
 from fretsaw.server.refusals import DamagedError, NotHereError
+from fretsaw.session_file import write_step
 
 IDENTITY = re.compile(r"[0-9a-f]{24}")
 LOG = "log.jsonl"
@@ -253,6 +255,20 @@ class Store:
     def step_path(self, identity: str, name: str) -> Path:
         """Return the path of an interaction's file."""
         return self.place(identity) / STEPS / name
+
+    def keep_step(self, identity: str, name: str, step: Step) -> None:
+        """Write an interaction's file. A folder of the picture that was moved away is not made anew: it would stand in the way of its return.
+
+        Raises:
+            OutputError: If the disk is full, or the folder is gone or not writable.
+        """
+        path = self.step_path(identity, name)
+        try:
+            path.parent.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
+            write_step(path, step)
+        except (OSError, OutputError) as error:
+            cause = error if isinstance(error, OSError) else error.__cause__
+            raise OutputError(f"expected to save the change, got: {getattr(cause, 'strerror', None) or error}") from error
 
     def sweep_steps(self, record: ImageRecord) -> None:
         """Delete the interactions that the record does not name."""
