@@ -127,7 +127,8 @@ def changed(sample: Any, changes: list[tuple]) -> tuple[dict[str, Any], dict[str
             key = next((key for key in keys if facts[key].startswith("{")), None)
             if key is not None:
                 settings = json.loads(facts[key])
-                settings[list(settings)[rest[1] % len(settings)]] = rest[2]
+                if settings:
+                    settings[list(settings)[rest[1] % len(settings)]] = rest[2]
                 facts[key] = json.dumps(settings)
         if not tensors:
             tensors["a"] = torch.ones(1)
