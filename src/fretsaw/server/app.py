@@ -129,7 +129,7 @@ def _add_refusals(app: FastAPI, places: Places) -> None:
         place = ".".join(str(part)[:40] for part in first["loc"] if part != "body")
         came = first["input"][:60] if isinstance(first["input"], str) else first["input"]
         shown = f", got {json.dumps(came)[:60]}" if isinstance(came, str | int | float) else ""
-        return refusal(request, 422, f"{place + ': ' if place else ''}{first['msg']}{shown}", "RequestError")
+        return refusal(request, 422, f"{place + ': ' if place else ''}{first['msg'].removeprefix('Value error, ')}{shown}", "RequestError")
 
     @app.exception_handler(HTTPException)
     async def known(request: Request, error: HTTPException) -> JSONResponse:

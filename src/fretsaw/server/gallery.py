@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import threading
 import time
 from dataclasses import dataclass
@@ -79,6 +80,14 @@ class Gallery:
                 return (exact or ending)[0]
         return None
 
+    def _is_picture(self, path: str, name: str) -> bool:
+        """Return whether a file is a regular one. Folders are not entered through links, so that only a link may lead out of the served one."""
+        try:
+            mode = os.lstat(path).st_mode
+        except OSError:
+            return False
+        return self._inside(name) is not None if stat.S_ISLNK(mode) else stat.S_ISREG(mode)
+
     def _inside(self, name: str) -> Path | None:
         if self.folder is None:
             return None
@@ -94,8 +103,10 @@ class Gallery:
             if MASK_NAMES in files:
                 continue
             for file in sorted(files):
+                if file.startswith(".") or os.path.splitext(file)[1].lower() not in IMAGE_SUFFIXES:
+                    continue
                 name = (Path(root) / file).relative_to(self.folder).as_posix()
-                if file.startswith(".") or Path(file).suffix.lower() not in IMAGE_SUFFIXES or not _is_text(name) or self._inside(name) is None:
+                if not _is_text(name) or not self._is_picture(os.path.join(root, file), name):
                     continue
                 found.append(Entry(hashlib.sha256(os.fsencode(name)).hexdigest()[:24], name))
                 if len(found) >= MOST_FILES:

@@ -17,7 +17,7 @@ def _name(text: str) -> str:
     try:
         return class_name(text) if text.strip() else ""
     except DataError as error:
-        raise ValueError(str(error)) from error
+        raise ValueError(str(error).removeprefix("name: ")) from error
 
 
 Name = Annotated[str, Field(max_length=2 * MOST_CHARACTERS), AfterValidator(_name)]
