@@ -24,7 +24,7 @@ import numpy as np
 import fretsaw
 from fretsaw.errors import DataError
 from fretsaw.evaluation.coco import InstanceSet, read_coco
-from fretsaw.evaluation.instances import PROTOCOLS, Automatic, evaluate_instances, overlapping
+from fretsaw.evaluation.instances import PROTOCOLS, InstanceCutter, evaluate_instances, overlapping
 from fretsaw.evaluation.runner import RunOptions
 from fretsaw.images import image_hash, read_image
 from fretsaw.masks import mask_to_box
@@ -51,13 +51,13 @@ def as_logits(mask: np.ndarray) -> np.ndarray:
     return np.where(mask, 10.0, -10.0).astype(np.float32)
 
 
-def grid(model: str) -> Automatic:
+def grid(model: str) -> InstanceCutter:
     clicks, masks = fretsaw.load(model).parts.clicks, GridMasks()
     assert clicks is not None
     return Given(lambda image: [(found.mask, found.predicted_iou) for found in masks.generate(image, sam_crops(clicks))])
 
 
-def told_boxes(model: str, objects: InstanceSet) -> Automatic:
+def told_boxes(model: str, objects: InstanceSet) -> InstanceCutter:
     """The model prompted with the box of each true object: what a perfect detector would give."""
     segmenter = fretsaw.load(model)
     boxes = {image_hash(read_image(sample.image)): [mask_to_box(truth) for truth in sample.read_truths()] for sample in objects.samples}

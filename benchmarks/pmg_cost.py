@@ -24,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fretsaw.backbones import sam2
 from fretsaw.backbones.u2net import FULL, SMALL, U2Net
-from fretsaw.methods.pmg_sam.build import PAPER, TINY, Settings, build_pmg_sam, parameters_by_part
+from fretsaw.methods.pmg_sam.build import PAPER, TINY, PmgSettings, build_pmg_sam, parameters_by_part
 from fretsaw.methods.pmg_sam.pairing import PAIRS, DualFeatures
 from interleave import machine, peak, versions
 
@@ -32,7 +32,7 @@ from interleave import machine, peak, versions
 class Whole(nn.Module):
     """Both frozen networks and the trained part, pixels to mask, with Hiera's pyramid left out where the network has its own."""
 
-    def __init__(self, settings: Settings, trunk: dict, levels: dict, size: int, side: int) -> None:
+    def __init__(self, settings: PmgSettings, trunk: dict, levels: dict, size: int, side: int) -> None:
         super().__init__()
         self.hiera = sam2.build_model(trunk, size).vision_encoder
         with torch.device("meta"):
@@ -85,7 +85,7 @@ def alone(function: Callable[..., Any], *arguments: Any) -> Any:
         return pool.submit(function, *arguments).result()
 
 
-def run(settings: Settings, trunk: dict, levels: dict, size: int, side: int, device: str, rounds: int = 20) -> tuple[str, str]:
+def run(settings: PmgSettings, trunk: dict, levels: dict, size: int, side: int, device: str, rounds: int = 20) -> tuple[str, str]:
     """Return peak memory in MB and images a second with random weights."""
     cuda = device.startswith("cuda")
     before = 0 if cuda else peak()

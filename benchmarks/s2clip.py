@@ -31,7 +31,7 @@ from fretsaw.backbones import sam
 from fretsaw.backbones.sam_decoder import MakeMasks
 from fretsaw.frames import Frame
 from fretsaw.methods.s2clip.maps import DenseMaps, TextMaps, coarse_labels, reduce_map
-from fretsaw.methods.s2clip.refine import ALL_PROMPTS, Ask, Fusion, Refinement, class_prompts, refine, sam_answers
+from fretsaw.methods.s2clip.refine import ALL_PROMPTS, Ask, MaskFusion, Refinement, class_prompts, refine, sam_answers
 from fretsaw.methods.s2clip.regions import optimised_regions, original_regions, whole_classes
 from fretsaw.methods.sam_clicks import SamClicks, build_sam, single
 from fretsaw.types import ImageEmbedding, PromptEmbedding
@@ -123,7 +123,7 @@ def rows(case: str, model: SamClicks, embedding: ImageEmbedding, seed: int, acce
         return refine(maps, ask, model.preprocessing, refinement, threshold, MINIMUM_AREA)
 
     def refined_by_trident() -> Tensor:
-        fusion = Fusion(maps, frame)
+        fusion = MaskFusion(maps, frame)
         for prompt in class_prompts(maps, model.preprocessing, trident, threshold, MINIMUM_AREA):
             iou, masks = original([prompt])
             wanted = torch.nonzero(iou > trident.iou_threshold).flatten()

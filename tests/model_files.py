@@ -14,12 +14,13 @@ from torch import Tensor
 
 from fretsaw import catalog
 from fretsaw.backbones import sam, sam2, sam_keys, u2net
-from fretsaw.catalog import refiners, text
-from fretsaw.catalog.entries import Entry, Network, Parts
+from fretsaw.catalog import named, refiners, text
+from fretsaw.catalog.entries import Entry, Network, OtherModels, Parts
 from fretsaw.methods import hrsam
+from fretsaw.methods.first_cut import FirstCut
 from fretsaw.methods.grc_sam.build import Description, build_network
 from fretsaw.methods.hrsam_lite import HrsamLiteEncoder
-from fretsaw.methods.pmg_sam.build import Settings, build_pmg_sam
+from fretsaw.methods.pmg_sam.build import PmgSettings, build_pmg_sam
 from fretsaw.methods.pmg_sam.stored import started
 from fretsaw.methods.sam_clicks import SamClicks
 from fretsaw.methods.sam_ref.model import SamRef
@@ -69,7 +70,7 @@ def install(set_attribute: Callable[[object, str, object], None], set_item: Call
     """Put tiny tables in the place of the published ones, and a tiny model into the catalogue; the arguments are monkeypatch's `setattr` and `setitem`."""
     saliency = u2net.load_u2netp()
     # read once: it is no input here, and takes longer than all else
-    set_attribute(catalog, "with_first_cut", lambda clicks: Parts(clicks=clicks))
+    set_attribute(FirstCut, "build", lambda clicks: None)
     set_attribute(u2net, "load_u2netp", lambda: saliency)
     set_attribute(sam2, "HIERA_TINY", WIDE_SAM2)
     set_attribute(sam, "VIT_BASE", WIDE_SAM)
@@ -77,7 +78,7 @@ def install(set_attribute: Callable[[object, str, object], None], set_item: Call
     set_attribute(hrsam, "build_prompt_parts", partial(sam.build_prompt_parts, config=TINY_SAM))
     weights = catalog.CATALOGUE["u2netp"].weights  # any that are here
 
-    def base(path: Path, size: int | None, checksum: str) -> Parts:
+    def base(path: Path, size: int | None, checksum: str, others: OtherModels) -> Parts:
         return Parts(clicks=tiny_sam2(size or 128))
 
     set_item(catalog.CATALOGUE, BASE, Entry("click", weights, base))
@@ -95,12 +96,12 @@ def build_refined(path: Path) -> object:
 
 
 def build_words(path: Path) -> object:
-    return text.assemble("build_floor", text.fetch("maskclip", {"clip": str(path)}), None)
+    return named.build_maskclip(text.fetch("maskclip", {"clip": str(path)}), None, catalog.OTHERS)
 
 
 def build_patches(path: Path) -> object:
     networks = {"clip": Network("clip", clip_file(), ""), "sam": Network(BASE, path, "")}
-    return text.assemble("build_s2clip", {**networks, **text.fetch("s2clip", {"dino": str(path)})}, 64)
+    return named.build_s2clip({**networks, **text.fetch("s2clip", {"dino": str(path)})}, 64, catalog.OTHERS)
 
 
 @cache
@@ -108,7 +109,7 @@ def clip_file() -> Path:
     return write(Path(mkdtemp(prefix="clip-")) / "clip.safetensors", random_clip(), {})
 
 
-SETTINGS = Settings((8, 16, 32, 64), (64,) * 6, dim=CHANNELS, width=8, blocks=1, iterations=1, hidden=64, heads=2, patch=4, dense=8)
+SETTINGS = PmgSettings((8, 16, 32, 64), (64,) * 6, dim=CHANNELS, width=8, blocks=1, iterations=1, hidden=64, heads=2, patch=4, dense=8)
 
 
 def trained(module: torch.nn.Module) -> dict[str, Tensor]:

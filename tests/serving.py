@@ -15,7 +15,7 @@ from fretsaw.catalog import Parts
 from fretsaw.frames import Frame
 from fretsaw.images import write_image
 from fretsaw.segmentation import LabelMap, Segmentation
-from fretsaw.server.settings import Settings
+from fretsaw.server.settings import ServerSettings
 from fretsaw.types import ImageEmbedding
 from tiny import tiny_sam2
 
@@ -64,8 +64,8 @@ def make_folder(folder: Path, count: int = 3) -> Path:
     return folder
 
 
-def settings_of(folder: Path | None, data: Path, **changes: Any) -> Settings:
-    return Settings(**{"data": data, "folder": folder, "hosts": ("testserver", "127.0.0.1", "localhost"), "workers": 2} | changes)
+def settings_of(folder: Path | None, data: Path, **changes: Any) -> ServerSettings:
+    return ServerSettings(**{"data": data, "folder": folder, "hosts": ("testserver", "127.0.0.1", "localhost"), "workers": 2} | changes)
 
 
 def main() -> None:

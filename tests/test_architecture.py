@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import subprocess
 import sys
+from collections import Counter, defaultdict
+from graphlib import CycleError, TopologicalSorter
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -91,6 +95,130 @@ def test_imports_point_one_way(path):
             continue  # builders are imported when they are called
         type_only = not at_import and name in ("frames", "methods", "session", "catalog")
         assert DIRECTION.index(name) < DIRECTION.index(own) or type_only, f"{own} imports {name}"
+
+
+# The files of `catalog/`, in the order in which they may import each other. `__init__` is the last: what needs another model is handed the catalogue.
+CATALOGUE_ORDER = (
+    *("entries", "standing", "first_cut", "conversions", "auto", "clicked", "grc", "student", "named", "builders", "table"),
+    *("lookup", "text", "refiners", "__init__"),
+)
+
+
+def modules_imported(path: Path, everywhere: bool = False) -> set[str]:
+    """Return the modules of fretsaw that a file imports while it is imported itself; `everywhere` adds those inside functions and for type checking."""
+    found: set[str] = set()
+
+    def exists(name: str) -> bool:
+        place = SOURCE.parent.joinpath(*name.split("."))
+        return place.with_suffix(".py").is_file() or (place / "__init__.py").is_file()
+
+    def visit(node: ast.AST) -> None:
+        for child in ast.iter_child_nodes(node):
+            skipped = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) or (
+                isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test)
+            )
+            if skipped and not everywhere:
+                continue
+            if isinstance(child, ast.ImportFrom) and child.module and child.module.split(".")[0] == "fretsaw":
+                submodules = {f"{child.module}.{alias.name}" for alias in child.names if exists(f"{child.module}.{alias.name}")}
+                found.update(submodules if len(submodules) == len(child.names) else {child.module, *submodules})
+            if isinstance(child, ast.Import):
+                found.update(alias.name for alias in child.names if alias.name.split(".")[0] == "fretsaw")
+            visit(child)
+
+    visit(TREES[path])
+    return found
+
+
+def module_name(path: Path) -> str:
+    parts = ("fretsaw", *path.relative_to(SOURCE).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def test_modules_import_each_other_without_a_circle():
+    """Of each file, what runs when it is imported; the folder's own `__init__` is not counted for a sibling, since it is on its way already."""
+    arrows = {module_name(path): modules_imported(path) - {module_name(path)} for path in FILES}
+    print(f"{sum(map(len, arrows.values()))} imports between {len(arrows)} modules")
+    try:
+        tuple(TopologicalSorter(arrows).static_order())
+    except CycleError as error:
+        pytest.fail(f"modules import each other in a circle: {' -> '.join(error.args[1])}")
+
+
+@pytest.mark.parametrize("path", sorted((SOURCE / "catalog").glob("*.py")), ids=lambda path: path.stem)
+def test_nothing_in_the_catalogue_imports_it_back(path):
+    """Neither when it is imported nor when a function is called."""
+    assert path.stem in CATALOGUE_ORDER, f"{path.name} has no place in the order of the catalogue's files"
+    used = modules_imported(path, everywhere=True)
+    assert "fretsaw.catalog" not in used, f"{path.name} imports the catalogue back"
+    siblings = {name.removeprefix("fretsaw.catalog.") for name in used if name.startswith("fretsaw.catalog.")}
+    later = {name for name in siblings if CATALOGUE_ORDER.index(name) >= CATALOGUE_ORDER.index(path.stem)}
+    assert not later, f"{path.name} imports {later}"
+
+
+def test_the_table_of_models_defines_no_class_and_reads_no_file():
+    tree = TREES[SOURCE / "catalog" / "table.py"]
+    assert not [node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    assert not {"open", "build_file", "load_state_dict", "materialise"} & {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+
+
+def test_no_two_public_classes_share_a_name():
+    homes: defaultdict[str, list[str]] = defaultdict(list)
+    for path, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                homes[node.name].append(str(path.relative_to(SOURCE)))
+    assert {name: files for name, files in homes.items() if len(files) > 1} == {}
+
+
+def test_no_private_function_is_unused():
+    """A function, method or class whose name begins with _ is named somewhere beside its definition; the steps of a pickle are called by their names."""
+    import pickletools
+
+    steps = {f"_{opcode.name.lower()}" for opcode in pickletools.opcodes}
+    used: Counter[str] = Counter()
+    for tree in TREES.values():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Name):
+                used[node.id] += 1
+            elif isinstance(node, ast.Attribute):
+                used[node.attr] += 1
+            elif isinstance(node, ast.alias):
+                used[node.name] += 1
+    unused = [
+        f"{path.relative_to(SOURCE)}:{node.lineno} {node.name}"
+        for path, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+        and node.name.startswith("_")
+        and not node.name.startswith("__")
+        and not used[node.name]
+        and not (path == SOURCE / "weights" / "checkpoints.py" and node.name in steps)
+    ]
+    assert not unused
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("pyright") is None, reason="pyright is not installed: pip install 'fretsaw[dev]'")
+def test_a_users_program_type_checks_and_a_wrong_one_does_not(tmp_path):
+    program = ROOT / "tests" / "typing_user.py"
+    (tmp_path / program.name).write_text(program.read_text())
+    settings = {"include": [program.name], "pythonVersion": "3.11", "typeCheckingMode": "strict", "extraPaths": [str(SOURCE.parent)]}
+    (tmp_path / "pyrightconfig.json").write_text(json.dumps(settings))
+    command = [sys.executable, "-m", "pyright", "--project", str(tmp_path), "--pythonpath", sys.executable, "--outputjson"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    if not ended.stdout.startswith("{"):
+        pytest.skip(f"pyright does not run here: {(ended.stderr or ended.stdout)[-300:]}")
+    found = [(row["range"]["start"]["line"] + 1, row["message"]) for row in json.loads(ended.stdout)["generalDiagnostics"] if row["severity"] == "error"]
+    wrong = {number for number, line in enumerate(program.read_text().splitlines(), 1) if line.endswith("# wrong")}
+    assert [(number, message) for number, message in found if number not in wrong] == []
+    assert {number for number, _ in found} == wrong, "a wrong call passes"
+
+
+def test_the_package_says_that_it_is_typed():
+    """PEP 561: without the mark, a user's type checker takes everything for Any."""
+    assert (SOURCE / "py.typed").is_file()
+    assert 'packages = ["src/fretsaw"]' in (ROOT / "pyproject.toml").read_text(), "the wheel holds the folder with all its files"
 
 
 def test_what_a_session_needs_never_imports_torch():

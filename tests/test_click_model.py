@@ -106,7 +106,7 @@ from fretsaw import images, session_file
 from fretsaw.api import Segmenter
 from fretsaw.catalog.entries import Parts
 from fretsaw.server.app import create_app
-from fretsaw.server.settings import Settings
+from fretsaw.server.settings import ServerSettings
 from fretsaw.session import Session
 from numpy_model import NumpyClickModel
 
@@ -125,7 +125,7 @@ image = np.full((90, 120, 3), 30, np.uint8)
 image[20:60, 30:80] = 250
 images.write_image(folder / "a.png", image)
 segmenter = NumpySegmenter("numpy", Parts(clicks=NumpySegmenter.model))
-with TestClient(create_app(segmenter, Settings(data=data, folder=folder, hosts=("testserver",), workers=1))) as client:
+with TestClient(create_app(segmenter, ServerSettings(data=data, folder=folder, hosts=("testserver",), workers=1))) as client:
     identity = client.get("/api/images").json()["images"][0]["id"]
     number = client.post(f"/api/images/{identity}/objects", json={}).json()["id"]
     clicked = client.post(f"/api/images/{identity}/objects/{number}/clicks", json={"x": 50, "y": 40})

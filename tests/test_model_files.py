@@ -15,6 +15,7 @@ import zipfile
 from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -628,11 +629,11 @@ def test_pull_brings_what_a_model_stands_on(tmp_path, monkeypatch):
         (tmp_path / name).write_bytes(b"decoder " * 1000)
         sources[name] = replace(file_weights(tmp_path / name), name=name)
     entries = {"top": Entry("click", sources["top"], needs=("bottom",)), "bottom": Entry("backbone", sources["bottom"])}
-    monkeypatch.setattr(catalog, "CATALOGUE", entries)
-    assert [model.present for model in catalog.list_models()] == [False, False]
-    assert CliRunner().invoke(models.app, ["pull", "top"]).exit_code == 0
-    assert [model.present for model in catalog.list_models()] == [True, True]
-    assert [weights.name for weights in catalog.all_weights("top")] == ["top", "bottom"]
+    with mock.patch.dict(catalog.CATALOGUE, entries, clear=True):
+        assert [model.present for model in catalog.list_models()] == [False, False]
+        assert CliRunner().invoke(models.app, ["pull", "top"]).exit_code == 0
+        assert [model.present for model in catalog.list_models()] == [True, True]
+        assert [weights.name for weights in catalog.all_weights("top")] == ["top", "bottom"]
 
 
 # --- refused at the door, before an image is read or encoded ---

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from fretsaw import outputs
 from fretsaw.errors import FretsawError, ImageError, OutputError
 from fretsaw.images import encode_image, write_bytes, write_mask
-from fretsaw.outputs import IMAGE_SUFFIXES, LOSSLESS, PICTURES, TRANSPARENT, Job, Sources, find_images
+from fretsaw.outputs import IMAGE_SUFFIXES, LOSSLESS, PICTURES, TRANSPARENT, ImageTask, Sources, find_images
 
 
 @pytest.fixture
@@ -183,7 +183,7 @@ def test_hidden_folders_are_not_searched(folder):
 
 
 def test_a_job_is_done_when_all_of_its_files_are_there(tmp_path):
-    job = Job(tmp_path / "a.png", tmp_path / "cut", (tmp_path / "cut" / "cat.png", tmp_path / "cut" / "dog.png"))
+    job = ImageTask(tmp_path / "a.png", tmp_path / "cut", (tmp_path / "cut" / "cat.png", tmp_path / "cut" / "dog.png"))
     for path in (job.beside[0], job.beside[1]):
         assert not job.done
         path.parent.mkdir(exist_ok=True)

@@ -50,7 +50,7 @@ _FILE_NAME = re.compile(r"\.(?!v\d+$)[a-z][a-z0-9]{1,4}", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class ImageTask:
     """One image to read and what is written of it.
 
     Attributes:
@@ -108,7 +108,7 @@ class Sources:
             else:
                 self._files[found] = path
 
-    def plan(self, out: Path, suffixes: Sequence[str] = PICTURES, beside: Callable[[Path], Iterable[Path]] = lambda target: ()) -> list[Job]:
+    def plan(self, out: Path, suffixes: Sequence[str] = PICTURES, beside: Callable[[Path], Iterable[Path]] = lambda target: ()) -> list[ImageTask]:
         """Give every image its output.
 
         One image and an `out` that ends in one of the suffixes: that file. Else `out` is a folder, and a result is out/<path below the input folder>/<stem>
@@ -130,7 +130,7 @@ class Sources:
             targets = [out / below.with_name(name + ending) for (_, below), name in zip(self.images, names, strict=True)]
         else:
             targets = [out]
-        jobs = [Job(path, target, tuple(beside(target))) for (path, _), target in zip(self.images, targets, strict=True)]
+        jobs = [ImageTask(path, target, tuple(beside(target))) for (path, _), target in zip(self.images, targets, strict=True)]
         written = [file for job in jobs for file in (job.target, *job.beside)]
         doubles = [file for file, count in Counter(map(_folded(out), written)).items() if count > 1]
         if doubles:

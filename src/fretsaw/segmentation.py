@@ -141,7 +141,7 @@ class Segmentation:
             "score": self.score,
         }
 
-    def save(self, path: str | os.PathLike, format: str | None = None) -> Path:
+    def save(self, path: str | os.PathLike[str], format: str | None = None) -> Path:
         """Write the result to a file, atomically, and return its path.
 
         Args:
@@ -312,7 +312,7 @@ class LabelMap:
                 row |= {"box": list(masks.mask_to_box(mask)), "rle": masks.encode_rle(mask)}
         return legend
 
-    def save(self, path: str | os.PathLike, format: str | None = None) -> Path:
+    def save(self, path: str | os.PathLike[str], format: str | None = None) -> Path:
         """Write the label map to a file, atomically, and return its path.
 
         Args:
@@ -373,7 +373,7 @@ def _required(image: np.ndarray | None) -> np.ndarray:
     return image
 
 
-def _save(result: Any, path: str | os.PathLike, format: str | None, writers: Mapping[str, Callable[[Any, Path], Path]], default: str) -> Path:
+def _save(result: Any, path: str | os.PathLike[str], format: str | None, writers: Mapping[str, Callable[[Any, Path], Path]], default: str) -> Path:
     path = Path(path)
     chosen = format or ("json" if path.suffix.lower() == ".json" else default)
     if chosen not in writers:

@@ -16,7 +16,7 @@ from fretsaw.methods.grc_sam.coarse import CoarseStage, ThresholdSelector, soft_
 from fretsaw.methods.grc_sam.cut import foreground_logits
 from fretsaw.methods.grc_sam.fine import FineStage, token_scores
 from fretsaw.methods.grc_sam.model import GrcSam, chosen_layers, with_taps
-from fretsaw.methods.grc_sam.scores import Fusion, ReceivedScores, layer_score
+from fretsaw.methods.grc_sam.scores import LayerFusion, ReceivedScores, layer_score
 from fretsaw.methods.grc_sam.windows import RefinedSwinBlock, active_windows, tokens_of, windows_of
 from fretsaw.methods.hrsam_lite import HrsamLiteEncoder
 from tiny import CHANNELS, tiny_sam, tiny_sam2
@@ -141,7 +141,7 @@ def test_equation_2_by_hand():
 
 
 def test_equation_3_by_hand_with_layers_of_different_heads():
-    fusion = Fusion(2)
+    fusion = LayerFusion(2)
     with torch.no_grad():
         fusion.layer_weights.copy_(torch.tensor([0.0, math.log(3)]))  # alpha 1/4, 3/4
     first = torch.tensor([[[[0.0, 1.0]]]])

@@ -16,9 +16,9 @@ from fretsaw.backbones.u2net import SMALL, U2Net
 from fretsaw.catalog.entries import Parts
 from fretsaw.edges import REACH, band
 from fretsaw.errors import ConfigError, ModelError
-from fretsaw.methods.pmg_sam.build import PAPER, TINY, Settings, build_pmg_sam, parameters_by_part, start_from_sam2, trainable_parameters
+from fretsaw.methods.pmg_sam.build import PAPER, TINY, PmgSettings, build_pmg_sam, parameters_by_part, start_from_sam2, trainable_parameters
 from fretsaw.methods.pmg_sam.cut import PmgCut, expected_iou, without_crumbs
-from fretsaw.methods.pmg_sam.decoder import GuidedMaskDecoder, Interaction, OneWayInteraction
+from fretsaw.methods.pmg_sam.decoder import GuidedMaskDecoder, OneWayInteraction, TwoWayInteraction
 from fretsaw.methods.pmg_sam.drfm import DenseResidualFusion, NoFusion, ResidualFusion, StabilisedResidualBlock
 from fretsaw.methods.pmg_sam.feat_refiner import FeatRefiner
 from fretsaw.methods.pmg_sam.model import PmgResult
@@ -33,7 +33,7 @@ NARROW = {name: (depth, 3 if i == 3 else i // 8, 2, 8) for name, (depth, i, _, _
 """U²-Netp with an eighth of its channels."""
 
 STAGES, LEVELS = (8, 16, 32, 64), (8,) * 6
-SMALL_NET = Settings(STAGES, LEVELS, dim=CHANNELS, width=8, blocks=2, iterations=2, hidden=64, heads=2, patch=4)
+SMALL_NET = PmgSettings(STAGES, LEVELS, dim=CHANNELS, width=8, blocks=2, iterations=2, hidden=64, heads=2, patch=4)
 
 
 def features(batch: int = 1, side: int = 64, seed: int = 0, stages=STAGES, levels=LEVELS) -> DualFeatures:
@@ -124,7 +124,7 @@ class TestFeatRefiner:
 class TestDecoder:
     def decoder(self, **settings) -> GuidedMaskDecoder:
         torch.manual_seed(1)
-        return GuidedMaskDecoder([Interaction(32, 2, 64) for _ in range(2)], 32, 2, patch=4, **settings).eval()
+        return GuidedMaskDecoder([TwoWayInteraction(32, 2, 64) for _ in range(2)], 32, 2, patch=4, **settings).eval()
 
     def test_tokens_are_the_output_token_and_the_patches_in_row_order(self):
         decoder = self.decoder()
@@ -166,7 +166,7 @@ class TestDecoder:
 
     def test_one_direction_leaves_the_image_alone(self):
         tokens, image, positions = torch.randn(1, 3, 32), torch.randn(1, 4, 32), torch.randn(1, 4, 32)
-        both, one = Interaction(32, 2, 64), OneWayInteraction(32, 2, 64)
+        both, one = TwoWayInteraction(32, 2, 64), OneWayInteraction(32, 2, 64)
         assert torch.equal(one(tokens, image, tokens, positions)[1], image)
         assert not torch.equal(both(tokens, image, tokens, positions)[1], image)
 
@@ -223,8 +223,8 @@ class TestNetwork:
         with pytest.raises(ConfigError, match="fusion: expected one of drfm, none, residual, got 'sum'"):
             build_pmg_sam(replace(SMALL_NET, fusion="sum"))
         with pytest.raises(ConfigError, match="expected PMG-SAM's settings"):
-            Settings.read({"depth": 3})
-        assert Settings.read(SMALL_NET.write()) == SMALL_NET
+            PmgSettings.read({"depth": 3})
+        assert PmgSettings.read(SMALL_NET.write()) == SMALL_NET
 
     def test_the_papers_network_and_the_tiny_one_have_the_counted_parameters(self):
         with torch.device("meta"):

@@ -21,7 +21,7 @@ from fretsaw.data.whole_views import ObjectViews, photo_files, stack, to_frame, 
 from fretsaw.errors import ConfigError, DataError, MissingWeightsError
 from fretsaw.frames import Preprocessing, longest_side
 from fretsaw.recipes import hrsam
-from fretsaw.recipes.hrsam_steps import ClickLearning, Distillation, simulate_clicks
+from fretsaw.recipes.hrsam_steps import ClickLearning, HrsamDistillation, simulate_clicks
 from fretsaw.training.distillation import fill
 from fretsaw.training.embedding_cache import EmbeddingCache
 from fretsaw.training.loop import read_log
@@ -149,8 +149,8 @@ def test_distillation_is_the_mean_squared_distance():
     pixels = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         ours, theirs = student.image_encoder(pixels).final, teacher.encode(pixels).final
-        module = Distillation(student.image_encoder, teacher, torch.device("cpu"))
-        stored = Distillation(student.image_encoder, None, torch.device("cpu"))
+        module = HrsamDistillation(student.image_encoder, teacher, torch.device("cpu"))
+        stored = HrsamDistillation(student.image_encoder, None, torch.device("cpu"))
         for loss in (module((pixels, pixels), 0)["loss"], stored((pixels, theirs), 0)["loss"]):
             assert loss.item() == pytest.approx((ours - theirs).square().mean().item(), rel=1e-5)
     assert all("teacher" not in name for name in module.state_dict())

@@ -17,7 +17,7 @@ from fretsaw.backbones.u2net import SMALL, U2Net
 from fretsaw.data.augment import PLAIN, USUAL, MaskViews, augment, jitter_colours
 from fretsaw.data.datasets import open_dataset
 from fretsaw.errors import ConfigError, DataError, StateDictError
-from fretsaw.methods.pmg_sam.build import Settings, build_pmg_sam
+from fretsaw.methods.pmg_sam.build import PmgSettings, build_pmg_sam
 from fretsaw.recipes import pmg_sam, pseudo_masks
 from fretsaw.recipes.pmg_data import CachedFeatures, Frozen, LiveFeatures, _place, evenly, open_parts
 from fretsaw.recipes.pmg_sam import Config, coarse_pre_mask, length, mask_losses, schedule_of, settings_of, settled, train
@@ -29,7 +29,7 @@ from tiny import CHANNELS, tiny_sam2
 NARROW = {name: (depth, 3 if i == 3 else i // 8, 2, 8) for name, (depth, i, _, _) in SMALL.items()}
 """U²-Netp with an eighth of its channels."""
 
-NETWORK = Settings((8, 16, 32, 64), (8,) * 6, dim=CHANNELS, width=8, blocks=1, iterations=1, hidden=64, heads=2, patch=4)
+NETWORK = PmgSettings((8, 16, 32, 64), (8,) * 6, dim=CHANNELS, width=8, blocks=1, iterations=1, hidden=64, heads=2, patch=4)
 
 
 @pytest.fixture
@@ -184,7 +184,7 @@ def test_a_run_learns_and_keeps_its_best(config, frozen):
     assert len(validated) == 4
     assert min(validated) < validated[0]
     metadata = read_metadata(Path(config.out) / "best.safetensors")
-    assert Settings.read(json.loads(metadata["settings"])) == NETWORK
+    assert PmgSettings.read(json.loads(metadata["settings"])) == NETWORK
     assert metadata["recipe"] == "pmg_sam"
 
 

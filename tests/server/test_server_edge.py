@@ -352,17 +352,17 @@ def test_no_message_names_a_folder_of_the_server(make_client, folder, tmp_path):
     ],
 )
 def test_places_are_taken_out_of_texts(text, told):
-    from fretsaw.server.places import Places
+    from fretsaw.server.places import FolderHider
 
     data, folder = Path("/srv/pictures/of all/.fretsaw"), Path("/srv/pictures/of all")
     fill = {"data": data, "folder": folder}
-    assert Places(data, folder).hide(text.format(**fill), "cat.png") == told.format(**fill)
+    assert FolderHider(data, folder).hide(text.format(**fill), "cat.png") == told.format(**fill)
 
 
 def test_texts_for_clients_are_short():
-    from fretsaw.server.places import Places
+    from fretsaw.server.places import FolderHider
 
-    assert len(Places(Path("/data"), None).hide("x" * 10**6)) == 600
+    assert len(FolderHider(Path("/data"), None).hide("x" * 10**6)) == 600
 
 
 # Read-only

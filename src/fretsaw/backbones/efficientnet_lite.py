@@ -40,7 +40,7 @@ BAND_ROWS = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class BlockRun:
     """A run of blocks: the first has the stride, the others keep the size.
 
     Attributes:
@@ -60,13 +60,13 @@ class Stage:
 
 STEM_CHANNELS, HEAD_CHANNELS, CLASSES = 32, 1280, 1000
 STAGES = (
-    Stage(1, 3, 1, 1, 16),
-    Stage(2, 3, 2, 6, 24),
-    Stage(2, 5, 2, 6, 40),
-    Stage(3, 3, 2, 6, 80),
-    Stage(3, 5, 1, 6, 112),
-    Stage(4, 5, 2, 6, 192),
-    Stage(1, 3, 1, 6, 320),
+    BlockRun(1, 3, 1, 1, 16),
+    BlockRun(2, 3, 2, 6, 24),
+    BlockRun(2, 5, 2, 6, 40),
+    BlockRun(3, 3, 2, 6, 80),
+    BlockRun(3, 5, 1, 6, 112),
+    BlockRun(4, 5, 2, 6, 192),
+    BlockRun(1, 3, 1, 6, 320),
 )
 CHANNELS = {4: 24, 8: 40, 16: 112, 32: 320}
 """Channels of the feature map at each stride."""

@@ -6,8 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fretsaw.catalog.entries import Parts
-from fretsaw.catalog.standing import build_underneath
+from fretsaw.catalog.entries import OtherModels, Parts
 from fretsaw.weights import fitting, load_state_dict, read_metadata
 from fretsaw.weights.metadata import stated
 
@@ -16,13 +15,14 @@ if TYPE_CHECKING:
     from fretsaw.methods.sam_clicks import SamClicks
 
 
-def build_pmg(path: Path, size: int | None = None, checksum: str = "") -> Parts:
+def build_pmg(path: Path, size: int | None, checksum: str, others: OtherModels) -> Parts:
     """Build the model whose trained part lies in a file; the model that the file names as its encoder answers the clicks.
 
     Args:
         path: Written by `fretsaw train pmg_sam`.
         size: Side of the encoder's input in pixels; None for the encoder's own.
         checksum: Names the trained part; unused, because embeddings and sessions depend on the encoder alone.
+        others: The catalogue's other models.
 
     Raises:
         ModelError: If the file lacks its settings, or names a model that takes no clicks.
@@ -30,8 +30,8 @@ def build_pmg(path: Path, size: int | None = None, checksum: str = "") -> Parts:
     """
     _, encoder = stated(path, read_metadata(path), "PMG-SAM's", "settings", "encoder")
     load_state_dict(path)  # a damaged file is refused before anything is fetched for it
-    parts = build_underneath(path, encoder, size)
-    assert parts.clicks is not None  # `build_underneath` saw to it
+    parts = others.underneath(path, encoder, size)
+    assert parts.clicks is not None  # `underneath` saw to it
     cut = pmg_cut(path, parts.clicks)
     return replace(parts, automatic=cut, taps=cut.taps)
 

@@ -6,8 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fretsaw.catalog.entries import Parts
-from fretsaw.catalog.standing import build_underneath
+from fretsaw.catalog.entries import OtherModels, Parts
 from fretsaw.weights import fitting, load_state_dict, read_metadata
 from fretsaw.weights.metadata import stated
 
@@ -15,13 +14,14 @@ if TYPE_CHECKING:
     from fretsaw.methods.sam_clicks import SamClicks
 
 
-def build_clicked(path: Path, size: int | None = None, checksum: str = "") -> Parts:
+def build_clicked(path: Path, size: int | None, checksum: str, others: OtherModels) -> Parts:
     """Build the model that a file stands on, with the decoder that the file holds as its change; its sessions zoom in.
 
     Args:
         path: `model.safetensors` of such a run.
         size: Side of the input in pixels; None for the model's own.
         checksum: Names the decoder; unused, because embeddings and sessions depend on the encoder alone.
+        others: The catalogue's other models.
 
     Raises:
         ModelError: If the file does not name its model, or one that takes no clicks.
@@ -29,10 +29,10 @@ def build_clicked(path: Path, size: int | None = None, checksum: str = "") -> Pa
     """
     (name,) = stated(path, read_metadata(path), "the decoder's", "model")
     load_state_dict(path)  # a damaged file is refused before anything is fetched for it
-    parts = build_underneath(path, name, size)
-    assert parts.clicks is not None  # `build_underneath` saw to it
+    parts = others.underneath(path, name, size)
+    assert parts.clicks is not None  # `underneath` saw to it
     install_change(path, parts.clicks)
-    return replace(parts, zooms=True)  # it answers as nobody published, so that nothing speaks against its better answers
+    return replace(parts, zooms=True)  # no published model behaves like this one, so zoom is on by default
 
 
 def install_change(path: Path, clicks: SamClicks) -> None:

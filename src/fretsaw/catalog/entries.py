@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from fretsaw.weights import Weights
 
@@ -35,14 +35,6 @@ class Parts:
     zooms: bool = False
 
 
-Builder = Callable[[Path, "int | None", str], Parts]
-"""(checked weight file, side of the model's input or None for the model's own, checksum that names the weights) -> parts."""
-
-
-Assembler = Callable[[Mapping[str, "Network"], "int | None"], Parts]
-"""({role: network}, side of SAM's input or None for its own) -> parts."""
-
-
 @dataclass(frozen=True, slots=True)
 class Network:
     """A network's weight file, checked, with the name that the catalogue or the user has for it."""
@@ -50,6 +42,38 @@ class Network:
     name: str
     path: Path
     checksum: str
+
+
+class OtherModels(Protocol):
+    """What a builder may ask of the catalogue; it is handed to every builder, so that none imports the catalogue back."""
+
+    def has(self, name: str) -> bool:
+        """Whether there is an entry of that name."""
+        ...
+
+    def takes_clicks(self, name: str) -> bool:
+        """Whether the entry of that name is built from a file of its own; a backbone is not."""
+        ...
+
+    def weights_path(self, name: str) -> Path:
+        """Return the checked weight file of an entry; fetch it if it is missing."""
+        ...
+
+    def underneath(self, path: Path, name: str, size: int | None) -> Parts:
+        """Build the model that a trained file stands on, see `standing.build_underneath`."""
+        ...
+
+    def of_network(self, network: Network, size: int | None) -> Parts:
+        """Build a model that takes clicks, from the catalogue or from a file: SAM, SAM 2, HRSAM, or what a recipe wrote."""
+        ...
+
+
+Builder = Callable[[Path, "int | None", str, OtherModels], Parts]
+"""(checked weight file, side of the model's input or None for the model's own, checksum that names the weights, the other models) -> parts."""
+
+
+Assembler = Callable[[Mapping[str, Network], "int | None", OtherModels], Parts]
+"""({role: network}, side of SAM's input or None for its own, the other models) -> parts."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fretsaw.catalog.clicked import install_change
+from fretsaw.catalog.lookup import weights_path
 from fretsaw.errors import ModelError, shown
 from fretsaw.weights import Route, WeightFile, Weights, fitting, load_state_dict, materialise, read_metadata
 from fretsaw.weights.gather import shipped_path
@@ -82,13 +84,11 @@ def install_decoder(name: str | Path, model: str, clicks: SamClicks) -> None:
         ModelError: As `build_refiner`.
         StateDictError: If the decoder does not fit.
     """
-    from fretsaw import catalog
-    from fretsaw.catalog.clicked import install_change
     from fretsaw.weights import low_rank
 
     path = refiner_path(name, model)
     if not is_file(Path(name)) and model in FIRST_STAGE:
-        install_change(catalog.weights_path(FIRST_STAGE[model]), clicks)
+        install_change(weights_path(FIRST_STAGE[model]), clicks)
     with fitting(path, "a refiner, as fretsaw train sam_ref writes it"):
         trained = {key.removeprefix(DECODER_PREFIX): value for key, value in load_state_dict(path).items() if key.startswith(DECODER_PREFIX)}
         if trained:

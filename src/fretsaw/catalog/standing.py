@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from fretsaw import catalog
 from fretsaw.catalog.entries import Parts
 from fretsaw.errors import MissingWeightsError, ModelError, shown
 from fretsaw.weights import read_metadata
@@ -28,13 +28,15 @@ def name_underneath(path: Path) -> str:
     return metadata.get(NAMES.get(metadata.get("recipe", ""), ""), "")
 
 
-def build_underneath(path: Path, name: str, size: int | None) -> Parts:
+def build_underneath(path: Path, name: str, size: int | None, *, known: Callable[[str], bool], build: Callable[[str, int | None], Parts]) -> Parts:
     """Build the model that a trained file stands on.
 
     Args:
         path: The trained file.
         name: A name of the catalogue, or the path of another file.
         size: Side of the model's input in pixels; None for the model's own.
+        known: Whether the catalogue has an entry of a name.
+        build: (name or path, size) -> parts.
 
     Returns:
         Its parts; it takes clicks.
@@ -44,13 +46,13 @@ def build_underneath(path: Path, name: str, size: int | None) -> Parts:
         WeightsError: If the model's weights are missing and cannot be fetched, or damaged.
     """
     chain, below = [path.resolve()], name
-    while below not in catalog.CATALOGUE and is_file(Path(below)):
+    while not known(below) and is_file(Path(below)):
         chain.append(Path(below).resolve())
         if chain[-1] in chain[:-1]:
             raise ModelError(f"expected {path} to stand on a model, got {shown(name)}, which stands on it again")
         below = name_underneath(chain[-1])
     try:
-        parts = catalog.build(name, size=size)
+        parts = build(name, size)
     except MissingWeightsError as error:
         raise MissingWeightsError(f"{path} stands on {shown(name)}: {error}") from error
     except ModelError as error:

@@ -1,16 +1,16 @@
-"""Models that are made of several networks of the catalogue: S2CLIP, Trident and plain CLIP."""
+"""The networks of models that are made of several: which take which role, and their files."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
-from fretsaw.catalog import CATALOGUE, build_file, find, weights_path
-from fretsaw.catalog.entries import Network, Parts
+from fretsaw.catalog.entries import Network
+from fretsaw.catalog.lookup import find, weights_path
+from fretsaw.catalog.table import CATALOGUE
 from fretsaw.errors import MissingWeightsError, ModelError, shown
-from fretsaw.weights import Cache, Progress, checksum, fitting, load_state_dict, missing_parts_message
+from fretsaw.weights import Cache, Progress, checksum, fitting, missing_parts_message
 from fretsaw.weights.files import sha256_of
 from fretsaw.weights.states import is_file
 
@@ -85,46 +85,3 @@ def identity(name: str) -> str:
     """
     networks = fetch(name, find(name).networks)
     return hashlib.sha256(" ".join(network.checksum for network in networks.values()).encode()).hexdigest()
-
-
-def assemble(kind: str, networks: Mapping[str, Network], size: int | None) -> Parts:
-    """Build a text model.
-
-    Args:
-        kind: The name of its function in `fretsaw.methods.s2clip.build`.
-        networks: By role: "clip" alone, or with "dino" (DINO, DINOv2, or SAM with its plain ViT) and "sam" (whatever takes clicks).
-        size: Side of SAM's input in pixels; None for its own.
-
-    Raises:
-        ModelError: If a network does not suit its role.
-        WeightsError: If weights are damaged or do not fit.
-    """
-    from fretsaw.backbones.clip import build_clip
-    from fretsaw.backbones.dino import build_dino
-    from fretsaw.methods.s2clip import build as builders
-
-    with fitting(networks["clip"].path, "the parameters of CLIP and its tokenizer's merge table"):
-        clip = build_clip(load_state_dict(networks["clip"].path), networks["clip"].checksum)
-        clip.require_words()
-    if set(networks) == {"clip"}:
-        return Parts(text=builders.build_floor(clip))
-    parts = clicks_of(networks["sam"], size)
-    dino = networks["dino"]
-    assert parts.clicks is not None
-    if dino.name in CATALOGUE and find(dino.name).build is not None:  # SAM's own encoder in DINO's place
-        patches = builders.sam_patches(parts.clicks if dino.name == networks["sam"].name else clicks_of(dino, size).clicks)
-    else:
-        with fitting(dino.path, "the parameters of DINO or DINOv2"):
-            patches = build_dino(load_state_dict(dino.path))
-    text = getattr(builders, kind)(clip, patches, parts.clicks)
-    return replace(parts, text=text, taps=(*parts.taps, *text.taps))
-
-
-def clicks_of(network: Network, size: int | None) -> Parts:
-    """Build a model that takes clicks, from the catalogue or from a file: SAM, SAM 2, HRSAM, or what a recipe wrote."""
-    if network.name not in CATALOGUE:
-        return build_file(network.path, size)
-    entry = find(network.name)
-    assert entry.build is not None  # `check_roles` let it pass
-    with fitting(network.path, f"the weights of {network.name}"):
-        return entry.build(network.path, size, network.checksum)

@@ -18,7 +18,7 @@ from fretsaw.cli.interrupts import Commands, Interrupted, unwinding_on_sigterm
 from fretsaw.cli.loading import load_for
 from fretsaw.cli.options import Device, Dtype, Inputs, Json, Out, Overwrite, Recursive, Refiner, Size
 from fretsaw.errors import FretsawError, ImageError, OutputError, PromptError
-from fretsaw.outputs import LOSSLESS, PICTURES, TRANSPARENT, Job, Sources, named_files, require_writable
+from fretsaw.outputs import LOSSLESS, PICTURES, TRANSPARENT, ImageTask, Sources, named_files, require_writable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -102,7 +102,7 @@ def auto(
             todo = [job for job in jobs if names[job.source] not in coco]
             segmenter = load_for("auto", model, size=size, device=device, dtype=dtype) if todo else None
 
-            def annotate(job: Job) -> Record:
+            def annotate(job: ImageTask) -> Record:
                 assert segmenter is not None
                 result = segmenter.auto(job.source, instances=instances)
                 coco.add(names[job.source], result)
@@ -113,7 +113,7 @@ def auto(
         todo = {job for job in jobs if overwrite or not job.done}
         segmenter = load_for("auto", model, size=size, device=device, dtype=dtype) if todo else None
 
-        def save(job: Job) -> Record:
+        def save(job: ImageTask) -> Record:
             assert segmenter is not None
             result = segmenter.auto(job.source, instances=instances)
             result.save(job.target, format=format)
@@ -179,7 +179,7 @@ def click(
     if overwrite or not job.done:
         segmenter = load_for("click", model, size=size, refiner=refiner, device=device, dtype=dtype)
 
-    def cut(job: Job) -> Record:
+    def cut(job: ImageTask) -> Record:
         assert segmenter is not None
         session = segmenter.open(job.source)
         if start is not None:
@@ -238,7 +238,7 @@ def say_notes(sources: Sources) -> None:
         print(f"fretsaw: {note}", file=sys.stderr)
 
 
-def _one_file_jobs(sources: Sources, out: Path) -> list[Job]:
+def _one_file_jobs(sources: Sources, out: Path) -> list[ImageTask]:
     """Return the jobs of a run that writes one file for all images, which are told apart in it by their paths below their folders."""
     if out.is_dir():
         raise OutputError(f"expected a file that ends in .json for --format coco, got the folder {out}")
@@ -247,7 +247,7 @@ def _one_file_jobs(sources: Sources, out: Path) -> list[Job]:
     doubles = [below for below, count in Counter(below for _, below in sources.images).items() if count > 1]
     if doubles:
         raise OutputError(f"expected images with different names in one COCO file, got {doubles[0]} twice; give the folder above, with --recursive")
-    return [Job(path, out) for path, _ in sources.images]
+    return [ImageTask(path, out) for path, _ in sources.images]
 
 
 def _start_mask(path: Path | None) -> np.ndarray | None:

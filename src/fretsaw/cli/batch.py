@@ -16,7 +16,7 @@ import typer
 from fretsaw.cli.interrupts import MESSAGE, status_of
 from fretsaw.cli.progress import Steps
 from fretsaw.errors import FretsawError
-from fretsaw.outputs import Job, lasting_failure, remove_unfinished
+from fretsaw.outputs import ImageTask, lasting_failure, remove_unfinished
 
 Record = dict[str, Any]
 """What became of one job: input, output, and either "skipped", "error", or the facts of its result and its seconds."""
@@ -39,7 +39,7 @@ class Batch:
     status: int = 0
 
 
-def run(jobs: Sequence[Job], work: Callable[[Job], Record], skip: Callable[[Job], bool], quiet: bool) -> Batch:
+def run(jobs: Sequence[ImageTask], work: Callable[[ImageTask], Record], skip: Callable[[ImageTask], bool], quiet: bool) -> Batch:
     """Do the jobs one by one. A file that fails, for whatever reason, is reported and the rest goes on; the run stops early on Ctrl-C, on SIGTERM, and at a
     failure that the next file would meet too, such as a full disk.
 

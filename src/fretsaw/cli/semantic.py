@@ -12,7 +12,7 @@ from fretsaw.cli.batch import Record, finish, run, shares
 from fretsaw.cli.loading import load_for
 from fretsaw.cli.options import Device, Dtype, Inputs, Json, Out, Overwrite, Recursive, Size
 from fretsaw.errors import OutputError
-from fretsaw.outputs import PICTURES, Job, Sources, named_files
+from fretsaw.outputs import PICTURES, ImageTask, Sources, named_files
 
 if TYPE_CHECKING:
     from fretsaw.segmentation import LabelMap
@@ -52,7 +52,7 @@ def semantic(
     todo = {job for job in jobs if overwrite or not job.done}
     segmenter = load_for("semantic", model, size=size, device=device, dtype=dtype) if todo else None
 
-    def cut(job: Job) -> Record:
+    def cut(job: ImageTask) -> Record:
         assert segmenter is not None
         result = segmenter.semantic(job.source)
         write(result, job.target, format)

@@ -17,7 +17,7 @@ from fretsaw.errors import MissingExtraError, OutputError
 from fretsaw.ownership import own
 
 if TYPE_CHECKING:
-    from fretsaw.server.settings import Settings
+    from fretsaw.server.settings import ServerSettings
 
 
 def serve(
@@ -108,7 +108,7 @@ def _check(data: Path) -> None:
 
 
 @contextmanager
-def _private_copy(settings: Settings) -> Iterator[Settings]:
+def _private_copy(settings: ServerSettings) -> Iterator[ServerSettings]:
     """Give a server that changes nothing a folder of its own, with the saved work as it is now, and delete it at the end.
 
     Raises:

@@ -13,7 +13,7 @@ from fretsaw.cli.loading import load_for
 from fretsaw.cli.options import Device, Json, Out, Overwrite
 from fretsaw.cli.progress import Steps
 from fretsaw.errors import ConfigError, OutputError
-from fretsaw.outputs import PICTURES, Job, Sources, find_images, named_files
+from fretsaw.outputs import PICTURES, ImageTask, Sources, find_images, named_files
 
 if TYPE_CHECKING:
     from fretsaw.segmentation import LabelMap
@@ -84,7 +84,7 @@ def text(
         segmenter = load_for("text", model, size=size, networks=exchanged, device=device)
     words = [] if no_background else background or None
 
-    def cut(job: Job) -> Record:
+    def cut(job: ImageTask) -> Record:
         assert segmenter is not None
         result = segmenter.text(job.source, names, words, settings)
         _write(result, job.target, format, files)

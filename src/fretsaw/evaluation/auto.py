@@ -72,7 +72,7 @@ PROTOCOLS = {
 }
 
 
-class Automatic(Protocol):
+class AutoCutter(Protocol):
     """What is evaluated: anything that cuts an image without a prompt, such as a `fretsaw.Segmenter`."""
 
     def auto(self, image: np.ndarray) -> Segmentation: ...
@@ -192,7 +192,7 @@ def _of_mean_curves(f: np.ndarray, e: np.ndarray) -> dict[str, float]:
     return {"max F": float(f.max()), "mean F": float(f.mean()), "max E": float(e.max()), "mean E": float(e.mean())}
 
 
-def measure_sample(segmenter: Automatic, sample: Sample, *, protocol: AutoProtocol, metrics: Sequence[str], masks_to: Path | None = None) -> dict[str, Any]:
+def measure_sample(segmenter: AutoCutter, sample: Sample, *, protocol: AutoProtocol, metrics: Sequence[str], masks_to: Path | None = None) -> dict[str, Any]:
     """Cut one sample's image and return its record: the metrics, the model's own score, and the level counts as text (256 on the object, 256 beside it).
 
     The soft map that was scored is written below `masks_to`, if that is given.
@@ -254,7 +254,7 @@ class AutoTally:
 
 def evaluate_auto(
     dataset: NamedSet,
-    build: Callable[[], Automatic],
+    build: Callable[[], AutoCutter],
     protocol: AutoProtocol | str = "pysod",
     *,
     options: RunOptions | None = None,

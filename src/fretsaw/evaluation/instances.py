@@ -83,7 +83,7 @@ class Match:
     iou: float
 
 
-class Automatic(Protocol):
+class InstanceCutter(Protocol):
     """What is evaluated: anything that cuts an image without a prompt, such as a `fretsaw.Segmenter`."""
 
     def auto(self, image: np.ndarray, instances: bool = False) -> Segmentation: ...
@@ -175,7 +175,7 @@ def match_greedy(ious: np.ndarray, scores: Sequence[float], matching_iou: float 
     return matches
 
 
-def find_instances(segmenter: Automatic, image: np.ndarray, protocol: InstanceProtocol) -> list[Instance]:
+def find_instances(segmenter: InstanceCutter, image: np.ndarray, protocol: InstanceProtocol) -> list[Instance]:
     """Cut an image and return its instances under a protocol."""
     if protocol.source == "model":
         parts = segmenter.auto(image, instances=True).instances
@@ -199,7 +199,7 @@ def to_coco(instance: Instance, image_id: int) -> dict[str, Any]:
     return {"image_id": image_id, "category_id": CATEGORY_ID, "segmentation": encode_rle(instance.mask), "bbox": box, "score": instance.score}
 
 
-def measure_sample(segmenter: Automatic, sample: InstanceSample, *, protocol: InstanceProtocol, masks_to: Path | None = None) -> dict[str, Any]:
+def measure_sample(segmenter: InstanceCutter, sample: InstanceSample, *, protocol: InstanceProtocol, masks_to: Path | None = None) -> dict[str, Any]:
     """Cut one sample's image and return its record: the entries for COCO's evaluation, and how the instances met the truths.
 
     The instances are written below `masks_to` as a palette PNG named by the image's id, 255 for none, the better scored above the others, if that is given.
@@ -256,7 +256,7 @@ class InstanceTally:
 
 def evaluate_instances(
     dataset: InstanceSet,
-    build: Callable[[], Automatic],
+    build: Callable[[], InstanceCutter],
     protocol: InstanceProtocol | str = "pmg-sam",
     *,
     options: RunOptions | None = None,

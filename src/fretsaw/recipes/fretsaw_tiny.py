@@ -52,7 +52,7 @@ FINE_MAPS = ("mask_decoder.conv_s0.", "mask_decoder.conv_s1.")
 
 
 @dataclass(frozen=True, slots=True)
-class Config:
+class FretsawTinyConfig:
     """Everything that `--set key=value` can change.
 
     Attributes:
@@ -113,6 +113,10 @@ class Config:
     teacher: str = "sam2-hiera-tiny"
 
 
+Config = FretsawTinyConfig
+"""What `fretsaw train` fills in for this recipe."""
+
+
 class StoredViews:
     """Fixed views of photos as the teacher and the frozen stem see them; stored a shard at a time, when the first of it is asked for.
 
@@ -151,7 +155,7 @@ def cut(
     table: Mapping[str, Any],
     teacher: SamClicks,
     views: StoredViews,
-    config: Config,
+    config: FretsawTinyConfig,
     said: Callable[[str], None] = lambda text: None,
 ) -> SamClicks:
     """Return the student before training: the teacher without its fourth stage, third stage narrowed, refitted on the first views.
@@ -257,10 +261,10 @@ def continued(encoder: Any, stem: Tensor) -> Tensor:
     return (F.linear(tokens, project.weight.flatten(1), project.bias) + encoder.no_memory).permute(0, 3, 1, 2)
 
 
-class Distillation(nn.Module):
+class FretsawTinyDistillation(nn.Module):
     """The part of the student that learns, and the frozen teacher; `step` is what the loop calls."""
 
-    def __init__(self, student: SamClicks, teacher: SamClicks, config: Config) -> None:
+    def __init__(self, student: SamClicks, teacher: SamClicks, config: FretsawTinyConfig) -> None:
         super().__init__()
         encoder: Any = student.image_encoder
         self.learns = nn.ModuleList([*third_stage(encoder), encoder.neck.convs[0]]).requires_grad_(True)
@@ -279,7 +283,7 @@ class Distillation(nn.Module):
         return {"loss": total, **losses}
 
 
-def agreement(student: SamClicks, teacher: SamClicks, views: StoredViews, config: Config) -> dict[str, float]:
+def agreement(student: SamClicks, teacher: SamClicks, views: StoredViews, config: FretsawTinyConfig) -> dict[str, float]:
     """Return how near the student comes on held-out views: "final", as in training, and "mask IoU", of its masks with the teacher's."""
     distances: list[float] = []
     overlaps: list[Tensor] = []
@@ -296,7 +300,7 @@ def agreement(student: SamClicks, teacher: SamClicks, views: StoredViews, config
     return {"final": sum(distances) / len(distances), "mask IoU": torch.cat(overlaps).mean().item()}
 
 
-def run(config: Config, watcher: Watcher | None = None) -> int:
+def run(config: FretsawTinyConfig, watcher: Watcher | None = None) -> int:
     """Cut, train, and write `out`/student.safetensors: a whole SAM 2 with three stages in half precision, which `fretsaw.load` opens.
 
     Returns:
@@ -325,7 +329,7 @@ def run(config: Config, watcher: Watcher | None = None) -> int:
 
 
 def train(
-    config: Config, weights: Mapping[str, Tensor], table: Mapping[str, Any], teacher: SamClicks, photos: list[Path], watcher: Watcher | None = None
+    config: FretsawTinyConfig, weights: Mapping[str, Tensor], table: Mapping[str, Any], teacher: SamClicks, photos: list[Path], watcher: Watcher | None = None
 ) -> tuple[int, SamClicks]:
     """Cut the student out of the teacher and let it learn, or go on with both; returns the number of steps made and the student."""
     teacher.requires_grad_(False).to(config.device)
@@ -342,7 +346,7 @@ def train(
         started.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(started, save(state_of(student, weights, teacher)))
     student.to(config.device)
-    model = Distillation(student, teacher, config)
+    model = FretsawTinyDistillation(student, teacher, config)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=config.rate, weight_decay=config.weight_decay)
 
     def batches(first: int) -> Iterator[ImageEmbedding]:

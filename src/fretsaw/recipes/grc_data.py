@@ -24,7 +24,7 @@ from fretsaw.training.embedding_cache import EmbeddingCache, counted
 from fretsaw.types import ImageEmbedding
 
 if TYPE_CHECKING:
-    from fretsaw.recipes.grc_sam import Config
+    from fretsaw.recipes.grc_sam import GrcSamConfig
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class GrcData:
     foreground: tuple[int, ...]
 
 
-def open_data(config: Config) -> GrcData:
+def open_data(config: GrcSamConfig) -> GrcData:
     """Open the folders of a configuration.
 
     Raises:
@@ -184,7 +184,7 @@ def fill(views: LabelledViews, keys: Sequence[str], model: SamClicks, cache: Emb
         cache.fill(keys, lambda key: model.encode(normalised(views.pixels(key)[None], model, device)), counted(cache.missing(keys), say))
 
 
-def batches(views: LabelledViews, config: Config, first: int, steps: int) -> Iterator[GrcBatch]:
+def batches(views: LabelledViews, config: GrcSamConfig, first: int, steps: int) -> Iterator[GrcBatch]:
     """Yield the batches of the steps from `first` on."""
     order = range(first * config.batch, steps * config.batch)
     loader = DataLoader(views, config.batch, sampler=order, num_workers=config.workers, collate_fn=collate, persistent_workers=config.workers > 0)

@@ -46,7 +46,7 @@ from fretsaw.types import ImageEmbedding
 
 
 @dataclass(frozen=True, slots=True)
-class Config:
+class GrcSamConfig:
     """Everything that `--set key=value` can change.
 
     Attributes:
@@ -122,20 +122,24 @@ class Config:
     dtype: str = "float32"
 
 
-def length(config: Config) -> int:
+Config = GrcSamConfig
+"""What `fretsaw train` fills in for this recipe."""
+
+
+def length(config: GrcSamConfig) -> int:
     """Return the number of steps of a run."""
     return steps_per_epoch(config, open_data(config)) * config.epochs
 
 
-def steps_per_epoch(config: Config, data: GrcData) -> int:
+def steps_per_epoch(config: GrcSamConfig, data: GrcData) -> int:
     """Return the steps that show every training image once."""
     return max(1, math.ceil(len(data.train) / config.batch))
 
 
-class Training(nn.Module):
+class GrcTraining(nn.Module):
     """The network that learns over a model that stays as it is, or joins after some epochs."""
 
-    def __init__(self, network: GrcSam | LinearHead, model: SamClicks, config: Config, foreground: tuple[int, ...], joins_at: int | None) -> None:
+    def __init__(self, network: GrcSam | LinearHead, model: SamClicks, config: GrcSamConfig, foreground: tuple[int, ...], joins_at: int | None) -> None:
         super().__init__()
         self.network = network
         self._model = [model]  # in a list: part of the checkpoint only where it is trained
@@ -164,7 +168,7 @@ class Training(nn.Module):
         return losses | {"rho": rho, "coarse threshold": thresholds[0], "fine threshold": thresholds[1]}
 
 
-def parameter_groups(training: Training, config: Config) -> list[dict[str, object]]:
+def parameter_groups(training: GrcTraining, config: GrcSamConfig) -> list[dict[str, object]]:
     """Group the parameters: decoder and encoder at rates of their own, and no weight decay on vectors."""
     factors = {"network.decoder.": config.decoder_rate, "encoder.": config.encoder_rate}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
@@ -179,9 +183,9 @@ class Choice:
 
     def __init__(
         self,
-        training: Training,
+        training: GrcTraining,
         model: SamClicks,
-        config: Config,
+        config: GrcSamConfig,
         data: GrcData,
         about: Description,
         stored: LabelledViews | None,
@@ -227,7 +231,7 @@ class Choice:
         return tally
 
 
-def run(config: Config, watcher: Watcher | None = None) -> int:
+def run(config: GrcSamConfig, watcher: Watcher | None = None) -> int:
     """Encode, train, choose; every part goes on where it was interrupted. Returns the number of steps made.
 
     Raises:
@@ -245,7 +249,7 @@ def run(config: Config, watcher: Watcher | None = None) -> int:
     return train(config, data, base, watcher)
 
 
-def train(config: Config, data: GrcData, base: SamClicks, watcher: Watcher | None = None) -> int:
+def train(config: GrcSamConfig, data: GrcData, base: SamClicks, watcher: Watcher | None = None) -> int:
     """Run the recipe on a model, or continue it; returns the number of steps made."""
     layers = chosen_layers(base.image_encoder, layers_of(config.layers))  # the baseline keeps them too, to share the stored features
     read = layers if config.head == "grc" else ()
@@ -260,7 +264,7 @@ def train(config: Config, data: GrcData, base: SamClicks, watcher: Watcher | Non
     joins_at = round(config.unfreeze * per_epoch) if config.unfreeze else None
     if joins_at is not None:
         model.image_encoder.requires_grad_(True)
-    training = Training(network, model, config, data.foreground, joins_at).train()
+    training = GrcTraining(network, model, config, data.foreground, joins_at).train()
     cache, stored = None, None
     if config.views:
         folder = Path(config.cache) if config.cache else Path(config.out) / "cache"
@@ -287,7 +291,7 @@ def train(config: Config, data: GrcData, base: SamClicks, watcher: Watcher | Non
     )
 
 
-def checked(config: Config) -> None:
+def checked(config: GrcSamConfig) -> None:
     """Refuse settings that do not fit together.
 
     Raises:

@@ -32,7 +32,7 @@ from fretsaw.errors import ConfigError
 from fretsaw.layers.blocks import FlashSwinBlock
 from fretsaw.methods.hrsam import HRSAMEncoder, build_hrsam, build_hrsam_clicks, describe_encoder
 from fretsaw.methods.sam_clicks import SamClicks
-from fretsaw.recipes.hrsam_steps import ClickLearning, Distillation
+from fretsaw.recipes.hrsam_steps import ClickLearning, HrsamDistillation
 from fretsaw.training.distillation import VIEWS, DistilViews, fill
 from fretsaw.training.embedding_cache import EmbeddingCache
 from fretsaw.training.loop import Schedule, Watcher, fit, linear, say
@@ -41,7 +41,7 @@ from fretsaw.training.provenance import settings_text
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class HrsamStage:
     """What the paper's settings differ in; each can be set.
 
     Attributes:
@@ -55,14 +55,14 @@ class Stage:
     layer_decay: float
 
 
-STAGES = {"clicks": Stage(160_000, 0.2, 0.9), "distil": Stage(160_000, 0.2, 0.9), "finetune": Stage(40_000, 0.0, 1.0)}
+STAGES = {"clicks": HrsamStage(160_000, 0.2, 0.9), "distil": HrsamStage(160_000, 0.2, 0.9), "finetune": HrsamStage(40_000, 0.0, 1.0)}
 
 ON_THE_FLY = "none"
 """`cache=none`: the teacher runs at every step instead."""
 
 
 @dataclass(frozen=True)
-class Config:
+class HrsamConfig:
     """Everything that `--set key=value` can change. What is None is taken from the stage.
 
     Attributes:
@@ -80,8 +80,8 @@ class Config:
         rate: Peak learning rate.
         weight_decay: Of AdamW.
         warmup: Steps of linear warm-up from a hundredth of the rate; then the rate falls linearly to 0.
-        layer_decay: See `Stage`.
-        drop_path: See `Stage`.
+        layer_decay: See `HrsamStage`.
+        drop_path: See `HrsamStage`.
         views: Fixed views of a photo whose embeddings are stored: 1 whole, 2 also mirrored.
         cache: Folder of the teacher's embeddings; "" puts it into `out`, "none" lets the teacher run at every step.
         most_clicks: Clicks after the first, at most.
@@ -155,7 +155,11 @@ class Config:
         return [Path(place) for place in self.photos.split(",")]
 
 
-def run(config: Config, watcher: Watcher | None = None) -> int:
+Config = HrsamConfig
+"""What `fretsaw train` fills in for this recipe."""
+
+
+def run(config: HrsamConfig, watcher: Watcher | None = None) -> int:
     """Train, or continue, and write `out`/model.safetensors; returns the number of steps made.
 
     Raises:
@@ -173,7 +177,7 @@ def run(config: Config, watcher: Watcher | None = None) -> int:
     return train(config, load_student(config, teacher), teacher, watcher, processes)
 
 
-def train(config: Config, student: SamClicks, teacher: SamClicks | None, watcher: Watcher | None = None, processes: Processes = ONE) -> int:
+def train(config: HrsamConfig, student: SamClicks, teacher: SamClicks | None, watcher: Watcher | None = None, processes: Processes = ONE) -> int:
     """Run the recipe on networks that are built already; see `run`."""
     device = device_of(processes, config.device)
     student.to(device).train()
@@ -216,15 +220,15 @@ def train(config: Config, student: SamClicks, teacher: SamClicks | None, watcher
     return done
 
 
-def _objects(config: Config) -> list[list[Sample]]:
+def _objects(config: HrsamConfig) -> list[list[Sample]]:
     return [list(open_part(place, allowed=config.allowed).samples) for place in config.places]
 
 
-def _photos(config: Config) -> list[Path]:
+def _photos(config: HrsamConfig) -> list[Path]:
     return photo_files(config.places, [Path(file) for file in config.exclude.split(",") if file], config.allowed)
 
 
-def load_teacher(config: Config) -> SamClicks:
+def load_teacher(config: HrsamConfig) -> SamClicks:
     """Return the SAM whose decoder is kept and, in distil, whose embeddings are learned.
 
     Raises:
@@ -238,7 +242,7 @@ def load_teacher(config: Config) -> SamClicks:
     return clicks
 
 
-def load_student(config: Config, teacher: SamClicks | None) -> SamClicks:
+def load_student(config: HrsamConfig, teacher: SamClicks | None) -> SamClicks:
     """Return the network to train, with the settings' rate of stochastic depth.
 
     Raises:
@@ -279,7 +283,7 @@ def is_model(start: str) -> bool:
     return bool(start) and any(name.startswith(("image_encoder.", "backbone.")) for name in load_state_dict(Path(start)))
 
 
-def parameter_groups(module: nn.Module, config: Config) -> list[dict[str, Any]]:
+def parameter_groups(module: nn.Module, config: HrsamConfig) -> list[dict[str, Any]]:
     """Group what is trained: the rate falls from the last block to the first, and vectors (norms, biases) are not decayed.
 
     Block i of D has the rate's factor layer_decay^(D - i). Scans, positions and patches keep the full rate, and so do outputs and decoder.
@@ -309,12 +313,12 @@ def export(student: SamClicks, path: Path, metadata: Mapping[str, str]) -> None:
 
 
 def _distillation(
-    config: Config, student: SamClicks, teacher: SamClicks, watcher: Watcher | None, processes: Processes, device: torch.device
+    config: HrsamConfig, student: SamClicks, teacher: SamClicks, watcher: Watcher | None, processes: Processes, device: torch.device
 ) -> tuple[nn.Module, DistilViews]:
     """Return the module and its data; the first process stores what the teacher makes of the photos, the others wait for it."""
     photos = _photos(config)
     if config.cache == ON_THE_FLY:
-        return Distillation(student.image_encoder, teacher, device, config.dtype), DistilViews(photos, config.views, teacher.preprocessing, config.seed)
+        return HrsamDistillation(student.image_encoder, teacher, device, config.dtype), DistilViews(photos, config.views, teacher.preprocessing, config.seed)
     folder = Path(config.cache) if config.cache else Path(config.out) / "teacher"
 
     def said(done: int, total: int) -> None:
@@ -331,4 +335,6 @@ def _distillation(
     else:
         processes.wait()
         cache, keys = store()  # all of it is there by now
-    return Distillation(student.image_encoder, None, device, config.dtype), DistilViews(photos, config.views, teacher.preprocessing, config.seed, keys, cache)
+    return HrsamDistillation(student.image_encoder, None, device, config.dtype), DistilViews(
+        photos, config.views, teacher.preprocessing, config.seed, keys, cache
+    )

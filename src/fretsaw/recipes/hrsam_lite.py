@@ -29,7 +29,7 @@ from fretsaw.types import PADDING, ImageEmbedding
 
 
 @dataclass(frozen=True, slots=True)
-class Config:
+class HrsamLiteConfig:
     """Everything that `--set key=value` can change.
 
     Attributes:
@@ -82,6 +82,10 @@ class Config:
     teacher: str = "sam2-hiera-tiny"
     stated: str = ""
     map_weights: tuple[float, float, float] = field(default=(1.0, 0.25, 0.25))
+
+
+Config = HrsamLiteConfig
+"""What `fretsaw train` fills in for this recipe."""
 
 
 def random_prompts(views: int, prompts: int, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -144,10 +148,10 @@ def prompted_losses(model: SamClicks, student: ImageEmbedding, teacher: ImageEmb
     return {name: torch.stack([part[name] for part in parts]).mean() for name in ("mask", "iou")}
 
 
-class Distillation(nn.Module):
+class HrsamLiteDistillation(nn.Module):
     """The student and the frozen teacher; `step` is what the loop calls."""
 
-    def __init__(self, student: nn.Module, teacher: SamClicks, config: Config) -> None:
+    def __init__(self, student: nn.Module, teacher: SamClicks, config: HrsamLiteConfig) -> None:
         super().__init__()
         self.student = student
         self._teacher = [teacher.requires_grad_(False)]  # in a list: not a submodule, so it is not part of the checkpoint
@@ -174,7 +178,7 @@ class Distillation(nn.Module):
         return {"loss": total, **losses}
 
 
-def parameter_groups(student: nn.Module, config: Config) -> list[dict[str, object]]:
+def parameter_groups(student: nn.Module, config: HrsamLiteConfig) -> list[dict[str, object]]:
     """Group the parameters: the pretrained trunk at a lower rate, and no weight decay on vectors (norms, biases)."""
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in student.named_parameters():
@@ -194,12 +198,12 @@ def freeze(student: nn.Module, blocks: int) -> None:
             parameter.requires_grad_(index >= blocks or not blocks)
 
 
-def train(config: Config, student: nn.Module, teacher: SamClicks, watcher: Watcher | None = None) -> int:
+def train(config: HrsamLiteConfig, student: nn.Module, teacher: SamClicks, watcher: Watcher | None = None) -> int:
     """Run the recipe, or continue it; returns the number of steps made. The student's weights lie in `out`/checkpoint.pt under `student.`"""
     photos = _photos(config)
     student.to(config.device).train()
     freeze(student, config.frozen)
-    distillation = Distillation(student, teacher, config)
+    distillation = HrsamLiteDistillation(student, teacher, config)
     optimizer = torch.optim.AdamW(parameter_groups(student, config), betas=(0.9, 0.999))
     schedule = Schedule(config.steps, config.warmup, decay=cosine)
     views = PhotoViews(photos, config.size, config.seed)
@@ -221,12 +225,12 @@ def train(config: Config, student: nn.Module, teacher: SamClicks, watcher: Watch
     )
 
 
-def _photos(config: Config) -> list[Path]:
+def _photos(config: HrsamLiteConfig) -> list[Path]:
     excluded = [Path(file) for file in config.exclude.split(",") if file]
     return list_photos([Path(folder) for folder in config.photos.split(",")], excluded, config.allow_held_out.split(","))
 
 
-def run(config: Config, watcher: Watcher | None = None) -> int:
+def run(config: HrsamLiteConfig, watcher: Watcher | None = None) -> int:
     """Build student and teacher, train, and write `out`/student.safetensors, half precision, which `start` of a later run takes.
 
     Raises:

@@ -20,7 +20,7 @@ from fretsaw.training.losses import normalised_focal
 from fretsaw.types import ImageEmbedding
 
 
-class Distillation(nn.Module):
+class HrsamDistillation(nn.Module):
     """Second setting: mean squared distance between the student's embedding and the teacher's.
 
     Args:

@@ -33,18 +33,18 @@ from fretsaw.training.embedding_cache import EmbeddingCache, counted
 from fretsaw.types import ImageEmbedding
 
 if TYPE_CHECKING:
-    from fretsaw.recipes.pmg_sam import Config
+    from fretsaw.recipes.pmg_sam import PmgSamConfig
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class PmgSplits:
     """What is trained on and what is validated on."""
 
     train: Sequence[Sample]
     validate: Sequence[Sample]
 
 
-def open_parts(config: Config, frozen: Frozen | None) -> Parts:
+def open_parts(config: PmgSamConfig, frozen: Frozen | None) -> PmgSplits:
     """Open the image sets of a configuration.
 
     Args:
@@ -78,7 +78,7 @@ def open_parts(config: Config, frozen: Frozen | None) -> Parts:
         train, validate = (frozen.salient_only(part, config.salient, known_file) for part in (train, validate))
     if not train or not validate:
         raise DataError(f"expected images to train on and to validate on in {root}, got {len(train)} and {len(validate)}")
-    return Parts(train, evenly(validate, config.validations or len(validate)))
+    return PmgSplits(train, evenly(validate, config.validations or len(validate)))
 
 
 def evenly(samples: Sequence[Sample], most: int) -> Sequence[Sample]:
@@ -151,7 +151,7 @@ class Frozen:
 class LiveFeatures:
     """Batches whose features are computed as they come: views are drawn anew in every pass."""
 
-    def __init__(self, frozen: Frozen, parts: Parts, config: Config) -> None:
+    def __init__(self, frozen: Frozen, parts: PmgSplits, config: PmgSamConfig) -> None:
         self._frozen, self._parts, self._config = frozen, parts, config
 
     def training_batches(self, first: int) -> Iterator[tuple[DualFeatures, Tensor]]:
@@ -175,7 +175,7 @@ class CachedFeatures:
     They lie in a folder named after the samples, since a view is named by its place among them.
     """
 
-    def __init__(self, frozen: Frozen, parts: Parts, config: Config) -> None:
+    def __init__(self, frozen: Frozen, parts: PmgSplits, config: PmgSamConfig) -> None:
         self._frozen, self._parts, self._config = frozen, parts, config
         names = "\n".join(sample.name for part in (parts.train, parts.validate) for sample in part)
         folder = (Path(config.cache) if config.cache else Path(config.out) / "features") / hashlib.sha256(names.encode()).hexdigest()[:12]
@@ -210,7 +210,7 @@ class CachedFeatures:
         return DualFeatures.from_named(named), torch.stack([views[place][1] for place in places]).to(self._config.device)
 
 
-def plain_views(parts: Parts, config: Config) -> MaskViews:
+def plain_views(parts: PmgSplits, config: PmgSamConfig) -> MaskViews:
     """Return the validation part as it is, in its own order."""
     return MaskViews(parts.validate, config.size, augmentation=PLAIN, ordered=True)
 
@@ -231,7 +231,7 @@ def _loaded(embedding: ImageEmbedding) -> DualFeatures:
     return DualFeatures.from_named({**embedding.taps, "final": embedding.final, **high_res})
 
 
-def resolve(config: Config) -> Frozen:
+def resolve(config: PmgSamConfig) -> Frozen:
     """Build the frozen networks of a configuration.
 
     Raises:

@@ -29,12 +29,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fretsaw.errors import ConfigError
-from fretsaw.methods.pmg_sam.build import PAPER, TINY, Settings, build_pmg_sam, start_from_sam2
+from fretsaw.methods.pmg_sam.build import PAPER, TINY, PmgSettings, build_pmg_sam, start_from_sam2
 from fretsaw.methods.pmg_sam.model import PmgSam
 from fretsaw.methods.pmg_sam.pairing import DualFeatures
 from fretsaw.methods.pmg_sam.stored import read_network, write_network
 from fretsaw.methods.sam_clicks import SamClicks
-from fretsaw.recipes.pmg_data import CachedFeatures, Frozen, LiveFeatures, Parts, open_parts, resolve
+from fretsaw.recipes.pmg_data import CachedFeatures, Frozen, LiveFeatures, PmgSplits, open_parts, resolve
 from fretsaw.training.best import BestSoFar
 from fretsaw.training.curves import draw_run
 from fretsaw.training.loop import Schedule, Watcher, cosine, fit
@@ -55,7 +55,7 @@ NETWORKS = {"tiny": TINY, "paper": PAPER}
 
 
 @dataclass(frozen=True, slots=True)
-class Config:
+class PmgSamConfig:
     """Everything that `--set key=value` can change.
 
     Attributes:
@@ -149,7 +149,11 @@ class Config:
     dtype: str = "float32"
 
 
-def settled(config: Config) -> Config:
+Config = PmgSamConfig
+"""What `fretsaw train` fills in for this recipe."""
+
+
+def settled(config: PmgSamConfig) -> PmgSamConfig:
     """Return the configuration with the stage's numbers in place of zeros.
 
     Raises:
@@ -169,9 +173,9 @@ def settled(config: Config) -> Config:
     return replace(config, **{name: getattr(config, name) or usual[name] for name in ("epochs", "rate", "patience")})
 
 
-def settings_of(config: Config, stages: tuple[int, ...], levels: tuple[int, ...]) -> Settings:
+def settings_of(config: PmgSamConfig, stages: tuple[int, ...], levels: tuple[int, ...]) -> PmgSettings:
     """Return the network's settings: the named network, the encoder's channels, and what the configuration changes."""
-    changed = {f.name: getattr(config, f.name) for f in fields(Settings) if getattr(config, f.name, None)}
+    changed = {f.name: getattr(config, f.name) for f in fields(PmgSettings) if getattr(config, f.name, None)}
     return replace(NETWORKS[config.network], stages=stages, levels=levels, **changed)
 
 
@@ -181,7 +185,7 @@ def mask_losses(logits: Tensor, target: Tensor, iou_weight: float) -> Tensor:
     Args:
         logits: (B, 1, h, w), enlarged where the target is larger.
         target: (B, 1, S, S) in [0, 1].
-        iou_weight: See `Config`.
+        iou_weight: See `PmgSamConfig`.
 
     Source: PMG-SAM (paper 001), section 4.3, the total loss.
     """
@@ -199,10 +203,10 @@ def coarse_pre_mask(target: Tensor, generator: torch.Generator) -> Tensor:
     return (2 * probs - 1) * (3 + 5 * torch.rand(1, generator=generator).item())
 
 
-class Training(nn.Module):
+class PmgTraining(nn.Module):
     """The trained part and the frozen one; `step` is what the loop calls, with (features, masks (B, 1, S, S))."""
 
-    def __init__(self, network: PmgSam, config: Config) -> None:
+    def __init__(self, network: PmgSam, config: PmgSamConfig) -> None:
         super().__init__()
         self.network = network
         self._config = config
@@ -248,7 +252,7 @@ class Training(nn.Module):
         return {name: value / max(1, count) for name, value in sums.items()}
 
 
-def schedule_of(config: Config, per_epoch: int, watch: BestSoFar) -> Schedule:
+def schedule_of(config: PmgSamConfig, per_epoch: int, watch: BestSoFar) -> Schedule:
     """Return the rate's course: warm-up, then halved every so many epochs (dichotomous), or when validation stalls (camouflage), or a cosine.
 
     Source: PMG-SAM (paper 001), section 4.3.
@@ -265,11 +269,11 @@ def schedule_of(config: Config, per_epoch: int, watch: BestSoFar) -> Schedule:
     return Schedule(steps, warmup, decay=decay)
 
 
-def train(config: Config, network: PmgSam, frozen: Frozen, parts: Parts, settings: Settings, watcher: Watcher | None = None) -> int:
+def train(config: PmgSamConfig, network: PmgSam, frozen: Frozen, parts: PmgSplits, settings: PmgSettings, watcher: Watcher | None = None) -> int:
     """Run the recipe, or continue it; returns the number of steps made. The best network so far lies in `out`/best.safetensors."""
     config, out = settled(config), Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
-    training = Training(network.to(config.device), config).train()
+    training = PmgTraining(network.to(config.device), config).train()
     optimizer = torch.optim.AdamW(groups(network, config), betas=(0.9, 0.999))
     per_epoch = math.ceil(len(parts.train) / config.batch)
     facts = {"encoder": config.encoder, "size": str(config.size), "config": settings_text(config)}
@@ -301,7 +305,7 @@ def train(config: Config, network: PmgSam, frozen: Frozen, parts: Parts, setting
     )
 
 
-def groups(network: nn.Module, config: Config) -> list[dict[str, object]]:
+def groups(network: nn.Module, config: PmgSamConfig) -> list[dict[str, object]]:
     """Group the parameters: no weight decay on vectors and scales."""
     parameters = [p for p in network.parameters() if p.requires_grad]
     return [
@@ -310,13 +314,13 @@ def groups(network: nn.Module, config: Config) -> list[dict[str, object]]:
     ]
 
 
-def length(config: Config) -> int:
+def length(config: PmgSamConfig) -> int:
     """Return how many steps the recipe makes at most, for the progress bar."""
     config = settled(config)
     return config.epochs * math.ceil(len(open_parts(config, None).train) / config.batch)
 
 
-def run(config: Config, watcher: Watcher | None = None) -> int:
+def run(config: PmgSamConfig, watcher: Watcher | None = None) -> int:
     """Build everything, train, and keep the best network in `out`/best.safetensors, half precision.
 
     Raises:

@@ -31,7 +31,7 @@ from fretsaw.training.loop import Watcher
 
 
 @dataclass(frozen=True, slots=True)
-class Config:
+class PseudoMasksConfig:
     """Everything that `--set key=value` can change.
 
     Attributes:
@@ -63,12 +63,16 @@ class Config:
     device: str = "cpu"
 
 
-def length(config: Config) -> int:
+Config = PseudoMasksConfig
+"""What `fretsaw train` fills in for this recipe."""
+
+
+def length(config: PseudoMasksConfig) -> int:
     """Return the number of photos."""
     return len(_photos(config))
 
 
-def run(config: Config, watcher: Watcher | None = None) -> int:
+def run(config: PseudoMasksConfig, watcher: Watcher | None = None) -> int:
     """Go through the photos that the journal does not name yet; returns how many it names at the end.
 
     Raises:
@@ -84,7 +88,7 @@ def run(config: Config, watcher: Watcher | None = None) -> int:
     return make(config, photos, model.to(config.device), FirstCut(load_u2netp(config.device), model, map_share=0.0), watcher)
 
 
-def make(config: Config, photos: list[Path], model: SamClicks, cut: FirstCut, watcher: Watcher | None = None) -> int:
+def make(config: PseudoMasksConfig, photos: list[Path], model: SamClicks, cut: FirstCut, watcher: Watcher | None = None) -> int:
     """Cut the photos that are not in the journal; see `run`."""
     out = Path(config.out)
     for name in ("images", "masks"):
@@ -103,7 +107,7 @@ def make(config: Config, photos: list[Path], model: SamClicks, cut: FirstCut, wa
     return len(known)
 
 
-def _cut(config: Config, photo: Path, model: SamClicks, cut: FirstCut, out: Path) -> dict[str, float | bool | str]:
+def _cut(config: PseudoMasksConfig, photo: Path, model: SamClicks, cut: FirstCut, out: Path) -> dict[str, float | bool | str]:
     """Cut one photo, store it if it passes, and return its figures."""
     try:
         image = read_image(photo)
@@ -129,6 +133,6 @@ def agreement_of(probs: np.ndarray, mask: np.ndarray) -> float:
     return float((decided & mask).sum() / max(1, (decided | mask).sum()))
 
 
-def _photos(config: Config) -> list[Path]:
+def _photos(config: PseudoMasksConfig) -> list[Path]:
     excluded = [Path(file) for file in config.exclude.split(",") if file]
     return list_photos([Path(folder) for folder in config.photos.split(",")], excluded, config.allow_held_out.split(","))

@@ -54,7 +54,7 @@ from fretsaw.methods.sam_ref.model import GLOBAL_FROM, SamRef, check_map_scale
 from fretsaw.methods.sam_ref.networks import RefinerFeatures
 from fretsaw.methods.sam_ref.places import click_place
 from fretsaw.recipes.click_data import ClickData, Places, collect, fill, make_close_ups, make_photos
-from fretsaw.recipes.sam_ref_crops import CELL, MARGIN, Seen, cut_crop, draw_crop, patch_box, together
+from fretsaw.recipes.sam_ref_crops import CELL, MARGIN, CropBatch, cut_crop, draw_crop, patch_box, together
 from fretsaw.recipes.sam_ref_losses import decoder_losses, refinement_losses
 from fretsaw.training.click_batches import ClickBatch, ClickObjects, collate
 from fretsaw.training.clicking import answered_clicks, click_through, draw_clicks
@@ -79,7 +79,7 @@ STAGES = ("refiner", "decoder")
 
 
 @dataclass(frozen=True, slots=True)
-class Config:
+class SamRefConfig:
     """Everything that `--set key=value` can change.
 
     Attributes:
@@ -182,13 +182,17 @@ class Config:
     dtype: str = "float32"
 
 
+Config = SamRefConfig
+"""What `fretsaw train` fills in for this recipe."""
+
+
 # Steps -------------------------------------------------------------------------------------------------------------------------------------------
 
 
 class RefinerStage(nn.Module):
     """Stage 2: the refiner learns, the model stays as it is."""
 
-    def __init__(self, refiner: SamRef, model: SamClicks, config: Config, change: Mapping[str, Tensor] | None = None, processes: Processes = ONE) -> None:
+    def __init__(self, refiner: SamRef, model: SamClicks, config: SamRefConfig, change: Mapping[str, Tensor] | None = None, processes: Processes = ONE) -> None:
         super().__init__()
         self.refiner = refiner
         self.change = change or {}
@@ -221,7 +225,7 @@ class RefinerStage(nn.Module):
         return {"loss": torch.stack([*around.values(), *close.values()]).sum(), **losses}
 
     @torch.no_grad()
-    def _crops(self, batch: ClickBatch, rng: np.random.Generator) -> Seen:
+    def _crops(self, batch: ClickBatch, rng: np.random.Generator) -> CropBatch:
         """Click every object with model and refiner in the loop, and cut crops at clicks that are drawn among all."""
         config, refiner = self._config, self.refiner
         refiner.eval()
@@ -244,7 +248,7 @@ class DecoderStage(nn.Module):
     Source: SAM-REF, sections 3.5 (normalised focal loss) and 4.1.3; averaging: Polyak & Juditsky 1992.
     """
 
-    def __init__(self, model: SamClicks, config: Config, processes: Processes = ONE) -> None:
+    def __init__(self, model: SamClicks, config: SamRefConfig, processes: Processes = ONE) -> None:
         super().__init__()
         self._model = [model.requires_grad_(False)]
         self.decoder = model.mask_decoder.requires_grad_(True)
@@ -297,7 +301,7 @@ def _wrong(logits: Tensor, coverage: Tensor, valid: Tensor) -> Tensor:
 
 
 def train(
-    config: Config,
+    config: SamRefConfig,
     model: SamClicks,
     learner: RefinerStage | DecoderStage,
     data: ClickData,
@@ -347,7 +351,7 @@ Result = TypeVar("Result")
 class Decision:
     """Measures the held-out objects, remembers the best and keeps its weights; called by the loop."""
 
-    def __init__(self, config: Config, model: SamClicks, learner: RefinerStage | DecoderStage, data: ClickData, cache: EmbeddingCache) -> None:
+    def __init__(self, config: SamRefConfig, model: SamClicks, learner: RefinerStage | DecoderStage, data: ClickData, cache: EmbeddingCache) -> None:
         self._config, self._model, self._learner, self._data, self._cache = config, model, learner, data, cache
         self._keys = {photo.path: photo.key for photo in data.held_out_photos}
         self._best = Path(config.out) / "best.json"
@@ -397,7 +401,7 @@ def _order(figures: Mapping[str, float]) -> tuple[float, float]:
     return figures["NoC@90"] + figures["NoC@95"], -figures["boundary IoU"]
 
 
-def export(learner: RefinerStage | DecoderStage, config: Config, model: SamClicks, done: int, name: str = "") -> Path:
+def export(learner: RefinerStage | DecoderStage, config: SamRefConfig, model: SamClicks, done: int, name: str = "") -> Path:
     """Write `out`/refiner.safetensors, `out`/decoder.safetensors or another name: matrices in half precision, vectors as they are, what they were made from."""
     from safetensors.torch import save
 
@@ -415,7 +419,7 @@ def export(learner: RefinerStage | DecoderStage, config: Config, model: SamClick
     return path
 
 
-def _places(config: Config) -> tuple[Places, list[str], list[str], list[str]]:
+def _places(config: SamRefConfig) -> tuple[Places, list[str], list[str], list[str]]:
     """Return where objects are found, and the names of the sets to learn from, of those with fine outlines, and of those that decide; all are checked."""
 
     def parts(text: str) -> list[str]:
@@ -434,7 +438,7 @@ def _places(config: Config) -> tuple[Places, list[str], list[str], list[str]]:
     return places, names, fine, deciding
 
 
-def _collect(config: Config, folder: Path) -> ClickData:
+def _collect(config: SamRefConfig, folder: Path) -> ClickData:
     places, names, fine, deciding = _places(config)
     grounds = [Path(photos) for photos in config.photos.split(",") if photos]
     made = make_photos(places, fine, grounds, config.pasted, folder / "pasted", config.seed) if config.pasted else []
@@ -442,7 +446,7 @@ def _collect(config: Config, folder: Path) -> ClickData:
     return collect(places, names, grounds, config.teacher_photos, config.held_out, config.seed, config.limit, deciding, (made, close))
 
 
-def run(config: Config, watcher: Watcher | None = None) -> int:
+def run(config: SamRefConfig, watcher: Watcher | None = None) -> int:
     """Encode, find teacher masks, train, decide; every part goes on where it was interrupted.
 
     Raises:
@@ -523,7 +527,7 @@ def _first(processes: Processes, make: Callable[[], Result]) -> Result:
     return make()
 
 
-def learned_change(file: Path, own: Mapping[str, Tensor], config: Config) -> dict[str, Tensor]:
+def learned_change(file: Path, own: Mapping[str, Tensor], config: SamRefConfig) -> dict[str, Tensor]:
     """Return what stage 1 learned, part of the way and at the rank that the configuration says, as `low_rank.restore` takes it.
 
     Args:
@@ -535,7 +539,7 @@ def learned_change(file: Path, own: Mapping[str, Tensor], config: Config) -> dic
     return {name: _halved(tensor) for name, tensor in (low_rank.compress(learned, own, config.rank) if config.rank else learned).items()}
 
 
-def export_model(config: Config, own: Mapping[str, Tensor], checksum: str) -> None:
+def export_model(config: SamRefConfig, own: Mapping[str, Tensor], checksum: str) -> None:
     """Write `out`/model.safetensors: the model's name and its learned decoder's change; it loads by its path, a few MB over the model's own."""
     from safetensors.torch import save
 

@@ -28,7 +28,7 @@ ANYWHERE, ERRORS = 0.2, 0.4
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class CropBatch:
     """What a step learns from: crops of a batch, all of one side.
 
     Attributes:
@@ -77,7 +77,7 @@ def draw_crop(rng: np.random.Generator, place: tuple[float, float], wrong: Tenso
     return cell * x, cell * y, cell * cells
 
 
-def cut_crop(batch: ClickBatch, point: Interaction, coarse: Tensor, row: int, crop: tuple[int, int, int]) -> Seen:
+def cut_crop(batch: ClickBatch, point: Interaction, coarse: Tensor, row: int, crop: tuple[int, int, int]) -> CropBatch:
     """Return a crop of everything that the refiner sees of one object of a batch.
 
     Args:
@@ -101,7 +101,7 @@ def cut_crop(batch: ClickBatch, point: Interaction, coarse: Tensor, row: int, cr
     valid[..., : MARGIN if y > 0 else 0, :] = 0
     valid[..., side - (MARGIN if y + side < map_size else 0) :, :] = 0
     column, line = click_place(point.point_coords[rows], point.point_labels[rows], model_size, coarse)
-    return Seen(
+    return CropBatch(
         cut(batch.pixels[rows]),
         ImageEmbedding(cut(batch.embedding.final[rows]), tuple(cut(level[rows]) for level in batch.embedding.high_res)),
         cut(disk_maps(point.point_coords[rows], point.point_labels[rows], model_size, map_size)),
@@ -113,15 +113,15 @@ def cut_crop(batch: ClickBatch, point: Interaction, coarse: Tensor, row: int, cr
     )
 
 
-def together(crops: Sequence[Seen]) -> Seen:
+def together(crops: Sequence[CropBatch]) -> CropBatch:
     """Put crops of one side together."""
     levels = zip(*(crop.embedding.high_res for crop in crops), strict=True)
     embedding = ImageEmbedding(torch.cat([crop.embedding.final for crop in crops]), tuple(torch.cat(level) for level in levels))
     maps = (torch.cat([getattr(crop, name) for crop in crops]) for name in ("disks", "coarse", "previous", "coverage", "valid"))
-    return Seen(torch.cat([crop.pixels for crop in crops]), embedding, *maps, clicks=tuple(place for crop in crops for place in crop.clicks))
+    return CropBatch(torch.cat([crop.pixels for crop in crops]), embedding, *maps, clicks=tuple(place for crop in crops for place in crop.clicks))
 
 
-def patch_box(rng: np.random.Generator, result: GlobalResult, seen: Seen, row: int) -> list[float]:
+def patch_box(rng: np.random.Generator, result: GlobalResult, seen: CropBatch, row: int) -> list[float]:
     """Return the box that PatchDiff would refine; where there is none, one around the click, so that every step teaches both refiners."""
     side = seen.coarse.shape[-1]
     x, y = seen.clicks[row]

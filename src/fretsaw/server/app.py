@@ -22,10 +22,10 @@ from fretsaw.errors import FretsawError, ModelError
 from fretsaw.server import label_studio, routes_images, routes_jobs, routes_objects
 from fretsaw.server.exports import FORMATS
 from fretsaw.server.guard import SAFE_METHODS, Guard
-from fretsaw.server.places import UPLOAD, Places
+from fretsaw.server.places import UPLOAD, FolderHider
 from fretsaw.server.refusals import refusal_of_system, status_of
 from fretsaw.server.replies import MOST_POINTS, AboutReply, Refusal
-from fretsaw.server.settings import Settings
+from fretsaw.server.settings import ServerSettings
 from fretsaw.server.workbench import Workbench
 from fretsaw.server.workers import ClientGoneError
 
@@ -35,7 +35,7 @@ GONE = 499
 """The status, never seen by anybody, of a reply to a client that hung up."""
 
 
-def create_app(segmenter: Segmenter, settings: Settings) -> Any:
+def create_app(segmenter: Segmenter, settings: ServerSettings) -> Any:
     """Return the ASGI application.
 
     Args:
@@ -61,7 +61,7 @@ def create_app(segmenter: Segmenter, settings: Settings) -> Any:
     for module in (routes_images, routes_objects, routes_jobs, label_studio):
         app.include_router(module.router)
     _add_pages(app, bench)
-    _add_refusals(app, Places(settings.data, settings.folder))
+    _add_refusals(app, FolderHider(settings.data, settings.folder))
     return Guard(bench.metrics.layer(app), settings, bench.metrics.note)
 
 
@@ -105,7 +105,7 @@ def _add_pages(app: FastAPI, bench: Workbench) -> None:
     app.mount("/static", StaticFiles(directory=STATIC))
 
 
-def _add_refusals(app: FastAPI, places: Places) -> None:
+def _add_refusals(app: FastAPI, places: FolderHider) -> None:
     """Every refusal is JSON with a reason, in which no folder of the server's is named."""
 
     def refusal(request: Request, status: int, reason: str, kind: str, headers: dict[str, str] | None = None) -> JSONResponse:

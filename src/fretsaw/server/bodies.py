@@ -9,14 +9,14 @@ from starlette.datastructures import Headers
 from starlette.types import Message, Receive
 
 from fretsaw.server.refusals import RefusedError, SlowError, TooLargeError
-from fretsaw.server.settings import Settings
+from fretsaw.server.settings import ServerSettings
 
 UPLOAD = ("POST", "/api/images")
 ANNOTATIONS = ("POST", "/api/annotations")
 MASKS = re.compile(r"/api/images/[^/]+/objects/[^/]+/(mask|strokes)|/predict")
 
 
-def most_bytes(method: str, path: str, settings: Settings) -> int:
+def most_bytes(method: str, path: str, settings: ServerSettings) -> int:
     """Return how large a request's body may be. Only files, which are written as they come, and masks are large; a click is not."""
     if (method, path) == UPLOAD:
         return settings.upload_bytes
@@ -28,7 +28,7 @@ def most_bytes(method: str, path: str, settings: Settings) -> int:
 GONE = {"type": "http.disconnect"}
 
 
-class Body:
+class LimitedBody:
     """Stands in for a server's `receive` and stops what is too large or too slow, whatever its header promised.
 
     To the application, a body that was stopped looks like a client that hung up: it cleans up and goes. What the client is told is in `refused`.
@@ -38,7 +38,7 @@ class Body:
         pending: Whether more of it is to come.
     """
 
-    def __init__(self, receive: Receive, headers: Headers, limit: int, settings: Settings) -> None:
+    def __init__(self, receive: Receive, headers: Headers, limit: int, settings: ServerSettings) -> None:
         self.refused: RefusedError | None = None
         self.pending = "transfer-encoding" in headers or headers.get("content-length", "0").strip("0") != ""
         self._receive, self._limit, self._settings = receive, limit, settings

@@ -25,7 +25,7 @@ REMEMBERED = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class ListedPicture:
     """A picture in the folder: its id, made from its path, and the path below the folder with forward slashes."""
 
     id: str
@@ -40,11 +40,11 @@ class Gallery:
 
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder.resolve() if folder is not None else None
-        self._entries: dict[str, Entry] = {}
+        self._entries: dict[str, ListedPicture] = {}
         self._listed = float("-inf")
         self._lock = threading.Lock()
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[ListedPicture]:
         """Return the pictures, sorted by path, at most `MOST_FILES`."""
         with self._lock:
             if time.monotonic() - self._listed > REMEMBERED:
@@ -69,7 +69,7 @@ class Gallery:
         entry = self._entries.get(identity) or {entry.id: entry for entry in self.entries()}.get(identity)
         return entry.name if entry is not None else None
 
-    def find(self, name: str) -> Entry | None:
+    def find(self, name: str) -> ListedPicture | None:
         """Return the picture whose path below the folder is `name`, or the only one whose path ends in it."""
         parts = tuple(part for part in name.split("/") if part)
         entries = self.entries()
@@ -94,7 +94,7 @@ class Gallery:
         path = (self.folder / name).resolve()
         return path if path.is_relative_to(self.folder) and path.is_file() else None
 
-    def _walk(self) -> list[Entry]:
+    def _walk(self) -> list[ListedPicture]:
         if self.folder is None:
             return []
         found = []
@@ -108,7 +108,7 @@ class Gallery:
                 name = (Path(root) / file).relative_to(self.folder).as_posix()
                 if not _is_text(name) or not self._is_picture(os.path.join(root, file), name):
                     continue
-                found.append(Entry(hashlib.sha256(os.fsencode(name)).hexdigest()[:24], name))
+                found.append(ListedPicture(hashlib.sha256(os.fsencode(name)).hexdigest()[:24], name))
                 if len(found) >= MOST_FILES:
                     return found
         return found

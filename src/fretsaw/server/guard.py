@@ -1,7 +1,7 @@
 """What every request passes before anything else: where it comes from, who sends it, how large it is; and what every reply carries.
 
 A plain ASGI layer, so that bodies are measured while they stream in and replies stream out untouched. Nothing that a proxy adds (X-Forwarded-For and the
-like) is believed or needed: under which address a proxy shows the server, its operator says once (`Settings.public_url`).
+like) is believed or needed: under which address a proxy shows the server, its operator says once (`ServerSettings.public_url`).
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse, RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from fretsaw.server.bodies import Body, most_bytes
+from fretsaw.server.bodies import LimitedBody, most_bytes
 from fretsaw.server.origins import Authority, is_own_page, plain_host, read_host, read_origin, read_public_url
 from fretsaw.server.refusals import ForbiddenError, MalformedError, MethodError, RefusedError
-from fretsaw.server.settings import Settings
+from fretsaw.server.settings import ServerSettings
 
 COOKIE = "fretsaw-token"
 OPEN_PATHS = ("/health",)
@@ -57,7 +57,7 @@ class Guard:
         note: Told method and status of every request that does not reach the application.
     """
 
-    def __init__(self, app: ASGIApp, settings: Settings, note: Callable[[str, int], None] = lambda method, status: None) -> None:
+    def __init__(self, app: ASGIApp, settings: ServerSettings, note: Callable[[str, int], None] = lambda method, status: None) -> None:
         self._app, self._settings, self._note = app, settings, note
         self._hosts = frozenset(name if name == "*" else plain_host(name) for name in settings.hosts)
         self._public = read_public_url(settings.public_url) if settings.public_url else None
@@ -67,7 +67,7 @@ class Guard:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        body = Body(receive, headers, most_bytes(scope["method"], scope["path"], self._settings), self._settings)
+        body = LimitedBody(receive, headers, most_bytes(scope["method"], scope["path"], self._settings), self._settings)
 
         async def send_guarded(message: Message) -> None:
             if message["type"] == "http.response.start":

@@ -26,7 +26,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from fretsaw.errors import ConfigError
-from fretsaw.server.settings import Settings
+from fretsaw.server.settings import ServerSettings
 
 LOGGER = logging.getLogger("fretsaw.server")
 
@@ -258,7 +258,7 @@ class Connection(H11Protocol):
         return True
 
 
-def listen(host: str, port: int, settings: Settings) -> Door:
+def listen(host: str, port: int, settings: ServerSettings) -> Door:
     """Return a socket that listens, for `run`.
 
     Raises:
@@ -275,7 +275,7 @@ def listen(host: str, port: int, settings: Settings) -> Door:
     return Door(listening, most + SURPLUS)
 
 
-def make_server(app: ASGIApp, door: Door, settings: Settings) -> uvicorn.Server:
+def make_server(app: ASGIApp, door: Door, settings: ServerSettings) -> uvicorn.Server:
     """Return what serves an application: `server.run([door])` does, until `server.should_exit` is set.
 
     Args:
@@ -301,7 +301,7 @@ def make_server(app: ASGIApp, door: Door, settings: Settings) -> uvicorn.Server:
     return uvicorn.Server(config)
 
 
-def run(app: ASGIApp, door: Door, settings: Settings, last_words: Callable[[], None]) -> None:
+def run(app: ASGIApp, door: Door, settings: ServerSettings, last_words: Callable[[], None]) -> None:
     """Be a process that serves until SIGTERM or Ctrl+C: requests have `GRACE` seconds then, and it ends after `LAST_RESORT` seconds, whatever hangs.
 
     Args:

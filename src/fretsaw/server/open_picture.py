@@ -20,7 +20,7 @@ from fretsaw.server.changes import object_effect, picture_effect
 from fretsaw.server.object_edits import ObjectEdits
 from fretsaw.server.records import ImageRecord, ObjectRecord
 from fretsaw.server.refusals import NotHereError
-from fretsaw.server.settings import Settings
+from fretsaw.server.settings import ServerSettings
 from fretsaw.server.store import EMBEDDING, VIEW, Store
 from fretsaw.session import Session
 
@@ -46,7 +46,7 @@ class OpenPicture:
         lock: Held while the record is read and changed; never while the encoder or an automatic cut is at work.
     """
 
-    def __init__(self, record: ImageRecord, source: Path, segmenter: Segmenter, store: Store, settings: Settings) -> None:
+    def __init__(self, record: ImageRecord, source: Path, segmenter: Segmenter, store: Store, settings: ServerSettings) -> None:
         self.record = record
         self.lock = threading.RLock()
         self.segmenter, self.store, self.settings = segmenter, store, settings

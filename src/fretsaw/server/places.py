@@ -13,7 +13,7 @@ LONGEST_TEXT = 600
 UPLOAD = "the upload"
 
 
-class Places:
+class FolderHider:
     """Takes the server's folders out of texts: a picture is called by its name in the served folder, a saved file by its name alone.
 
     Args:

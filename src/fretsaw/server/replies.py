@@ -28,7 +28,7 @@ MOST_POINTS = 2000
 """Of one scribble: with one in every two pixels of the screen, as the page draws it, a line of 4000 pixels."""
 
 
-class Body(BaseModel):
+class RequestBody(BaseModel):
     """Base of what clients send: what is not known is refused rather than ignored."""
 
     model_config = ConfigDict(extra="forbid")
@@ -41,7 +41,7 @@ class Refusal(BaseModel):
     kind: str
 
 
-class ClickBody(Body):
+class ClickBody(RequestBody):
     """A click in pixels of the picture; the centre of the top-left one is (0, 0)."""
 
     x: Number
@@ -55,14 +55,14 @@ class PreviewBody(ClickBody):
     object: int | None = None
 
 
-class ScribbleBody(Body):
+class ScribbleBody(RequestBody):
     """A line over the object, or over what is not the object: its corners x, y in pixels of the picture, in the order they were drawn; one alone is a dot."""
 
     points: Annotated[list[tuple[Number, Number]], Field(min_length=1, max_length=MOST_POINTS, fail_fast=True)]
     positive: bool = True
 
 
-class BoxBody(Body):
+class BoxBody(RequestBody):
     """A half-open box in pixels of the picture."""
 
     x0: Number
@@ -71,20 +71,20 @@ class BoxBody(Body):
     y1: Number
 
 
-class RunLengths(Body):
+class RunLengths(RequestBody):
     """A mask as COCO's run lengths, compressed (text) or not (list); size is [height, width]."""
 
     size: tuple[int, int]
     counts: str | Annotated[list[int], Field(fail_fast=True)]
 
 
-class MaskBody(Body):
+class MaskBody(RequestBody):
     """A mask painted by hand; it becomes the object's mask, and clicks go on from it."""
 
     rle: RunLengths
 
 
-class StrokeBody(Body):
+class StrokeBody(RequestBody):
     """What a brush has covered: run lengths of a box of the picture whose top left pixel is x, y; `adds` sets those pixels, otherwise they are cleared."""
 
     x: int
@@ -93,26 +93,26 @@ class StrokeBody(Body):
     adds: bool = True
 
 
-class AutoBody(Body):
+class AutoBody(RequestBody):
     """Whether to look for the separate objects too; they come as `parts`."""
 
     instances: bool = False
 
 
-class TextBody(Body):
+class TextBody(RequestBody):
     """Names to look for."""
 
     names: Annotated[list[Annotated[Name, StringConstraints(min_length=1)]], Field(min_length=1, max_length=100, fail_fast=True)]
 
 
-class NewObjectBody(Body):
+class NewObjectBody(RequestBody):
     """A new object; the colour is chosen if none is given."""
 
     name: Name = ""
     color: Color | None = None
 
 
-class ObjectBody(Body):
+class ObjectBody(RequestBody):
     """What may be changed about an object; what is left out stays."""
 
     name: Name | None = None
@@ -121,14 +121,14 @@ class ObjectBody(Body):
     deleted: bool | None = None
 
 
-class ExportBody(Body):
+class ExportBody(RequestBody):
     """A format, and the pictures to export; none means all that have objects."""
 
     format: str = "coco"
     images: Annotated[list[str], Field(fail_fast=True)] | None = None
 
 
-class ImportBody(Body):
+class ImportBody(RequestBody):
     """The name of annotations as they were listed; none means all."""
 
     name: str | None = None

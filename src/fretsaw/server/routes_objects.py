@@ -13,7 +13,6 @@ from fretsaw.server.open_picture import OpenPicture
 from fretsaw.server.records import ObjectRecord
 from fretsaw.server.replies import (
     AutoBody,
-    Body,
     BoxBody,
     ClickBody,
     MaskBody,
@@ -22,6 +21,7 @@ from fretsaw.server.replies import (
     ObjectReply,
     PreviewBody,
     PreviewReply,
+    RequestBody,
     ScribbleBody,
     StrokeBody,
 )
@@ -78,7 +78,7 @@ async def _changed(
 # Whatever adds a step.
 
 
-async def _extend(bench: Workbench, request: Request, identity: str, number: int, since: int | None, name: str, body: Body, act: Act) -> ObjectReply:
+async def _extend(bench: Workbench, request: Request, identity: str, number: int, since: int | None, name: str, body: RequestBody, act: Act) -> ObjectReply:
     arguments = body.model_dump(mode="json")
     return await _changed(bench, request, identity, since, lambda picture: picture.objects.extend(number, name, arguments, act))
 

@@ -17,7 +17,7 @@ from fretsaw.server.gallery import Gallery
 from fretsaw.server.open_picture import OpenPicture
 from fretsaw.server.records import ImageRecord
 from fretsaw.server.refusals import DamagedError, LimitError, NotHereError
-from fretsaw.server.settings import Settings
+from fretsaw.server.settings import ServerSettings
 from fretsaw.server.store import ORIGINAL, Store
 from fretsaw.server.workers import Lane, Workers
 
@@ -69,7 +69,7 @@ class Sessions:
         evicted: How many pictures have left memory so far.
     """
 
-    def __init__(self, segmenter: Segmenter, store: Store, gallery: Gallery, model: Workers, settings: Settings) -> None:
+    def __init__(self, segmenter: Segmenter, store: Store, gallery: Gallery, model: Workers, settings: ServerSettings) -> None:
         self.evicted = 0
         self._segmenter, self._store, self._gallery, self._model, self._settings = segmenter, store, gallery, model, settings
         self._pictures: OrderedDict[str, OpenPicture] = OrderedDict()

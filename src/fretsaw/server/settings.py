@@ -24,7 +24,7 @@ def _workers() -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class ServerSettings:
     """Limits and places of one server.
 
     Attributes:
@@ -101,7 +101,7 @@ def for_command(
     allowed_hosts: Sequence[str] = (),
     public_url: str | None = None,
     read_only: bool = False,
-) -> Settings:
+) -> ServerSettings:
     """Return the settings of `fretsaw serve`: without a given token, one is made up where the server can be reached from beyond this machine.
 
     Work is kept in FOLDER/.fretsaw, or in the cache folder where none is served or it cannot be written. A server that changes nothing leaves `data` to the
@@ -132,7 +132,7 @@ def for_command(
     local = is_loopback(host) and all(is_loopback(name) for name in added)
     own = LOOPBACK_NAMES + (() if host in ("0.0.0.0", "::", "") else (plain_host(host),))
     anything = not is_loopback(host) and not added
-    return Settings(
+    return ServerSettings(
         data=data.resolve(),
         folder=folder.resolve() if folder else None,
         token=secrets.token_urlsafe(24) if token is None and not local else token,

@@ -16,9 +16,9 @@ from fretsaw.server.gallery import Gallery
 from fretsaw.server.jobs import Jobs
 from fretsaw.server.metrics import Metrics
 from fretsaw.server.open_picture import OpenPicture
-from fretsaw.server.places import Places
+from fretsaw.server.places import FolderHider
 from fretsaw.server.sessions import Sessions
-from fretsaw.server.settings import Settings
+from fretsaw.server.settings import ServerSettings
 from fretsaw.server.store import Store
 from fretsaw.server.workers import Lane, Workers, wait_for
 
@@ -35,7 +35,7 @@ class Workbench:
         files: Workers that read, pack and shrink pictures.
     """
 
-    def __init__(self, segmenter: Segmenter, settings: Settings) -> None:
+    def __init__(self, segmenter: Segmenter, settings: ServerSettings) -> None:
         self.segmenter, self.settings = segmenter, settings
         self.store = Store(settings.data)  # first: where another server owns the folder, nothing else begins
         # All workers compute at once, and more threads than cores only wait for each other.
@@ -43,7 +43,7 @@ class Workbench:
         self.model = Workers(settings.workers, settings.queue, "fretsaw-model", lambda: segmenter.limit_threads(threads))
         self.files = Workers(FILE_THREADS, 4 * settings.queue, "fretsaw-files")
         self.gallery = Gallery(settings.folder)
-        self.jobs = Jobs(Places(settings.data, settings.folder).hide)
+        self.jobs = Jobs(FolderHider(settings.data, settings.folder).hide)
         self.sessions = Sessions(segmenter, self.store, self.gallery, self.model, settings)
         self.metrics = Metrics(self.sessions, self.model)
 

@@ -27,7 +27,7 @@ from fretsaw.frames import Preprocessing, squash
 from fretsaw.layers.attention_taps import TokenTaps
 from fretsaw.methods.grc_sam.coarse import CoarseStage
 from fretsaw.methods.grc_sam.fine import FineStage
-from fretsaw.methods.grc_sam.scores import CONFIGURATIONS, STRATEGIES, Fusion
+from fretsaw.methods.grc_sam.scores import CONFIGURATIONS, STRATEGIES, LayerFusion
 from fretsaw.methods.sam_clicks import SamClicks
 from fretsaw.types import PADDING, ImageEmbedding, PromptEmbedding
 
@@ -73,7 +73,7 @@ class MaskGenerator(nn.Module):
         if strategy not in STRATEGIES:
             raise ConfigError(f"expected a strategy out of {', '.join(STRATEGIES)}; got {strategy!r}")
         self.scores = STRATEGIES[strategy](encoder, layers)
-        self.fusion = Fusion(len(layers))
+        self.fusion = LayerFusion(len(layers))
         self.enter = nn.Conv2d(channels, width, 1) if channels != width else nn.Identity()
         self.coarse = CoarseStage(width)
         self.fine = FineStage(width, above=above)

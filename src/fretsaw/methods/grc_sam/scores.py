@@ -81,7 +81,7 @@ STRATEGIES: Mapping[str, type[ClassTokenScores | ReceivedScores]] = {"class_toke
 """How attention is read, by the name in a model's file."""
 
 
-class Fusion(nn.Module):
+class LayerFusion(nn.Module):
     """Fuses the layers' attention with learned weights.
 
     Args:

@@ -31,7 +31,7 @@ U2NET_SMALL, U2NET_FULL = (64,) * 6, (64, 64, 128, 256, 512, 512)
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class PmgSettings:
     """A variant of the trained part.
 
     Attributes:
@@ -71,7 +71,7 @@ class Settings:
     map_share: float = 0.0
 
     @classmethod
-    def read(cls, values: Mapping[str, Any]) -> Settings:
+    def read(cls, values: Mapping[str, Any]) -> PmgSettings:
         """Return the settings that a weight file's metadata holds.
 
         Raises:
@@ -92,10 +92,10 @@ class Settings:
         return asdict(self)
 
 
-PAPER = Settings(HIERA_BASE_PLUS, U2NET_FULL)
+PAPER = PmgSettings(HIERA_BASE_PLUS, U2NET_FULL)
 """The network of the paper: Hiera-B+ and U²-Net."""
 
-TINY = Settings(width=32, pyramid="encoder", injection="encoder", dense=16, map_share=1.0)
+TINY = PmgSettings(width=32, pyramid="encoder", injection="encoder", dense=16, map_share=1.0)
 """pmg-tiny: SAM 2's Hiera-T and U²-Netp.
 
 Deviation: half the paper's channels in the fusion, SAM 2's pyramid and mask prompt, U²-Netp's map as the start of the pre-mask; see the pieces' own reasons.
@@ -107,10 +107,10 @@ LIMITS = {
 }
 """{setting: least and greatest} of what a file may ask for."""
 
-DIRECTIONS: dict[int, Any] = {1: parts.OneWayInteraction, 2: parts.Interaction}
+DIRECTIONS: dict[int, Any] = {1: parts.OneWayInteraction, 2: parts.TwoWayInteraction}
 
 
-def fusion_of(settings: Settings) -> Fusion:
+def fusion_of(settings: PmgSettings) -> Fusion:
     """Return what builds the fusion of a pair.
 
     Raises:
@@ -124,7 +124,7 @@ def fusion_of(settings: Settings) -> Fusion:
     return _choose("fusion", settings.fusion, kinds)
 
 
-def injection_of(settings: Settings) -> nn.Module:
+def injection_of(settings: PmgSettings) -> nn.Module:
     """Return the source of the high-resolution features.
 
     Raises:
@@ -141,7 +141,7 @@ def injection_of(settings: Settings) -> nn.Module:
     return _choose("injection", settings.injection, kinds)()
 
 
-def build_pmg_sam(settings: Settings) -> PmgSam:
+def build_pmg_sam(settings: PmgSettings) -> PmgSam:
     """Build the trained part with fresh parameters.
 
     Raises:

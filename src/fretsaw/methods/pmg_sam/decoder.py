@@ -88,7 +88,7 @@ class OneWayInteraction(nn.Module):
         return self.layer_norm3(tokens + self.mlp(tokens)), image
 
 
-class Interaction(OneWayInteraction):
+class TwoWayInteraction(OneWayInteraction):
     """BAIM: self-attention among the tokens, mask-to-image attention, MLP, image-to-mask attention.
 
     Source: PMG-SAM (paper 001), section 3.5 and figure 4.

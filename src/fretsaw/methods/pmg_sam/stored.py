@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fretsaw.errors import StateDictError
 from fretsaw.images import write_bytes
-from fretsaw.methods.pmg_sam.build import Settings, build_pmg_sam, start_from_sam2
+from fretsaw.methods.pmg_sam.build import PmgSettings, build_pmg_sam, start_from_sam2
 from fretsaw.methods.pmg_sam.model import PmgSam
 from fretsaw.methods.sam_clicks import SamClicks
 from fretsaw.weights import load_state_dict, low_rank, read_metadata
@@ -27,7 +27,7 @@ FRESH = "decoder.patches."
 """The decoder's parameters that have no counterpart in SAM 2's."""
 
 
-def write_network(network: PmgSam, settings: Settings, path: Path, facts: Mapping[str, str], model: SamClicks | None = None, rank: int = 0) -> Path:
+def write_network(network: PmgSam, settings: PmgSettings, path: Path, facts: Mapping[str, str], model: SamClicks | None = None, rank: int = 0) -> Path:
     """Write a trained network in half precision.
 
     Args:
@@ -62,7 +62,7 @@ def read_network(path: Path, model: SamClicks) -> PmgSam:
         StateDictError: If the parameters do not fit the settings.
     """
     metadata = read_metadata(path)
-    settings = Settings.read(read_object(stated(path, metadata, "PMG-SAM's", "settings")[0], "PMG-SAM's settings"))
+    settings = PmgSettings.read(read_object(stated(path, metadata, "PMG-SAM's", "settings")[0], "PMG-SAM's settings"))
     state = load_state_dict(path)
     _require_fit(settings, state, model if low_rank.RANK in metadata else None)
     network = build_pmg_sam(settings)
@@ -70,7 +70,7 @@ def read_network(path: Path, model: SamClicks) -> PmgSam:
     return network.requires_grad_(False).eval()
 
 
-def _require_fit(settings: Settings, state: Mapping[str, Tensor], model: SamClicks | None) -> None:
+def _require_fit(settings: PmgSettings, state: Mapping[str, Tensor], model: SamClicks | None) -> None:
     """Refuse settings that ask for a larger network than the file fills, before memory is taken for it.
 
     Args:

@@ -182,7 +182,7 @@ def batches(prompts: Sequence[ClassPrompt], size: int) -> Iterator[list[ClassPro
         yield batch
 
 
-class Fusion:
+class MaskFusion:
     """Joins accepted masks into a label map, one class after the other, so that only a few maps of the image's size exist at a time.
 
     Args:
@@ -257,7 +257,7 @@ def refine(
     Deviation: on an accelerator prompts of different classes share calls of the decoder; the paper calls it class by class. The answers are the same.
     """
     height, width = (int(side) for side in maps.labels.shape)
-    fusion = Fusion(maps, preprocessing.frame(height, width, preprocessing.size), observe)
+    fusion = MaskFusion(maps, preprocessing.frame(height, width, preprocessing.size), observe)
     prompts = class_prompts(maps, preprocessing, refinement, threshold, minimum_area)
     if refinement.prompts_at_once is None and maps.labels.device.type == "cpu":
         calls = ([piece] for piece in pieces(prompts, CPU_PROMPTS))
