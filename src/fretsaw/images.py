@@ -41,7 +41,7 @@ from PIL import Image
 from fretsaw.errors import ImageError, OutputError, ShapeError
 from fretsaw.masks import describe, mask_to_box, require_mask
 
-ImageSource = str | os.PathLike | bytes | bytearray | memoryview | IO[bytes] | Image.Image | np.ndarray
+ImageSource = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Image.Image | np.ndarray
 """What `read_image` takes."""
 
 PIXEL_LIMIT = 178_956_970
@@ -234,7 +234,7 @@ def _opened(source: Any, pixel_limit: int, size: tuple[int, int] | None = None, 
 
 
 @contextmanager
-def _file(source: str | os.PathLike, name: str) -> Iterator[IO[bytes]]:
+def _file(source: str | os.PathLike[str], name: str) -> Iterator[IO[bytes]]:
     try:
         # Asked before opening, since opening a pipe would wait for its other end.
         if not Path(source).is_file():
@@ -439,7 +439,7 @@ def _on_white(rgba: np.ndarray) -> np.ndarray:
     return ((rgba[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
 
 
-def write_bytes(path: str | os.PathLike, content: bytes, durable: bool = False, mode: int = 0o666) -> Path:
+def write_bytes(path: str | os.PathLike[str], content: bytes, durable: bool = False, mode: int = 0o666) -> Path:
     """Write a file atomically: a temporary file in the same folder takes the name when it is complete. Folders above are made.
 
     Args:
@@ -522,7 +522,7 @@ def _to_pil(array: np.ndarray) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(_to_8_bit(array)))
 
 
-def write_image(path: str | os.PathLike, image: np.ndarray | Image.Image) -> Path:
+def write_image(path: str | os.PathLike[str], image: np.ndarray | Image.Image) -> Path:
     """Write an image atomically, in the format that the suffix names, and return its path; see `encode_image`.
 
     Raises:
@@ -532,7 +532,7 @@ def write_image(path: str | os.PathLike, image: np.ndarray | Image.Image) -> Pat
     return write_bytes(path, encode_image(image, Path(path).suffix))
 
 
-def write_mask(path: str | os.PathLike, mask: np.ndarray) -> Path:
+def write_mask(path: str | os.PathLike[str], mask: np.ndarray) -> Path:
     """Write a mask (H, W) bool atomically as 8-bit grey, 0 and 255, and return its path.
 
     Raises:

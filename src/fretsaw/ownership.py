@@ -46,7 +46,7 @@ class Owner:
 
 
 @contextmanager
-def own(path: str | os.PathLike, what: str = "another command", name: str = ".owner") -> Iterator[Path]:
+def own(path: str | os.PathLike[str], what: str = "another command", name: str = ".owner") -> Iterator[Path]:
     """Own a folder or a file while the block runs; a context manager.
 
     Sharded writers own their part: the lock is on the path that is given and on nothing above or below it. Links and other spellings of a path share its lock.
@@ -92,7 +92,7 @@ def own(path: str | os.PathLike, what: str = "another command", name: str = ".ow
         lock.release()
 
 
-def owner_of(path: str | os.PathLike, name: str = ".owner") -> Owner | None:
+def owner_of(path: str | os.PathLike[str], name: str = ".owner") -> Owner | None:
     """Return who wrote its name at a folder or a file last; None if nobody did or the name cannot be read. Whether it still lives, only `own` finds out."""
     try:
         facts = json.loads(_card_of(Path(path).resolve(), name).read_bytes())
@@ -124,6 +124,6 @@ def _line(value: object) -> str:
     return "".join(letter for letter in value if letter.isprintable())[:100]
 
 
-def _shown(path: str | os.PathLike) -> str:
+def _shown(path: str | os.PathLike[str]) -> str:
     text = os.fsdecode(path)
     return text if text.isprintable() else ascii(text)

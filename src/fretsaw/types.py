@@ -194,7 +194,7 @@ class ImageEmbedding:
 
     final: Tensor
     high_res: tuple[Tensor, ...] = ()
-    taps: Mapping[str, Tensor] = field(default_factory=dict)
+    taps: Mapping[str, Tensor] = field(default_factory=dict[str, "Tensor"])
 
     @property
     def nbytes(self) -> int:

@@ -53,7 +53,9 @@ def check(data: Path) -> Iterator[Finding]:
 
 
 def _examined(store: Store, identity: str) -> Finding:
-    trouble, mended, lost = [], [], False
+    trouble: list[str] = []
+    mended: list[str] = []
+    lost = False
     try:
         record = store.read(identity)
     except DamagedError as error:

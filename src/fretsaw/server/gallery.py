@@ -97,7 +97,7 @@ class Gallery:
     def _walk(self) -> list[ListedPicture]:
         if self.folder is None:
             return []
-        found = []
+        found: list[ListedPicture] = []
         for root, folders, files in os.walk(self.folder):
             folders[:] = sorted(name for name in folders if not name.startswith(".") and not ("Annotations" in folders and name in MASK_FOLDERS))
             if MASK_NAMES in files:

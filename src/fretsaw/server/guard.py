@@ -153,7 +153,7 @@ class Guard:
 
 def _given_tokens(headers: Headers) -> list[str]:
     """Return what a client brings: a bearer token, the password of basic authentication (which Label Studio sends), or the cookie."""
-    found = []
+    found: list[str] = []
     kind, _, value = headers.get("authorization", "").partition(" ")
     if kind.lower() == "bearer":
         found.append(value.strip())

@@ -56,17 +56,17 @@ class ObjectRecord:
     name: str
     color: str
     rle: dict[str, Any]
-    steps: list[str] = field(default_factory=list)
+    steps: list[str] = field(default_factory=list[str])
     position: int = 0
     score: float = 0.0
     box: tuple[int, int, int, int] = (0, 0, 0, 0)
     area: int = 0
-    clicks: list[tuple[float, float, bool]] = field(default_factory=list)
-    scribbles: list[Stroke] = field(default_factory=list)
+    clicks: list[tuple[float, float, bool]] = field(default_factory=list[tuple[float, float, bool]])
+    scribbles: list[Stroke] = field(default_factory=list[Stroke])
     prompt_box: tuple[float, float, float, float] | None = None
     hidden: bool = False
     deleted: bool = False
-    parts: list[PartRecord] = field(default_factory=list)
+    parts: list[PartRecord] = field(default_factory=list[PartRecord])
     revision: int = 0
 
 
@@ -90,7 +90,7 @@ class ImageRecord:
     uploaded: bool
     hash: str = ""
     size: tuple[int, int] = (0, 0)
-    objects: list[ObjectRecord] = field(default_factory=list)
+    objects: list[ObjectRecord] = field(default_factory=list[ObjectRecord])
     changed: float = 0.0
     revision: int = 0
 

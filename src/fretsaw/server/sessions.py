@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fretsaw import frames, images
 from fretsaw.api import Segmenter
@@ -57,7 +58,7 @@ class _Encoding:
         opened: Whether somebody has opened the picture: it is computed then even if nobody waits.
     """
 
-    future: Future
+    future: Future[Any]
     waiting: int = 0
     opened: bool = False
 
@@ -124,7 +125,7 @@ class Sessions:
             self._encoding(identity).opened = True
 
     @contextmanager
-    def encoding(self, identity: str) -> Iterator[Future]:
+    def encoding(self, identity: str) -> Iterator[Future[Any]]:
         """Give the future of a picture's embedding to one who waits for it. When all who waited have left and nobody has opened the picture, it is dropped.
 
         Raises:

@@ -34,7 +34,7 @@ class _Waiting:
     number: int
     key: Hashable
     group: Hashable
-    future: Future
+    future: Future[Any]
     work: Callable[[], Any]
 
 
@@ -97,7 +97,7 @@ class Workers:
             self._waiting = [entry for entry in self._waiting if not entry.future.cancelled()]
             if self._closed or len(self._waiting) >= self._capacity:
                 raise QueueFullError(f"expected fewer than {self._capacity} requests waiting; try again in a moment")
-            future: Future = Future()
+            future: Future[Any] = Future()
             self._waiting.append(_Waiting(lane, next(self._numbers), key, group, future, work))
             self._condition.notify_all()
         return future
