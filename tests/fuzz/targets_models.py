@@ -73,6 +73,11 @@ BYTES = st.one_of(
 CHANGES = st.tuples(st.lists(st.one_of(TENSORS, FACTS, FACTS), min_size=1, max_size=3), st.lists(BYTES, max_size=1) | st.just([]) | st.just([]))
 
 
+def _real(value: Any) -> Any:
+    """Return a tensor without imaginary parts, of which torch would warn when another change makes it real again."""
+    return value.real if value.is_complex() else value
+
+
 @cache
 def samples() -> dict[str, Any]:
     import model_files
@@ -118,7 +123,7 @@ def changed(sample: Any, changes: list[tuple]) -> tuple[dict[str, Any], dict[str
             name = names[rest[0] % len(names)]
             odd = {"nan": float("nan"), "inf": float("inf"), "huge": 1e300}
             value = tensors[name]
-            tensors[name] = torch.full(value.shape, odd[rest[1]], dtype=torch.float64) if rest[1] in odd else value.to(getattr(torch, rest[1]))
+            tensors[name] = torch.full(value.shape, odd[rest[1]], dtype=torch.float64) if rest[1] in odd else _real(value).to(getattr(torch, rest[1]))
         elif what == "fact":
             facts[keys[rest[0] % len(keys)]] = rest[1].encode("utf-8", "replace").decode()
         elif what == "no fact":
