@@ -42,7 +42,7 @@ def npm(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def small_catalogue(cache, npm, tmp_path, monkeypatch) -> Iterator[dict[str, catalog.Entry]]:
-    """A catalogue of two: "tiny" from npm, and "copied" from a file."""
+    """A catalogue of two: "tiny" from npm, and "copied" from a file. Tests exchange entries in place: what `monkeypatch` takes back later would stay."""
     source = tmp_path / "copied.bin"
     source.write_bytes(DECODER)
     entries = {
@@ -330,15 +330,19 @@ def test_help_has_examples(command):
     assert f"fretsaw models {command}" in result.output
 
 
-def test_damaged_converter_output_is_no_entry(small_catalogue, cache, monkeypatch):
+def test_damaged_converter_output_is_no_entry(small_catalogue, cache):
     def broken(files):
         raise WeightsError("the converter met something unknown")
 
     weights = small_catalogue["tiny"].weights
-    monkeypatch.setitem(catalog.CATALOGUE, "tiny", catalog.Entry("click", replace(weights, routes=(replace(weights.routes[0], convert=broken),))))
+    catalog.CATALOGUE["tiny"] = catalog.Entry(
+        "click", replace(weights, routes=(replace(weights.routes[0], convert=broken),))
+    )  # the fixture puts the whole back
     assert run("pull", "tiny").exit_code == 1
     assert not cache.model_path("tiny").exists()
     with pytest.raises(MissingWeightsError):
         models.verify(replace(weights, name="absent"), cache)
-    monkeypatch.setitem(catalog.CATALOGUE, "tiny", catalog.Entry("click", replace(weights, routes=(replace(weights.routes[0], convert=convert_sizes),))))
+    catalog.CATALOGUE["tiny"] = catalog.Entry(
+        "click", replace(weights, routes=(replace(weights.routes[0], convert=convert_sizes),))
+    )  # the fixture puts the whole back
     assert run("pull", "tiny").exit_code == 0

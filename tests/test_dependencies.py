@@ -7,6 +7,7 @@ import re
 import sys
 import tomllib
 import zipfile
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -61,16 +62,25 @@ def floor_of(requirement: Requirement) -> Version:
     return Version(floor)
 
 
+@cache
+def own_modules(folder: Path) -> frozenset[str]:
+    """The modules that files beside each other import by their names alone, as tests do; a package's are imported as fretsaw's."""
+    return (
+        frozenset()
+        if folder == SOURCE
+        else frozenset({path.stem for path in folder.rglob("*.py")} | {path.name for path in folder.rglob("*") if path.is_dir()})
+    )
+
+
 def imported(folder: Path) -> dict[str, set[Path]]:
     """The third-party modules that the files below a folder import, also inside functions and for type checking, with the files."""
     found: dict[str, set[Path]] = {}
-    own = {path.stem for path in folder.rglob("*.py")} | {path.name for path in folder.rglob("*") if path.is_dir()}
     for path in folder.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 names = [node.module]
-            for name in {name.partition(".")[0] for name in names} - set(sys.stdlib_module_names) - own - {"fretsaw", "_typeshed"}:
+            for name in {name.partition(".")[0] for name in names} - set(sys.stdlib_module_names) - own_modules(folder) - {"fretsaw", "_typeshed"}:
                 found.setdefault(name, set()).add(path)
     return found
 
