@@ -1,8 +1,8 @@
 # Two commands for a newcomer: `make demo` and `make test`. Everything lives in .venv, which is made here; nothing else is touched.
 
 PYTHON ?= python3
-# `make test WORKERS=2` runs the tests in two processes of one thread each, a file at a time; 0 runs them in this one.
-WORKERS ?= 0
+# The tests run in two processes of one thread each, a file at a time; `make test WORKERS=0` runs them in one, with its output as it comes.
+WORKERS ?= 2
 BIN := .venv/bin
 NPM := .venv/.npm
 EXAMPLE := examples/astronaut.png
