@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+import weakref
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -217,6 +219,24 @@ def test_a_picture_in_use_does_not_leave_memory(make_bench):
     with bench.sessions.use(first) as later:
         assert later is not picture
         assert later.objects.find(number).clicks == [(60, 45, True)]
+
+
+def test_what_leaves_memory_is_freed_at_once(make_bench):
+    """Without waiting for Python's search for cycles, which pictures are too few objects to set off."""
+    bench = make_bench(memory_bytes=0)
+    first, second, _ = identities(bench)
+    gc.disable()
+    try:
+        with bench.sessions.use(first) as picture:
+            number = picture.objects.add().id
+            picture.objects.extend(number, "click", {}, lambda session: session.click(60, 45))
+            held = [weakref.ref(picture.pixels()), weakref.ref(picture.embed())]
+        del picture
+        with bench.sessions.use(second):
+            pass
+        assert all(reference() is None for reference in held)
+    finally:
+        gc.enable()
 
 
 def test_deleting_an_upload_while_clicks_run_leaves_nothing(make_client, tmp_path):

@@ -147,11 +147,17 @@ class OpenPicture:
         except OutputError as error:  # the log says it all; only the next opening is slower
             LOGGER.warning("%s: its record could not be written beside its log: %s", self.record.name, error)
 
+    def let_go(self) -> None:
+        """Free what the picture holds in memory; picture and objects refer to each other, so that Python alone would free it much later."""
+        self._root = self._image = None
+        self.objects.forget()
+
     def forget(self) -> None:
         """Delete the work on the picture, and its file if it was uploaded; whatever still waits for the picture is refused."""
         with self.changing():
             self._forgotten = True
             self.store.forget(self.record.id)
+            self.let_go()
 
     def _identify(self, found: str, size: tuple[int, int]) -> None:
         """Note which picture this is."""

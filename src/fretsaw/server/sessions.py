@@ -222,7 +222,9 @@ class Sessions:
             if total <= self._settings.memory_bytes:
                 return
             if identity not in self._users:
-                total -= self._pictures.pop(identity).nbytes
+                picture = self._pictures.pop(identity)
+                total -= picture.nbytes
+                picture.let_go()
                 self.evicted += 1
 
     def summaries(self) -> list[Summary]:
