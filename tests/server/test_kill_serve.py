@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import random
-import signal
-import subprocess
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -15,25 +11,11 @@ from pathlib import Path
 import httpx
 import pytest
 
+from served import ServerProcess
 from serving import make_folder
 
-SERVING = Path(__file__).resolve().parents[1] / "serving.py"
 PICTURES = 2
-
-
-class Server:
-    """A server over a tiny model, in a process of its own."""
-
-    def __init__(self, folder: Path, data: Path) -> None:
-        command = [sys.executable, str(SERVING), str(folder), str(data), "0.05"]
-        path = os.pathsep.join(filter(None, (str(SERVING.parent), os.environ.get("PYTHONPATH"))))
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": path})
-        assert self.process.stdout is not None
-        self.client = httpx.Client(base_url=f"http://127.0.0.1:{int(self.process.stdout.readline())}", timeout=60)
-
-    def kill(self) -> None:
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait()
+PAUSE = 0.05
 
 
 def command(chance: random.Random, client: httpx.Client, image: str) -> tuple[str, str, dict | None]:
@@ -76,7 +58,7 @@ def work(seed: int, client: httpx.Client, image: str, answered: dict[str, dict],
 def killed(seed: int, tmp_path: Path) -> None:
     """One round: work on two pictures at once, a kill, and a look at what is there."""
     chance = random.Random(seed)
-    server = Server(make_folder(tmp_path / "photos", PICTURES), tmp_path / "data")
+    server = ServerProcess(make_folder(tmp_path / "photos", PICTURES), tmp_path / "data", PAUSE)
     answered: dict[str, dict] = {}
     try:
         images = [f"/api/images/{row['id']}" for row in server.client.get("/api/images").json()["images"]]
@@ -94,7 +76,7 @@ def killed(seed: int, tmp_path: Path) -> None:
     finally:
         server.kill()
     assert sum(counts) > 0
-    server = Server(tmp_path / "photos", tmp_path / "data")
+    server = ServerProcess(tmp_path / "photos", tmp_path / "data", PAUSE)
     try:
         assert [row["damaged"] for row in server.client.get("/api/images").json()["images"]] == [""] * PICTURES
         for image in images:

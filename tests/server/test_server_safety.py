@@ -5,11 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
-import resource
-import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -30,9 +26,8 @@ from fretsaw.server.routes_images import plain_name
 from fretsaw.server.settings import for_command
 from fretsaw.server.store import Store
 from fretsaw.server.workers import Lane, Workers
+from served import SERVING, ServerProcess
 from serving import make_folder, photo, tiny_segmenter
-
-SERVING = Path(__file__).resolve().parents[1] / "serving.py"
 
 
 def refused(reply, status: int, text: str) -> None:
@@ -326,31 +321,10 @@ def test_a_full_queue_refuses_and_newer_previews_replace_older_ones():
 # A process of its own
 
 
-class Server:
-    """A server that can be killed."""
-
-    def __init__(self, folder: Path, data: Path, pause: float = 0.0) -> None:
-        command = [sys.executable, str(SERVING), str(folder), str(data), str(pause)]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(SERVING.parent)})
-        assert self.process.stdout is not None
-        self.port = int(self.process.stdout.readline())
-        self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=30)
-
-    def kill(self) -> None:
-        self.client.close()
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait()
-
-    @property
-    def memory(self) -> int:
-        """Bytes of resident memory now."""
-        return int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]) * resource.getpagesize()
-
-
 @pytest.mark.slow
 def test_killed_in_the_middle_of_a_job_nothing_answered_is_lost(tmp_path):
     folder = make_folder(tmp_path / "photos", 12)
-    server = Server(folder, tmp_path / "data", pause=0.25)
+    server = ServerProcess(folder, tmp_path / "data", pause=0.25)
     try:
         images = server.client.get("/api/images").json()["images"]
         last = f"/api/images/{images[-1]['id']}"
@@ -367,7 +341,7 @@ def test_killed_in_the_middle_of_a_job_nothing_answered_is_lost(tmp_path):
     store.close()
     assert 4 <= len(records) < 12
     assert all(record.id == identity for identity, record in records)
-    server = Server(folder, tmp_path / "data")
+    server = ServerProcess(folder, tmp_path / "data")
     try:
         assert server.client.get(f"{last}/objects/1").json() == answered
         assert server.client.post(f"{last}/objects/1/undo").json()["undoable"] == 2
@@ -384,7 +358,7 @@ def test_killed_in_the_middle_of_a_job_nothing_answered_is_lost(tmp_path):
 
 @pytest.mark.slow
 def test_a_flood_of_hostile_uploads_leaves_memory_flat_and_gone_clients_work_undone(tmp_path):
-    server = Server(make_folder(tmp_path / "photos"), tmp_path / "data", pause=1.0)
+    server = ServerProcess(make_folder(tmp_path / "photos"), tmp_path / "data", pause=1.0)
     try:
         bomb, page = hostile.REFUSED["bomb.png"](), hostile.REFUSED["page.jpg"]()
         assert server.client.post("/api/images?name=a.png", content=encode_image(photo(), ".png")).status_code == 201

@@ -6,8 +6,6 @@ import asyncio
 import gc
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 import weakref
@@ -31,10 +29,9 @@ from fretsaw.server.refusals import NotHereError
 from fretsaw.server.workbench import Workbench
 from fretsaw.server.workers import ClientGoneError, Lane, Workers, wait_for
 from fretsaw.types import Click
+from served import ServerProcess
 from serving import make_folder, photo, settings_of, tiny_segmenter
 from tiny import CHANNELS, tiny_sam2
-
-SERVING = Path(__file__).resolve().parents[1] / "serving.py"
 
 
 @pytest.fixture
@@ -106,15 +103,9 @@ def test_an_encoding_is_dropped_only_when_nobody_waits_for_it_any_more(make_benc
 
 
 def test_one_client_who_hangs_up_costs_another_nothing(tmp_path):
-    server = subprocess.Popen(
-        [sys.executable, str(SERVING), str(make_folder(tmp_path / "photos")), str(tmp_path / "data"), "1.0"],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(SERVING.parent)},
-    )
+    server = ServerProcess(make_folder(tmp_path / "photos"), tmp_path / "data", 1.0)
     try:
-        assert server.stdout is not None
-        base = f"http://127.0.0.1:{int(server.stdout.readline())}"
+        base = server.base
         rows = httpx.get(f"{base}/api/images").json()["images"]
         first, second = (f"{base}/api/images/{row['id']}" for row in rows[:2])
         for image in (first, second):
@@ -135,7 +126,6 @@ def test_one_client_who_hangs_up_costs_another_nothing(tmp_path):
             assert cut.result(60).status_code == 200
     finally:
         server.kill()
-        server.wait()
 
 
 # Slow work
@@ -347,21 +337,14 @@ def test_a_stuck_import_does_not_outlive_sigterm(tmp_path):
     """An annotation file that never ends: a named pipe that nobody writes."""
     folder = make_folder(tmp_path / "photos")
     os.mkfifo(folder / "annotations.json")
-    server = subprocess.Popen(
-        [sys.executable, str(SERVING), str(folder), str(tmp_path / "data")],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(SERVING.parent)},
-    )
+    server = ServerProcess(folder, tmp_path / "data")
     try:
-        assert server.stdout is not None
-        base = f"http://127.0.0.1:{int(server.stdout.readline())}"
+        base = server.base
         assert httpx.get(f"{base}/api/images", timeout=30).status_code == 200
         with suppress(httpx.TimeoutException):
             httpx.post(f"{base}/api/imports", json={}, timeout=2)
         assert httpx.get(f"{base}/health", timeout=30).status_code == 200
-        server.send_signal(signal.SIGTERM)
-        server.wait(20)
+        server.process.send_signal(signal.SIGTERM)
+        server.process.wait(20)
     finally:
         server.kill()
-        server.wait()
