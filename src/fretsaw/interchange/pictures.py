@@ -10,8 +10,10 @@ import numpy as np
 
 from fretsaw.errors import DataError, ShapeError, shown
 from fretsaw.images import PIXEL_LIMIT
-from fretsaw.interchange.untrusted import LeftOut, whole_number
+from fretsaw.interchange.classes import ClassList
+from fretsaw.interchange.untrusted import LeftOut, Remark, whole_number
 from fretsaw.masks import MaskRuns, require_mask
+from fretsaw.types import Box
 
 Files = Iterator[tuple[str, bytes]]
 """Paths below a folder, with forward slashes, and what stands in each file."""
@@ -31,15 +33,17 @@ class NamedMask:
     Args:
         name: See `fretsaw.interchange.names.class_name` for names out of files.
         mask: (H, W) bool.
+        score: How sure its maker was, in [0, 1]; None where nobody said.
+        box: The box that the mask fills, where it was drawn as a box and nothing finer is known; see `NamedBox`.
 
     Raises:
         ShapeError: If the mask is not such an array.
     """
 
-    __slots__ = ("_kept", "name", "size")
+    __slots__ = ("_kept", "box", "name", "score", "size")
 
-    def __init__(self, name: str, mask: np.ndarray) -> None:
-        self.name = name
+    def __init__(self, name: str, mask: np.ndarray, score: float | None = None, box: Box | None = None) -> None:
+        self.name, self.score, self.box = name, score, box
         self.size: tuple[int, int] = (require_mask(mask, name).shape[0], mask.shape[1])
         self._kept: np.ndarray | MaskRuns = mask
         if mask.size > SMALL:
@@ -56,6 +60,23 @@ class NamedMask:
         return np.unpackbits(self._kept, count=self.size[0] * self.size[1]).view(np.bool_).reshape(self.size)
 
 
+@dataclass(frozen=True, slots=True)
+class NamedBox:
+    """An object of which a file says no more than the box around it. It becomes a mask when a model is asked (`fretsaw convert --masks`).
+
+    Attributes:
+        name: Its class name.
+        box: In pixels, half open, edge coordinates.
+        score: How sure a detector was, in [0, 1]; None where nobody said.
+        place: Which row of the file it was, for example "annotation 3".
+    """
+
+    name: str
+    box: Box
+    score: float | None = None
+    place: str = ""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class AnnotatedPicture:
     """A picture's name and size and the objects on it.
@@ -65,7 +86,9 @@ class AnnotatedPicture:
         size: (H, W).
         objects: Masks of that size, the lowest first where they overlap.
         stem: Path without suffix for files that are written about this picture; "" means the file name without its suffix.
-        left_out: One sentence for each row about this picture that its reader could not use, and, at a file's first picture, for those about no picture.
+        left_out: One sentence for each row about this picture that its reader could not use, and, at a file's first picture, for those about no picture;
+            each knows what it counts as, see `Remark`.
+        boxes: Objects of which only the box is known. They are no `objects`, and whoever cannot use them reports them as left out.
 
     Raises:
         ShapeError: If a mask is of another size.
@@ -75,7 +98,8 @@ class AnnotatedPicture:
     size: tuple[int, int]
     objects: tuple[NamedMask, ...] = ()
     stem: str = ""
-    left_out: tuple[str, ...] = ()
+    left_out: tuple[Remark, ...] = ()
+    boxes: tuple[NamedBox, ...] = ()
 
     def __post_init__(self) -> None:
         for item in self.objects:

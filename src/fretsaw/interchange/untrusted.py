@@ -7,6 +7,7 @@ carry along. Neither lets an exception of Python's or a library's through, or it
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -60,6 +61,28 @@ def came(error: Exception) -> str:
     return "something else"
 
 
+class Remark(str):
+    """A sentence about a file, and what it counts as in a report.
+
+    Attributes:
+        kind: What was left out, in the singular: "box", "line", "annotation". "" for a remark on something that was used, or on no row at all.
+    """
+
+    __slots__ = ("kind",)
+    kind: str
+
+    def __new__(cls, sentence: str, kind: str = "") -> Remark:
+        made = super().__new__(cls, sentence)
+        made.kind = kind
+        return made
+
+
+def row_kind(place: str) -> str:
+    """Return what a place speaks of, without its number: "image 1, polyline 3: ..." is about a polyline; "row" where nothing can be told."""
+    found = re.match(r"(?:.*, )?([^\W\d][\w -]*?) \d+$", place.partition(": ")[0])
+    return found[1] if found else "row"
+
+
 class LeftOut:
     """What could be used of a file's rows, and a sentence for each that could not.
 
@@ -72,36 +95,37 @@ class LeftOut:
     _reason = ""
 
     def __init__(self) -> None:
-        self.sentences: list[str] = []
+        self.sentences: list[Remark] = []
         self.kept = self.lost = 0
 
     @contextmanager
-    def row(self, place: str, expected: str) -> Iterator[None]:
+    def row(self, place: str, expected: str, kind: str = "") -> Iterator[None]:
         """Note whatever is raised inside, and go on.
 
         Args:
             place: Which row, for example "annotation 3".
             expected: What it should be, for example "a mask".
+            kind: What the report counts it as if it is left out, for example "point"; else what `place` calls it.
         """
         try:
             yield
         except FretsawError as error:
             text = str(error)
-            self.lose(text if text.startswith(place) else f"{place}: {text}")
+            self.lose(text if text.startswith(place) else f"{place}: {text}", kind)
         except Exception as error:
-            self.lose(f"{place}: expected {expected}, got {came(error)}")
+            self.lose(f"{place}: expected {expected}, got {came(error)}", kind)
         else:
             self.kept += 1
 
-    def lose(self, sentence: str) -> None:
-        """Note a row that cannot be used."""
+    def lose(self, sentence: str, kind: str = "") -> None:
+        """Note a row that cannot be used; see `row` for its kind."""
         self.lost += 1
         self._reason = self._reason or sentence
-        self.sentences.append(sentence)
+        self.sentences.append(Remark(sentence, kind or row_kind(sentence)))
 
     def note(self, sentence: str) -> None:
         """Add a sentence about something else than a row."""
-        self.sentences.append(sentence)
+        self.sentences.append(Remark(sentence))
 
     def require_some(self, expected: str) -> None:
         """Raise `DataError` if there were rows and none of them could be used; the first says why."""
