@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -35,15 +35,17 @@ class NamedMask:
         mask: (H, W) bool.
         score: How sure its maker was, in [0, 1]; None where nobody said.
         box: The box that the mask fills, where it was drawn as a box and nothing finer is known; see `NamedBox`.
+        attributes: What else the file says of the object, as texts by name.
 
     Raises:
         ShapeError: If the mask is not such an array.
     """
 
-    __slots__ = ("_kept", "box", "name", "score", "size")
+    __slots__ = ("_kept", "attributes", "box", "name", "score", "size")
 
-    def __init__(self, name: str, mask: np.ndarray, score: float | None = None, box: Box | None = None) -> None:
+    def __init__(self, name: str, mask: np.ndarray, score: float | None = None, box: Box | None = None, attributes: Mapping[str, str] | None = None) -> None:
         self.name, self.score, self.box = name, score, box
+        self.attributes: Mapping[str, str] = attributes or {}
         self.size: tuple[int, int] = (require_mask(mask, name).shape[0], mask.shape[1])
         self._kept: np.ndarray | MaskRuns = mask
         if mask.size > SMALL:
@@ -69,12 +71,14 @@ class NamedBox:
         box: In pixels, half open, edge coordinates.
         score: How sure a detector was, in [0, 1]; None where nobody said.
         place: Which row of the file it was, for example "annotation 3".
+        attributes: What else the file says of the object, as texts by name.
     """
 
     name: str
     box: Box
     score: float | None = None
     place: str = ""
+    attributes: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,6 +104,7 @@ class AnnotatedPicture:
     stem: str = ""
     left_out: tuple[Remark, ...] = ()
     boxes: tuple[NamedBox, ...] = ()
+    classes: ClassList = ClassList()
 
     def __post_init__(self) -> None:
         for item in self.objects:
