@@ -157,6 +157,10 @@ class ClassList:
         return {entry.name: entry.id for entry in self.classes if entry.id is not None}
 
 
+NO_CLASSES = ClassList()
+"""Of a file that tells nothing of its classes."""
+
+
 def color_text(value: object) -> str:
     """Return a colour as "#rrggbb", "" where it is none: "#rgb", "#rrggbb", "#rrggbbaa", or three or four numbers 0 .. 255."""
     if isinstance(value, str):

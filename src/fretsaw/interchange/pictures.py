@@ -10,7 +10,7 @@ import numpy as np
 
 from fretsaw.errors import DataError, ShapeError, shown
 from fretsaw.images import PIXEL_LIMIT
-from fretsaw.interchange.classes import ClassList
+from fretsaw.interchange.classes import NO_CLASSES, ClassList
 from fretsaw.interchange.untrusted import LeftOut, Remark, whole_number
 from fretsaw.masks import MaskRuns, require_mask
 from fretsaw.types import Box
@@ -104,7 +104,7 @@ class AnnotatedPicture:
     stem: str = ""
     left_out: tuple[Remark, ...] = ()
     boxes: tuple[NamedBox, ...] = ()
-    classes: ClassList = ClassList()
+    classes: ClassList = NO_CLASSES
 
     def __post_init__(self) -> None:
         for item in self.objects:
