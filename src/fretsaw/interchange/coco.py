@@ -6,19 +6,25 @@ Source: COCO's data format and mask API (cocodataset.org, pycocotools).
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from fretsaw import masks
 from fretsaw.errors import DataError, shown
+from fretsaw.interchange.json_stream import Groups, elements
 from fretsaw.interchange.names import class_name, picture_name
 from fretsaw.interchange.pictures import MOST_MASK_PIXELS, AnnotatedPicture, Files, NamedMask, checked_size, required, told
 from fretsaw.interchange.rings import part_rings
-from fretsaw.interchange.untrusted import LeftOut, boundary, field, parse_json, whole_number
+from fretsaw.interchange.untrusted import Doubles, LeftOut, boundary, field, parse_json, whole_number
 
 PATH = "annotations.json"
+EXPECTED = "COCO's annotations"
+LISTS = ("images", "annotations", "categories")
+WAITING = 2**23
+"""Bytes of annotations that wait in memory while a file is written; more of them wait on the disk."""
 
 
 def run_lengths(mask: np.ndarray) -> dict[str, Any]:
@@ -32,24 +38,31 @@ def polygons(mask: np.ndarray) -> list[list[float]]:
 
 
 def write(pictures: Iterable[AnnotatedPicture], segmentation: Callable[[np.ndarray], Any] = run_lengths) -> Files:
-    """Yield the one file of a COCO data set.
+    """Yield the one file of a COCO data set; see `pieces`."""
+    yield PATH, b"".join(pieces(pictures, segmentation))
+
+
+def pieces(pictures: Iterable[AnnotatedPicture], segmentation: Callable[[np.ndarray], Any] = run_lengths) -> Iterator[bytes]:
+    """Yield the one file of a COCO data set piece by piece, as the pictures come, in bounded memory: annotations wait in a temporary file.
 
     Args:
         pictures: Empty masks are left out.
         segmentation: `run_lengths` or `polygons`.
     """
-    content: dict[str, Any] = {"images": [], "categories": [], "annotations": []}
     categories: dict[str, int] = {}
-    for image_id, picture in enumerate(pictures, 1):
-        content["images"].append({"id": image_id, "file_name": picture.file_name, "height": picture.size[0], "width": picture.size[1]})
-        for item in picture.objects:
-            mask = item.mask
-            x0, y0, x1, y1 = masks.mask_to_box(mask)
-            if x1 == 0:
-                continue
-            content["annotations"].append(
-                {
-                    "id": len(content["annotations"]) + 1,
+    count = 0
+    with tempfile.SpooledTemporaryFile(WAITING) as waiting:
+        yield b'{"images": ['
+        for image_id, picture in enumerate(pictures, 1):
+            image = {"id": image_id, "file_name": picture.file_name, "height": picture.size[0], "width": picture.size[1]}
+            yield (b", " if image_id > 1 else b"") + json.dumps(image).encode()
+            for item in picture.objects:
+                mask = item.mask
+                x0, y0, x1, y1 = masks.mask_to_box(mask)
+                if x1 == 0:
+                    continue
+                row = {
+                    "id": count + 1,
                     "image_id": image_id,
                     "category_id": categories.setdefault(item.name, len(categories) + 1),
                     "segmentation": segmentation(mask),
@@ -57,9 +70,15 @@ def write(pictures: Iterable[AnnotatedPicture], segmentation: Callable[[np.ndarr
                     "bbox": [x0, y0, x1 - x0, y1 - y0],
                     "iscrowd": 0,
                 }
-            )
-    content["categories"] = [{"id": number, "name": name, "supercategory": "object"} for name, number in categories.items()]
-    yield PATH, json.dumps(content).encode()
+                if item.score is not None:
+                    row["score"] = item.score
+                waiting.write((b", " if count else b"") + json.dumps(row).encode())
+                count += 1
+        rows = [{"id": number, "name": name, "supercategory": "object"} for name, number in categories.items()]
+        yield b'], "categories": ' + json.dumps(rows).encode() + b', "annotations": ['
+        waiting.seek(0)
+        yield from iter(lambda: waiting.read(2**20), b"")
+        yield b"]}"
 
 
 def write_polygons(pictures: Iterable[AnnotatedPicture]) -> Files:
@@ -84,39 +103,76 @@ def each(files: Mapping[str, bytes]) -> Iterator[AnnotatedPicture]:
     Raises:
         DataError: If it is no such file, or none of its annotations, or of its pictures, can be used.
     """
-    expected = "COCO's annotations"
-    with boundary(PATH, expected):
+    with boundary(PATH, EXPECTED):
         entries, rows = LeftOut(), LeftOut()
         content = parse_json(required(files, PATH), entries)
         if not isinstance(content, dict):
-            raise DataError(f"expected {expected}, got {shown(content)}")
-        yield from told(_pictures(content, entries, rows), entries, rows, expected)
+            raise DataError(f"expected {EXPECTED}, got {shown(content)}")
+        with Groups() as groups:
+            yield from told(_pictures(_parts(content), groups, entries, rows), entries, rows, EXPECTED)
 
 
-def _pictures(content: dict[str, Any], entries: LeftOut, rows: LeftOut) -> Iterator[AnnotatedPicture]:
-    images, annotations = field(content, "images", list), field(content, "annotations", list)
-    places: dict[int | str, tuple[str, tuple[int, int]]] = {}
-    of_image: dict[int | str, list[tuple[str, Any]]] = {}
-    for number, image in enumerate(images, 1):
-        with entries.row(f"image {number}", "an image"):
-            identity = _identity(field(image, "id", object))
-            if identity in places:
-                raise DataError(f"expected images with different ids, got {shown(identity)} twice")
-            name = picture_name(field(image, "file_name", object), f"image {number}")
-            places[identity] = name, checked_size(field(image, "height", object), field(image, "width", object))
-            of_image[identity] = []
-    names = _categories(content.get("categories"), rows)
-    for number, row in enumerate(annotations, 1):
-        try:
-            identity = _identity(field(row, "image_id", object))
-            if identity not in of_image:
-                raise DataError(f"expected the id of one of the images, got {shown(identity)}")
-        except DataError as error:
-            rows.lose(f"annotation {number}: {error}")
+def each_of(file: IO[bytes]) -> Iterator[AnnotatedPicture]:
+    """`each` for a file of any length: read in one pass and in bounded memory, its annotations sorted on the disk by picture.
+
+    Raises:
+        DataError: As `each`.
+    """
+    with boundary(PATH, EXPECTED), Groups() as groups:
+        entries, rows, doubles = LeftOut(), LeftOut(), Doubles()
+
+        def parts() -> Iterator[tuple[str, int | None, Any]]:
+            yield from elements(file, LISTS, doubles.made)
+            doubles.note(entries)
+
+        yield from told(_pictures(parts(), groups, entries, rows), entries, rows, EXPECTED)
+
+
+def _parts(content: dict[str, Any]) -> Iterator[tuple[str, int | None, Any]]:
+    """Yield a file that was read at once as `elements` does."""
+    for key, value in content.items():
+        if key in LISTS and isinstance(value, list):
+            yield key, 0, None
+            yield from ((key, number, row) for number, row in enumerate(value, 1))
         else:
-            of_image[identity].append((f"annotation {number}", row))
+            yield key, None, value
+
+
+def _pictures(parts: Iterable[tuple[str, int | None, Any]], groups: Groups, entries: LeftOut, rows: LeftOut) -> Iterator[AnnotatedPicture]:
+    found: dict[str, Any] = {}
+    places: dict[int | str, tuple[str, tuple[int, int]]] = {}
+    for key, number, value in parts:
+        if number is None:
+            found[key] = value if key in LISTS else None
+        elif number == 0:
+            found[key] = []
+            if key == "images":
+                places.clear()
+        elif key == "images":
+            with entries.row(f"image {number}", "an image"):
+                identity = _identity(field(value, "id", object))
+                if identity in places:
+                    raise DataError(f"expected images with different ids, got {shown(identity)} twice")
+                name = picture_name(field(value, "file_name", object), f"image {number}")
+                places[identity] = name, checked_size(field(value, "height", object), field(value, "width", object))
+        elif key == "annotations":
+            try:
+                identity = _identity(field(value, "image_id", object))
+            except DataError as error:
+                rows.lose(f"annotation {number}: {error}")
+            else:
+                groups.put(identity, [number, value])
+        else:
+            found[key].append(value)
+    for key in LISTS[:2]:
+        field(found, key, list)
+    for identity in (key for key in groups.keys() if key not in places):  # noqa: SIM118, these are no dictionary
+        for number, _ in groups.take(identity):
+            rows.lose(f"annotation {number}: expected the id of one of the images, got {shown(identity)}")
+    names = _categories(found.get("categories"), rows)
     for identity, (name, size) in places.items():
-        yield AnnotatedPicture(name, size, tuple(_objects(of_image.pop(identity), size, names, rows)))
+        listed = [(f"annotation {number}", row) for number, row in groups.take(identity)]
+        yield AnnotatedPicture(name, size, tuple(_objects(listed, size, names, rows)))
 
 
 def _categories(categories: Any, left: LeftOut) -> dict[int | str, str] | None:

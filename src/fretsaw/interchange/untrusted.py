@@ -173,27 +173,38 @@ def whole_number(value: object, what: str) -> int:
     return int(number)
 
 
-def parse_json(content: bytes, left: LeftOut) -> Any:
-    """Return what a JSON file holds; a key that stands twice in one object is noted, and its last value counts.
+class Doubles:
+    """Makes objects of JSON's pairs and counts the keys that stand twice in one object; the last value counts."""
 
-    Infinity and NaN, which JSON does not have but many programs write, come as floats. Takes some 20 times the file's size.
+    def __init__(self) -> None:
+        self._twice: dict[str, int] = {}
 
-    Raises:
-        ValueError, RecursionError, MemoryError: Whatever `boundary` turns into words.
-    """
-    twice: dict[str, int] = {}
-
-    def made(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    def made(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        """Return the pairs as a dictionary; for `json`'s `object_pairs_hook`."""
         row = dict(pairs)
         if len(row) < len(pairs):
             for key, times in Counter(key for key, _ in pairs).items():
                 if times > 1:
-                    twice[key] = twice.get(key, 0) + 1
+                    self._twice[key] = self._twice.get(key, 0) + 1
         return row
 
-    found = json.loads(content, object_pairs_hook=made)
-    for key, times in list(twice.items())[:20]:
-        left.note(f"the key {shown(key, 40)} stands twice in {times} {'object' if times == 1 else 'objects'}; the last value counts")
+    def note(self, left: LeftOut) -> None:
+        """Say which keys stood twice."""
+        for key, times in list(self._twice.items())[:20]:
+            left.note(f"the key {shown(key, 40)} stands twice in {times} {'object' if times == 1 else 'objects'}; the last value counts")
+
+
+def parse_json(content: bytes, left: LeftOut) -> Any:
+    """Return what a JSON file holds; a key that stands twice in one object is noted, and its last value counts.
+
+    Infinity and NaN, which JSON does not have but many programs write, come as floats. Takes some 20 times the file's size; see `json_stream` for large files.
+
+    Raises:
+        ValueError, RecursionError, MemoryError: Whatever `boundary` turns into words.
+    """
+    doubles = Doubles()
+    found = json.loads(content, object_pairs_hook=doubles.made)
+    doubles.note(left)
     return found
 
 
