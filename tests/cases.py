@@ -110,7 +110,8 @@ def run(command: str, folder: Path, place: Path) -> Outcome:
             return Outcome(124, "took more than 120 s", "took more than 120 s", [], out)
         code = done.returncode
         # The case's own name may hold the very word that is looked for.
-        heard, complaint = (text.replace(words[2 if words[1] != "-m" else 4].partition("/")[0], "<case>") for text in (done.stdout, done.stderr))
+        own = command.split()[2].partition("/")[0]
+        heard, complaint = done.stdout.replace(own, "<case>"), done.stderr.replace(own, "<case>")
         said, errors = said + heard + complaint, errors + complaint
         if code:
             break
