@@ -29,7 +29,7 @@ from fretsaw.evaluation.clicks import click_through, sample_rng
 from fretsaw.evaluation.protocols import REAL, SAM
 from fretsaw.images import write_bytes
 from fretsaw.methods.sam_clicks import SamClicks
-from fretsaw.recipes.click_data import Places, draw
+from fretsaw.recipes.sam_ref.data import Places, draw
 from fretsaw.runtimes.torch import TorchClickModel
 from fretsaw.session import Session
 from fretsaw.types import ImageEmbedding

@@ -17,7 +17,7 @@ import fretsaw
 from fretsaw.data.label_folders import open_labels, open_masks, part_of
 from fretsaw.data.samples import Sample
 from fretsaw.evaluation.stages import stage_tally
-from fretsaw.recipes.grc_data import foreground_ids
+from fretsaw.recipes.grc_sam.data import foreground_ids
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fretsaw.cli.train import configure
-from fretsaw.recipes.pmg_sam import Config, run
+from fretsaw.recipes.pmg_sam.run import Config, run
 from fretsaw.training.loop import read_log
 from interleave import machine, versions
 

@@ -21,7 +21,7 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENT = ROOT / ".floors"
-ALSO = ["tests/recipes/test_hrsam_processes.py::test_two_processes_have_the_gradients_of_one[distil]"]
+ALSO = ["tests/recipes/hrsam/test_hrsam_processes.py::test_two_processes_have_the_gradients_of_one[distil]"]
 """Slow tests without which a dependency would not be called at all: Lightning Fabric."""
 MOST_WHEEL_BYTES = 95_000_000
 """A package index takes 100 MB."""

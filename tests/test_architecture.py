@@ -257,6 +257,20 @@ def test_methods_do_not_import_each_other():
         assert not used, f"{path.name} imports {used}: give it the object instead"
 
 
+def test_recipes_do_not_import_each_other():
+    """A recipe is a folder of `recipes`. Its `__init__.py` describes it and imports nothing; `run.py` offers what `fretsaw train` calls."""
+    folders = sorted(path for path in (SOURCE / "recipes").iterdir() if (path / "__init__.py").is_file())
+    assert folders
+    for folder in folders:
+        assert not imports_of(TREES[folder / "__init__.py"]), f"recipes/{folder.name}/__init__.py imports something"
+        offered = {node.name for node in TREES[folder / "run.py"].body if isinstance(node, ast.FunctionDef)}
+        offered |= {ast.unparse(node.targets[0]) for node in TREES[folder / "run.py"].body if isinstance(node, ast.Assign)}
+        assert {"Config", "length", "run"} <= offered, f"recipes/{folder.name}/run.py offers {offered}"
+        for path in folder.glob("*.py"):
+            used = {name.split(".")[2] for name in modules_imported(path, everywhere=True) if name.startswith("fretsaw.recipes.")}
+            assert used <= {folder.name}, f"recipes/{folder.name}/{path.name} imports the recipes {used - {folder.name}}: move what both need to training/"
+
+
 def test_importing_fretsaw_loads_nothing_heavy():
     code = "import sys, fretsaw; print([m for m in ('torch', 'transformers', 'fastapi', 'cv2', 'scipy') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import fretsaw.recipes.pseudo_masks.run as pseudo_masks
+import fretsaw.recipes.sam_ref.run as sam_ref
 from fretsaw import api, cli
 from fretsaw.api import Segmenter
 from fretsaw.catalog import Parts
@@ -20,7 +22,6 @@ from fretsaw.evaluation import adapters
 from fretsaw.evaluation.semantic import PRESETS, require_classes
 from fretsaw.images import write_image, write_mask
 from fretsaw.ownership import own
-from fretsaw.recipes import pseudo_masks, sam_ref
 from fretsaw.segmentation import LabelMap, Segmentation
 from tiny import tiny_sam2
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+import fretsaw.recipes.hrsam_lite.run as hrsam_lite
 from fretsaw import cli
 from fretsaw.cli.train import configure
 from fretsaw.errors import ConfigError
-from fretsaw.recipes import hrsam_lite
-from fretsaw.recipes.hrsam_lite import Config
+from fretsaw.recipes.hrsam_lite.run import Config
 
 
 def test_values_are_read_as_the_fields_type():

@@ -278,7 +278,7 @@ def test_a_student_in_a_file_refines_and_its_file_names_what_stands_behind_it(pl
     from fretsaw.backbones import sam
     from fretsaw.methods.hrsam_lite import HrsamLiteEncoder
     from fretsaw.methods.sam_clicks import SamClicks
-    from fretsaw.recipes.hrsam_lite import Config, export
+    from fretsaw.recipes.hrsam_lite.run import Config, export
     from tiny import tiny_sam2
 
     torch.manual_seed(0)

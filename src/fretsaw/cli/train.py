@@ -51,7 +51,7 @@ def train(
     if recipe not in RECIPES:
         near = difflib.get_close_matches(recipe, RECIPES, n=1)
         raise ConfigError(f"expected a recipe out of {', '.join(RECIPES)}; got {recipe!r}{f', did you mean {near[0]}?' if near else ''}")
-    module = import_module(f"fretsaw.recipes.{recipe}")
+    module = import_module(f"fretsaw.recipes.{recipe}.run")
     config = configure(module.Config, settings or (), placeholders=show)
     if show:
         for field in fields(config):
@@ -61,7 +61,7 @@ def train(
     check_folder(config, out)
     # Of several processes that share a run, one speaks, and owns the folder.
     chief = all(os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "NODE_RANK", "GROUP_RANK"))
-    length = module.length(config) if hasattr(module, "length") else config.steps
+    length = module.length(config)
     if not chief:
         module.run(config, Steps(length, "steps", quiet=True))
         return

@@ -14,6 +14,7 @@ from fretsaw.data.click_samples import Photo
 from fretsaw.errors import DataError
 from fretsaw.frames import MASK_PROMPT_LOGIT, Frame, Preprocessing, mask_to_logits
 from fretsaw.training.embedding_cache import EmbeddingCache
+from fretsaw.training.embeddings import stack, to_device
 from fretsaw.types import ImageEmbedding
 
 TRIES = 20
@@ -38,8 +39,7 @@ class ClickBatch:
 
     def to(self, device: torch.device | str) -> ClickBatch:
         """Return the batch on a device."""
-        embedding = ImageEmbedding(self.embedding.final.to(device), tuple(level.to(device) for level in self.embedding.high_res))
-        return ClickBatch(self.pixels.to(device), embedding, self.coverage.to(device), self.valid.to(device))
+        return ClickBatch(self.pixels.to(device), to_device(self.embedding, device), self.coverage.to(device), self.valid.to(device))
 
 
 class ClickObjects(Dataset[ClickBatch]):
@@ -103,8 +103,7 @@ def _inside(frame: Frame, size: int) -> Tensor:
 
 def collate(items: Sequence[ClickBatch]) -> ClickBatch:
     """Put batches of one together."""
-    levels = zip(*(item.embedding.high_res for item in items), strict=True)
-    embedding = ImageEmbedding(torch.cat([item.embedding.final for item in items]), tuple(torch.cat(level) for level in levels))
+    embedding = stack([item.embedding for item in items])
     return ClickBatch(
         torch.cat([item.pixels for item in items]), embedding, torch.cat([item.coverage for item in items]), torch.cat([item.valid for item in items])
     )
