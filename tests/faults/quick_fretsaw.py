@@ -99,9 +99,9 @@ def main() -> None:
     elif command == "train":
         from fretsaw.training import curves
 
-        recipe = types.ModuleType("fretsaw.recipes.quick")
-        recipe.Config, recipe.run = Config, train  # pyright: ignore[reportAttributeAccessIssue]
-        sys.modules["fretsaw.recipes.quick"] = recipe
+        recipe = types.ModuleType("fretsaw.recipes.quick.run")
+        recipe.Config, recipe.length, recipe.run = Config, lambda config: config.steps, train  # pyright: ignore[reportAttributeAccessIssue]
+        sys.modules["fretsaw.recipes.quick.run"] = recipe
         curves.can_draw = lambda: False  # matplotlib takes seconds to import
         train_command.RECIPES["quick"] = "fit a line"
     elif command == "convert":
