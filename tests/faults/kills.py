@@ -28,9 +28,10 @@ UNFINISHED = re.compile(r"\.[0-9a-f]{32}\.part")
 
 
 def start(*arguments: object, **variables: object) -> subprocess.Popen:
-    """Start a command in a process of its own, one thread, no GPU."""
+    """Start a command in a process group of its own, as a terminal does; one thread, no GPU."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **{name: str(value) for name, value in variables.items()}}
-    return subprocess.Popen([sys.executable, str(PROGRAM), *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    command = [sys.executable, str(PROGRAM), *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True)
 
 
 def finish(child: subprocess.Popen) -> tuple[int, str, str]:
@@ -190,4 +191,10 @@ def wait_for_half(command: Command, place: Path, child: subprocess.Popen) -> Non
     """Return when half of the items are done."""
     deadline = time.monotonic() + 100
     while child.poll() is None and time.monotonic() < deadline and command.finished(place) < max(1, command.total // 2):
+        time.sleep(0.005)
+
+
+def wait_for_owner(folder: Path, child: subprocess.Popen) -> None:
+    """Return when a command has taken the place that it writes, somewhere below a folder."""
+    while child.poll() is None and not any(card.stat().st_size for card in folder.rglob("*.owner")):
         time.sleep(0.005)

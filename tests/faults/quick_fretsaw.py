@@ -10,9 +10,11 @@ Fault tests start it many times and kill it. Each image, sample, step and file t
 
 from __future__ import annotations
 
+import atexit
 import itertools
 import os
 import resource
+import signal
 import sys
 import time
 import types
@@ -38,6 +40,9 @@ class Quick:
 
         self.parts = Parts(automatic=self.auto)  # pyright: ignore[reportArgumentType]
         self.refiner = None
+        self.cuts = 0
+        if "QUICK_HANGS" in os.environ:
+            atexit.register(time.sleep, float(os.environ["QUICK_HANGS"]))
 
     def auto(self, image: Any, instances: bool = False) -> Any:
         from fretsaw.images import read_image
@@ -45,7 +50,19 @@ class Quick:
 
         pixels = read_image(image)
         time.sleep(MOMENT)
+        self.cuts += 1
+        if self.cuts == int(os.environ.get("QUICK_SWALLOWED", 0)):
+            Dropped()
         return Segmentation(pixels.mean(2).astype(np.float32) - 127.5, 0.9, image=pixels)
+
+
+class Dropped:
+    """What is interrupted while Python gives it up: the interrupt is printed, and then gone."""
+
+    def __del__(self) -> None:
+        sys.unraisablehook = lambda row: None
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.01)
 
 
 @dataclass
@@ -89,6 +106,8 @@ def main() -> None:
     if "QUICK_DESCRIPTORS" in os.environ:
         limit = int(os.environ["QUICK_DESCRIPTORS"])
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+    if "QUICK_END" in os.environ:  # what torch does at the end of a process takes a moment too
+        atexit.register(time.sleep, float(os.environ["QUICK_END"]))
     command = sys.argv[1]
     fretsaw.load = lambda *arguments, **options: Quick()  # pyright: ignore[reportAttributeAccessIssue]
     if command == "evaluate":

@@ -9,13 +9,16 @@ import json
 import os
 import random
 import signal
+import subprocess
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
-from kills import COMMANDS, COUNT, UNFINISHED, finish, kill, start, visible, wait_for_half
+from kills import COMMANDS, COUNT, UNFINISHED, finish, kill, photos, start, visible, wait_for_half, wait_for_owner
 
 MOMENTS = 10
 
@@ -104,3 +107,60 @@ def test_a_signal_ends_other_commands_in_order_and_they_go_on(undisturbed, tmp_p
     assert "Traceback" not in err
     command.run(inputs, place)
     assert command.result(place) == wanted
+
+
+def signals(child: subprocess.Popen, numbers: Sequence[int], pause: float = 0.012) -> None:
+    """Send signals to all processes of a command, as a terminal does, until they are gone."""
+    for number in numbers:
+        if child.poll() is not None:
+            return
+        with suppress(ProcessLookupError):
+            os.killpg(child.pid, number)
+        time.sleep(pause)
+
+
+@pytest.mark.parametrize("name", ["auto", "auto, one file", "convert", "train", "evaluate", "evaluate, two workers"])
+def test_many_interrupts_in_a_row_end_a_run_as_one_does(undisturbed, tmp_path, name):
+    """Two at once, and more while the results are saved, while the summary is printed, and while the process ends."""
+    command, place = COMMANDS[name.removesuffix(", two workers")], tmp_path / "killed" / "out"
+    inputs, wanted, _ = undisturbed(name.removesuffix(", two workers"))
+    arguments = [*command.arguments(inputs, place), *(["--json"] if name != "train" else [])]
+    if name.endswith("two workers"):
+        arguments[arguments.index("--workers") + 1] = 2
+    child = start(*arguments, QUICK_END=0.2)
+    if command.total:
+        wait_for_half(command, place, child)
+    else:
+        wait_for_owner(tmp_path, child)
+    signals(child, [signal.SIGINT, signal.SIGINT, signal.SIGTERM, *[signal.SIGINT] * 40])
+    status, out, err = finish(child)
+    assert status == 130, err
+    assert err.endswith("fretsaw: interrupted; what was finished is kept\n")
+    assert "Traceback" not in err
+    if name == "auto":
+        assert sorted(record["output"] for record in json.loads(out)) == sorted(map(str, place.iterdir()))
+    if name == "auto, one file":
+        finished = [Path(record["input"]).name for record in json.loads(out)]
+        content = json.loads(place.with_suffix(".json").read_text()) if finished else {"images": []}
+        assert sorted(row["file_name"] for row in content["images"]) == sorted(finished)
+    command.run(inputs, place)
+    assert command.result(place) == wanted
+
+
+def test_who_insists_ends_a_command_at_once(undisturbed, tmp_path):
+    command, place = COMMANDS["auto"], tmp_path / "out"
+    child = start(*command.arguments(undisturbed("auto")[0], place), QUICK_HANGS=60)
+    wait_for_half(command, place, child)
+    began = time.monotonic()
+    signals(child, [signal.SIGINT] * 400, pause=0.05)
+    status, _, err = finish(child)
+    assert (status, err.endswith("fretsaw: ended at once\n")) == (130, True)
+    assert time.monotonic() - began > 2
+
+
+def test_an_interrupt_that_a_library_swallowed_stops_the_run_before_the_next_image(tmp_path):
+    photos(tmp_path / "in")
+    child = start("auto", tmp_path / "in" / "images", "-o", tmp_path / "out", "--json", QUICK_SWALLOWED=5)
+    status, out, err = finish(child)
+    assert (status, err) == (130, "fretsaw: interrupted; what was finished is kept\n")
+    assert len(json.loads(out)) == 5

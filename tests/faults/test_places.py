@@ -8,13 +8,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from kills import COMMANDS, COUNT, finish, photos, start, visible, wait_for_half
+from kills import COMMANDS, COUNT, finish, photos, start, visible, wait_for_half, wait_for_owner
 
 import fretsaw
 from fretsaw import cli
@@ -160,8 +159,7 @@ def test_a_second_writer_of_one_place_is_refused_and_told_who_the_first_is(tmp_p
     if command.total:
         wait_for_half(command, place, first)
     else:
-        while first.poll() is None and not any(card.stat().st_size for card in tmp_path.rglob("*.owner")):
-            time.sleep(0.005)
+        wait_for_owner(tmp_path, first)
     first.send_signal(signal.SIGSTOP)  # it holds the place, however slow this machine is
     status, _, err = finish(command.start(tmp_path / "in", place))
     first.send_signal(signal.SIGCONT)

@@ -14,7 +14,7 @@ import typer
 
 from fretsaw.cli import convert, evaluate, models, semantic, serve, text, train
 from fretsaw.cli.batch import Record, finish, run, said
-from fretsaw.cli.interrupts import Commands, Interrupted, unwinding_on_sigterm
+from fretsaw.cli.interrupts import Commands, Interrupted, unwinding
 from fretsaw.cli.loading import load_for
 from fretsaw.cli.options import Device, Dtype, Inputs, Json, Out, Overwrite, Recursive, Refiner, Size
 from fretsaw.errors import FretsawError, ImageError, OutputError, PromptError
@@ -219,7 +219,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; a user's mistake, and what the system refuses, end in one line on standard error and exit status 1."""
     warnings.filterwarnings("ignore", module="PIL")  # a broken file is reported once, by us
     try:
-        with unwinding_on_sigterm():
+        with unwinding():
             app(args=list(arguments) if arguments is not None else None)
     except FretsawError as error:
         print(f"fretsaw: {error}", file=sys.stderr)

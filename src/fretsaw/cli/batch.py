@@ -13,7 +13,7 @@ from typing import Any
 
 import typer
 
-from fretsaw.cli.interrupts import MESSAGE, status_of
+from fretsaw.cli.interrupts import MESSAGE, raise_if_interrupted, status_of
 from fretsaw.cli.progress import Steps
 from fretsaw.errors import FretsawError
 from fretsaw.outputs import ImageTask, lasting_failure, remove_unfinished
@@ -59,13 +59,17 @@ def run(jobs: Sequence[ImageTask], work: Callable[[ImageTask], Record], skip: Ca
             record: Record = {"input": str(job.source), "output": str(job.target)}
             started = time.perf_counter()
             try:
+                raise_if_interrupted()
                 if skip(job):
                     record["skipped"] = "the output exists"
                 else:
                     record |= work(job)
                     record["seconds"] = round(time.perf_counter() - started, 3)
             except KeyboardInterrupt as stop:
-                batch.untried, batch.reason, batch.status = len(jobs) - number, MESSAGE, status_of(stop)
+                finished = len(record) > 2
+                if finished:  # the signal came between the work and this list
+                    batch.records.append(record)
+                batch.untried, batch.reason, batch.status = len(jobs) - number - finished, MESSAGE, status_of(stop)
                 return batch
             except Exception as error:
                 record["error"] = said(error)

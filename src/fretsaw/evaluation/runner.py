@@ -18,6 +18,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from multiprocessing import connection
 from pathlib import Path
@@ -326,7 +327,8 @@ def _measured(
     context = multiprocessing.get_context("spawn")
     executor = ProcessPoolExecutor(min(workers, len(samples)), mp_context=context, initializer=_start_worker, initargs=(build, measure))
     try:
-        futures = {executor.submit(_work, sample): index for index, sample in enumerate(samples)}
+        with _interrupts_held_back():
+            futures = {executor.submit(_work, sample): index for index, sample in enumerate(samples)}
         for future in as_completed(futures):
             yield futures[future], future.result()
     except BrokenProcessPool as error:
@@ -336,6 +338,19 @@ def _measured(
         ) from error
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """Let Ctrl-C wait while processes are started. They inherit that they do not hear it: one that is still importing could only die of it."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _measure_one(state: Any, measure: Callable[[Any, Any], Mapping[str, Any]], sample: Named) -> dict[str, Any] | Failure:
