@@ -253,7 +253,8 @@ class TestRows:
         [
             ({"category_id": 9}, "annotation 2: expected the id of one of the categories, got 9"),
             ({"image_id": 9}, "annotation 2: expected the id of one of the images, got 9"),
-            ({"segmentation": []}, "annotation 2: expected run lengths or a list of polygons, got []"),
+            ({"segmentation": []}, "annotation 2: expected a segmentation or a bbox, got neither"),
+            ({"segmentation": "x"}, "annotation 2: expected run lengths or a list of polygons, got 'x'"),
             ({"segmentation": [[1, 2, 3]]}, "annotation 2: polygon: expected vertices"),
             (
                 {"segmentation": {"size": [8, 10], "counts": [2**62] * 4 + [80]}},
@@ -342,7 +343,7 @@ def test_many_rings_on_a_large_picture_take_the_time_of_what_they_cover():
     image = {"id": 1, "file_name": "a.png", "height": 12_000, "width": 12_000}
     started = time.process_time()
     [picture] = coco.read(coco_file(images=[image], annotations=[{"image_id": 1, "category_id": 1, "segmentation": [ring] * 2000}]))
-    assert picture.objects[0].mask.sum() == 55
+    assert picture.objects[0].mask.sum() == 45  # as pycocotools draws it
     assert time.process_time() - started < 10
 
 

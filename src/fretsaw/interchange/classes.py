@@ -161,6 +161,35 @@ NO_CLASSES = ClassList()
 """Of a file that tells nothing of its classes."""
 
 
+class Gathered:
+    """The classes of pictures that come one after the other, for a writer: what their lists tell, and the names of objects that no list has."""
+
+    def __init__(self) -> None:
+        self._list = NO_CLASSES
+        self._last: ClassList | None = None
+        self._names: dict[str, int] = {}
+
+    def add(self, classes: ClassList, names: Iterable[str]) -> None:
+        """Add a picture's list and the names of its objects."""
+        if classes is not self._last:
+            self._list, self._last = self._list.merged(classes), classes
+        for name in names:
+            self._names.setdefault(name, len(self._names))
+
+    def place(self, name: str) -> int:
+        """Return the place of a name among those that came, from 0: something short to note until the ids are known."""
+        return self._names[name]
+
+    @property
+    def places(self) -> list[str]:
+        """The names that came, in their order."""
+        return list(self._names)
+
+    def all(self) -> ClassList:
+        """Return all classes so far."""
+        return self._list.with_names(self._names)
+
+
 def color_text(value: object) -> str:
     """Return a colour as "#rrggbb", "" where it is none: "#rgb", "#rrggbb", "#rrggbbaa", or three or four numbers 0 .. 255."""
     if isinstance(value, str):
