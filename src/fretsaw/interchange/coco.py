@@ -166,14 +166,14 @@ def _pictures(parts: Iterable[tuple[str, int | None, Any]], groups: Groups, entr
                 places.clear()
         elif key == "images":
             with entries.row(f"image {number}", "an image"):
-                identity = _identity(field(value, "id", object))
+                identity = identity_of(field(value, "id", object))
                 if identity in places:
                     raise DataError(f"expected images with different ids, got {shown(identity)} twice")
                 name = picture_name(field(value, "file_name", object), f"image {number}")
                 places[identity] = name, checked_size(field(value, "height", object), field(value, "width", object))
         elif key == "annotations":
             try:
-                identity = _identity(field(value, "image_id", object))
+                identity = identity_of(field(value, "image_id", object))
             except DataError as error:
                 rows.lose(f"annotation {number}: {error}")
             else:
@@ -201,7 +201,7 @@ def _categories(categories: Any, left: LeftOut) -> tuple[ClassList, dict[int | s
     entries: dict[str, ObjectClass] = {}
     for number, row in enumerate(categories if isinstance(categories, list) else [categories], 1):
         try:
-            identity, name = _identity(field(row, "id", object)), class_name(field(row, "name", object), f"category {number}")
+            identity, name = identity_of(field(row, "id", object)), class_name(field(row, "name", object), f"category {number}")
         except DataError as error:
             text = str(error)
             left.note(text if text.startswith("category") else f"category {number}: {text}")
@@ -218,7 +218,7 @@ def _categories(categories: Any, left: LeftOut) -> tuple[ClassList, dict[int | s
     return ClassList(tuple(entries.values())), names
 
 
-def _identity(value: object) -> int | str:
+def identity_of(value: object) -> int | str:
     """Return an id as it can be looked up: a whole number, however it is written, or text."""
     if isinstance(value, str) and not (value.isascii() and value.isdigit()):
         return value
@@ -238,7 +238,7 @@ def _objects(
                 raise DataError(f"expected a mask or a box, got segments of a panoptic PNG. {PANOPTIC}")
             name = UNNAMED
             if names is not None:
-                category = _identity(field(row, "category_id", object))
+                category = identity_of(field(row, "category_id", object))
                 if category not in names:
                     raise DataError(f"expected the id of one of the categories, got {shown(category)}")
                 name = names[category]
