@@ -26,7 +26,7 @@ import threading
 import uuid
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -440,11 +440,16 @@ def _on_white(rgba: np.ndarray) -> np.ndarray:
 
 
 def write_bytes(path: str | os.PathLike[str], content: bytes, durable: bool = False, mode: int = 0o666) -> Path:
+    """Write a file atomically; see `write_pieces`."""
+    return write_pieces(path, (content,), durable, mode)
+
+
+def write_pieces(path: str | os.PathLike[str], pieces: Iterable[bytes], durable: bool = False, mode: int = 0o666) -> Path:
     """Write a file atomically: a temporary file in the same folder takes the name when it is complete. Folders above are made.
 
     Args:
         path: Of the file; what stands there is replaced.
-        content: All of it.
+        pieces: Its content, one piece after the other; it need not fit into memory.
         durable: Return only when file and name are on the disk, so that they outlive a failure of power.
         mode: Permissions before the process's umask is taken away: 0o600 for what nobody else may read.
 
@@ -459,7 +464,7 @@ def write_bytes(path: str | os.PathLike[str], content: bytes, durable: bool = Fa
         try:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
             with open(temporary, "wb", opener=lambda name, _: os.open(name, flags, mode)) as file:
-                file.write(content)
+                file.writelines(pieces)
                 if durable:
                     file.flush()
                     os.fsync(file.fileno())

@@ -405,7 +405,8 @@ def test_odd_annotations_of_other_programs_give_a_value_or_one_line(case, tmp_pa
                 convert(source, tmp_path / f"{source.name}-{to}", to)
             except (FretsawError, typer.Exit) as error:
                 message = str(error) if isinstance(error, FretsawError) else capsys.readouterr().err.strip()
-                one_line(message.replace(str(tmp_path), ""))
+                for line in message.splitlines():
+                    one_line(line.replace(str(tmp_path), ""))
 
 
 def test_convert_says_what_was_left_out(tmp_path, capsys):
@@ -413,9 +414,12 @@ def test_convert_says_what_was_left_out(tmp_path, capsys):
     (tmp_path / "a.json").write_bytes(coco_file(annotations=rows)[coco.PATH])
     convert(tmp_path / "a.json", tmp_path / "out", "voc")
     said = capsys.readouterr()
-    assert "1 pictures, 1 objects, from coco to voc; 7 left out" in said.out
-    assert said.err.splitlines()[0] == "fretsaw: left out: a.json: annotation 2: expected the id of one of the categories, got 2"
-    assert said.err.splitlines()[-1] == "fretsaw: left out: 2 more; --json names up to 1000"
+    assert said.out.endswith(": from coco to voc: 1 picture, 1 object, 7 left out: 7 annotations\n")
+    assert said.err.splitlines()[:2] == [
+        "fretsaw: a.json: 1 object, 7 left out: 7 annotations",
+        "fretsaw: left out: a.json: annotation 2: expected the id of one of the categories, got 2",
+    ]
+    assert said.err.splitlines()[-1] == "fretsaw: left out: 2 more; --json names up to 7"
     convert(tmp_path / "a.json", tmp_path / "again", "voc", as_json=True)
     facts = json.loads(capsys.readouterr().out)
     assert (facts["left_out"], len(facts["left_out_first"])) == (7, 7)

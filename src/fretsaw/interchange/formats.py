@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 
 from fretsaw.interchange import coco, cvat, label_studio, labelme, png, voc, yolo
 from fretsaw.interchange.pictures import AnnotatedPicture, Files
@@ -18,3 +19,9 @@ WRITERS: Mapping[str, Callable[[Iterable[AnnotatedPicture]], Files]] = {
     "cvat": cvat.write,
 }
 """Each takes pictures, one after the other, and yields files."""
+
+PIECES: Mapping[str, tuple[str, Callable[[Iterable[AnnotatedPicture]], Iterator[bytes]]]] = {
+    "coco": (coco.PATH, coco.pieces),
+    "coco-polygons": (coco.PATH, partial(coco.pieces, segmentation=coco.polygons)),
+}
+"""Formats whose one file for all pictures is written piece by piece: its path, and what yields its content; it need not fit into memory."""

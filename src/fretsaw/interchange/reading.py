@@ -16,6 +16,8 @@ from fretsaw.outputs import IMAGE_SUFFIXES
 
 MOST_FILES = 50_000
 MOST_BYTES = 2**30
+LARGE = 2**23
+"""Bytes from which on a COCO file is read element by element; what is read at once takes some 20 times its size."""
 PEEK = 65536
 """Bytes at either end of a file by which its format is told."""
 
@@ -87,11 +89,26 @@ def find_annotations(folder: Path) -> list[Source]:
             add("png", folder)
         elif path.name == yolo.NAMES and (path.parent / "labels").is_dir():
             add("yolo", path.parent)
-        elif path.suffix == ".xml" and path.parent.name == "Annotations" and (path.parents[1] / "SegmentationObject").is_dir():
-            add("voc", path.parents[1])
+        elif path.suffix == ".xml" and (root := _voc_root(folder, path)) is not None:
+            add("voc", root)
         elif (format := _format_if_readable(path)) is not None:
             add(format, folder if format == "labelme" else path)
     return list(found.values())
+
+
+def _voc_root(folder: Path, path: Path) -> Path | None:
+    """Return the folder that holds the nearest `Annotations` above a file, with the masks beside it; pictures in subfolders have their files in subfolders."""
+    for above in path.parents:
+        if above.name == "Annotations" and (above.parent / "SegmentationObject").is_dir():
+            return above.parent
+        if above == folder:
+            break
+    return None
+
+
+def pictures_below(folder: Path) -> list[str]:
+    """Return the pictures in a folder and its subfolders: paths with forward slashes."""
+    return list(_walk(folder, tuple(IMAGE_SUFFIXES)))
 
 
 def format_of(path: Path) -> str | None:
@@ -163,7 +180,10 @@ def readers(source: Source, images: Path | None = None) -> Iterator[tuple[str, R
     path = source.path
     if source.format in WHOLE:
         expected, read = WHOLE[source.format]
-        yield source.name, _named(source.name, lambda: read({expected: _content(path)}))
+        if source.format == "coco" and path.stat().st_size > LARGE:
+            yield source.name, _named(source.name, lambda: _streamed(path))
+        else:
+            yield source.name, _named(source.name, lambda: read({expected: _content(path)}))
         return
     if path.is_file():
         yield source.name, _named(source.name, lambda: labelme.read({path.name: _content(path)}))
@@ -220,6 +240,11 @@ def _named(path: str, read: Reader) -> Reader:
 
 
 _OWN_NAMES = tuple(f"{path}: " for path, _ in WHOLE.values())
+
+
+def _streamed(path: Path) -> Iterator[AnnotatedPicture]:
+    with path.open("rb") as file:
+        yield from coco.each_of(file)
 
 
 def _content(path: Path) -> bytes:
