@@ -16,13 +16,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from interleave import interleaved, machine, median_ratio, versions
 
 import fretsaw
 from fretsaw import catalog, images
 from fretsaw.backbones import sam
 from fretsaw.methods.sam_clicks import SamClicks, build_sam
 from fretsaw.types import Click, Prompt
-from interleave import interleaved, machine, median_ratio, versions
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from experiments.pmg_sam.scenes import thin_scene
 from fretsaw import edges, frames
-from fretsaw.data.shapes import thin_scene
 from fretsaw.edges import at_own_resolution, band, guided_filter, guided_logits, plan_tiles, refine_edges, tent
 from fretsaw.evaluation.overlap import boundary_iou
 

@@ -147,11 +147,6 @@ def points_to_model(xy: np.ndarray, frame: Frame) -> np.ndarray:
     return np.asarray(xy, dtype=np.float64) * (frame.scale_x, frame.scale_y)
 
 
-def points_to_image(xy: np.ndarray, frame: Frame) -> np.ndarray:
-    """Undo `points_to_model`."""
-    return np.asarray(xy, dtype=np.float64) / (frame.scale_x, frame.scale_y)
-
-
 def box_to_model(box: Box, frame: Frame) -> np.ndarray:
     """Map a half-open box to the model frame: (2, 2) float64, its top-left and bottom-right corner as xy."""
     return points_to_model(np.array([[box.x0, box.y0], [box.x1, box.y1]]), frame)

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy.ndimage import convolve, distance_transform_edt
 
+from experiments.pmg_sam import pre_mask
 from fretsaw.data import truths
 from fretsaw.data.samples import Dataset, Sample
 from fretsaw.errors import ConfigError, MissingExtraError, ModelError, ShapeError
-from fretsaw.evaluation import auto, overlap, pre_mask, saliency
+from fretsaw.evaluation import auto, overlap, saliency
 from fretsaw.evaluation.auto import METRICS, PROTOCOLS, AutoTally, evaluate_auto, score, soft_map
 from fretsaw.evaluation.hce import human_correction_efforts
 from fretsaw.evaluation.report import Report
@@ -158,7 +159,7 @@ def values_of(prediction: np.ndarray) -> np.ndarray:
 def test_curves_follow_their_definitions(pair):
     """F and E at every threshold, from the binary map itself."""
     prediction, truth = pair
-    counts = saliency.count_levels(prediction, truth)
+    counts = saliency.count_levels(*saliency.check_pair(prediction, truth))
     levels = saliency.stretched_levels(counts)
     f, e = saliency.f_curve(counts, levels), saliency.e_curve(counts, levels)
     bytes_ = (values_of(prediction) * 255).astype(np.uint8)
@@ -184,7 +185,7 @@ def plain_e(binary: np.ndarray, truth: np.ndarray) -> float:
 def test_weighted_f_follows_its_definition(pair):
     """Margolin's formulas over the whole image, with scipy's distance transform and a full convolution."""
     prediction, truth = pair
-    levels = saliency.stretched_levels(saliency.count_levels(prediction, truth))
+    levels = saliency.stretched_levels(saliency.count_levels(*saliency.check_pair(prediction, truth)))
     assert weighted_f(prediction, truth, levels) == pytest.approx(plain_weighted_f(values_of(prediction), truth), abs=1e-6)
 
 
@@ -207,7 +208,7 @@ def test_weighted_f_far_from_the_object(rng):
     """Errors beyond the distance at which the weight is taken as constant."""
     prediction, truth = rng.integers(0, 256, (40, 500)).astype(np.uint8), np.zeros((40, 500), bool)
     truth[10:20, 5:30] = True
-    levels = saliency.stretched_levels(saliency.count_levels(prediction, truth))
+    levels = saliency.stretched_levels(saliency.count_levels(*saliency.check_pair(prediction, truth)))
     assert weighted_f(prediction, truth, levels) == pytest.approx(plain_weighted_f(values_of(prediction), truth), abs=1e-6)
 
 
@@ -247,7 +248,7 @@ def test_adaptive_threshold_on_a_level_is_decided_by_the_pixels_own_mean(rng):
     for _ in range(100):
         a, c = int(rng.integers(1, 200)), int(rng.integers(1, 40))
         prediction = rng.permutation(np.repeat(np.array([51, 255, 0], np.uint8), [a, c, a + 9 * c]))[None]
-        counts = saliency.count_levels(prediction, prediction > 100)
+        counts = saliency.count_levels(*saliency.check_pair(prediction, prediction > 100))
         levels = saliency.stretched_levels(counts)
         threshold = saliency.adaptive_threshold(prediction, counts, levels)
         assert threshold == 2 * (prediction / 255).mean()
@@ -258,9 +259,9 @@ def test_adaptive_threshold_on_a_level_is_decided_by_the_pixels_own_mean(rng):
 
 def test_counting_in_strips_gives_the_same_counts(monkeypatch, rng):
     prediction, truth = rng.integers(0, 256, (50, 40)).astype(np.uint8), rng.random((50, 40)) < 0.4
-    whole = saliency.count_levels(prediction, truth)
+    whole = saliency.count_levels(*saliency.check_pair(prediction, truth))
     monkeypatch.setattr(saliency, "_CALC_HIST_LIMIT", 130)
-    strips = saliency.count_levels(prediction, truth)
+    strips = saliency.count_levels(*saliency.check_pair(prediction, truth))
     assert (whole.foreground == strips.foreground).all()
     assert (whole.background == strips.background).all()
     assert (whole.foreground == np.bincount(prediction[truth], minlength=256)).all()

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from experiments.grc_sam.redundancy import redundancy
 from fretsaw.errors import ShapeError
-from fretsaw.evaluation.redundancy import redundancy
 from fretsaw.evaluation.stages import StageTally
 from fretsaw.frames import squash
 from fretsaw.methods.grc_sam.model import GrcResult

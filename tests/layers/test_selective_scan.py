@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from experiments.hrsam.definitions import repeated_scan
 from fretsaw.errors import ShapeError
 from fretsaw.layers import selective_scan as kernels
 from fretsaw.layers.cycle_scan import STEP_RANGE, CycleScan
-from fretsaw.layers.selective_scan import cycle_scan, final_state, repeated_scan, selective_scan
+from fretsaw.layers.selective_scan import cycle_scan, final_state, selective_scan
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
 

@@ -12,11 +12,18 @@ from torch.nn import functional as F
 
 from fretsaw.errors import ShapeError
 from fretsaw.layers import attention, blocks, windows
-from fretsaw.layers.attention import FLEX_BLOCK, attend_flex, attend_parts, flex_block_mask, rotary_table, rotate
+from fretsaw.layers.attention import FLEX_BLOCK, _check_lengths, attend, attend_flex, flex_block_mask, rotary_table, rotate
 from fretsaw.layers.blocks import DropPath, FlashSwinBlock
 from fretsaw.layers.windows import PaddedWindowAttention, WindowAttention, group_inverse, kv_padding_map, shift_window_map, window_groups
 
 DIM, HEADS = 16, 2
+
+
+def attend_parts(q, k, v, query_lengths, key_lengths):
+    """Attention inside consecutive parts, part by part: HRSAM's eq. 4 as it is written, which the fused kernels must equal."""
+    _check_lengths(q, k, query_lengths, key_lengths)
+    parts = zip(q.split(list(query_lengths), 2), k.split(list(key_lengths), 2), v.split(list(key_lengths), 2), strict=True)
+    return torch.cat([attend(*part) for part in parts], dim=2)
 
 
 @st.composite

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from experiments.grid_mode import sam_crops
 from fretsaw import frames, masks
 from fretsaw.errors import ConfigError, ShapeError
 from fretsaw.methods import grid
@@ -284,7 +285,7 @@ def test_progress_counts_prompts_to_the_end() -> None:
 def test_any_model_that_takes_clicks_can_be_the_decoder(build: Any, rng: np.random.Generator) -> None:
     model, image = build(), rng.integers(0, 256, (90, 70, 3), dtype=np.uint8)
     everything = GridMasks(points_per_side=1, min_predicted_iou=0, min_stability=0, box_nms_iou=1.0)
-    found = everything.generate(image, grid.sam_crops(model))
+    found = everything.generate(image, sam_crops(model))
     frame = model.preprocessing.frame_of(image)
     coords, labels = torch.tensor([[[35.0, 45.0], [0, 0]]]), torch.tensor([[1, -1]])
     coords[0, 0] *= torch.tensor([frame.scale_x, frame.scale_y])

@@ -11,12 +11,14 @@ import torch
 from torch.nn import functional as F
 
 import fretsaw
+from experiments.pmg_sam.parameters import parameters_by_part
+from experiments.pmg_sam.tiles import decode_tile
 from fretsaw import catalog, edges
 from fretsaw.backbones.u2net import SMALL, U2Net
 from fretsaw.catalog.entries import Parts
 from fretsaw.edges import REACH, band
 from fretsaw.errors import ConfigError, ModelError
-from fretsaw.methods.pmg_sam.build import PAPER, TINY, PmgSettings, build_pmg_sam, parameters_by_part, start_from_sam2, trainable_parameters
+from fretsaw.methods.pmg_sam.build import PAPER, TINY, PmgSettings, build_pmg_sam, start_from_sam2, trainable_parameters
 from fretsaw.methods.pmg_sam.cut import PmgCut, expected_iou, without_crumbs
 from fretsaw.methods.pmg_sam.decoder import GuidedMaskDecoder, OneWayInteraction, TwoWayInteraction
 from fretsaw.methods.pmg_sam.drfm import DenseResidualFusion, NoFusion, ResidualFusion, StabilisedResidualBlock
@@ -353,7 +355,7 @@ class TestCut:
     def test_a_tile_is_decoded_at_its_own_size(self, image, injection):
         model = tiny_sam2(64)
         cut = PmgCut(U2Net(NARROW), build_pmg_sam(replace(SMALL_NET, injection=injection)), model)
-        assert cut.decode_tile(image, np.zeros(image.shape[:2], np.float32)).shape == image.shape[:2]
+        assert decode_tile(cut, model, image, np.zeros(image.shape[:2], np.float32)).shape == image.shape[:2]
 
     def test_the_score_is_the_iou_of_decision_and_soft_mask(self):
         logits = np.log(np.array([[0.8 / 0.2, 0.2 / 0.8], [0.9 / 0.1, 0.1 / 0.9]]))

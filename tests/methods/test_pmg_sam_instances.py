@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from experiments.pmg_sam.scenes import side_by_side
 from fretsaw import frames
-from fretsaw.data.shapes import side_by_side
 from fretsaw.methods.pmg_sam.instances import find_components, split_component
 from fretsaw.types import ImageEmbedding
 from tiny import tiny_sam2

@@ -10,11 +10,11 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from experiments.s2clip.references import DenseMaps
 from fretsaw.backbones import clip as clips
 from fretsaw.backbones import clip_keys
 from fretsaw.frames import Preprocessing, longest_side
 from fretsaw.methods.s2clip.features import embed_map, fuse, plain_values, project_windows
-from fretsaw.methods.s2clip.maps import DenseMaps
 from fretsaw.methods.s2clip.refine import Refinement, class_prompts, refine
 from fretsaw.methods.s2clip.regions import optimised_regions, original_regions
 from fretsaw.methods.s2clip.splice import sam_correlation, splice

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from experiments.s2clip.references import DenseMaps, whole_classes
 from fretsaw.backbones import clip as clips
 from fretsaw.backbones.clip import build_clip, read_merges, resize_tokens, vocabulary
 from fretsaw.backbones.sam import LAST_INPUT
@@ -19,10 +20,10 @@ from fretsaw.frames import Preprocessing, longest_side, squash
 from fretsaw.methods.s2clip.affinity import mean_cosine, patch_affinity, progressive_affinity, self_affinity, unit
 from fretsaw.methods.s2clip.entropy import choose_layers, spatial_entropy
 from fretsaw.methods.s2clip.features import HierarchicalValues, fuse, plain_values
-from fretsaw.methods.s2clip.maps import DenseMaps, TextMaps, coarse_labels, reduce_map
+from fretsaw.methods.s2clip.maps import TextMaps, coarse_labels, reduce_map
 from fretsaw.methods.s2clip.model import reduced_probabilities
 from fretsaw.methods.s2clip.refine import Refinement, batches, class_prompts, refine, sam_answers
-from fretsaw.methods.s2clip.regions import optimised_regions, original_regions, whole_classes
+from fretsaw.methods.s2clip.regions import optimised_regions, original_regions
 from fretsaw.methods.s2clip.splice import content_size, sam_correlation, splice, windows
 from fretsaw.methods.s2clip.text import TEMPLATES
 from planted import merges_text, random_clip

@@ -77,17 +77,8 @@ def check_pair(prediction: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, n
     return np.ascontiguousarray(prediction), np.ascontiguousarray(binary).view(np.uint8)
 
 
-def count_levels(prediction: np.ndarray, truth: np.ndarray) -> LevelCounts:
-    """Count the levels of a prediction on the object and beside it.
-
-    Args:
-        prediction: (H, W) uint8.
-        truth: (H, W) bool, or uint8 with object above 128.
-    """
-    return _count_levels(*check_pair(prediction, truth))
-
-
-def _count_levels(prediction: np.ndarray, binary: np.ndarray) -> LevelCounts:
+def count_levels(prediction: np.ndarray, binary: np.ndarray) -> LevelCounts:
+    """Count the levels of a prediction on the object and beside it; both arrays as `check_pair` returns them."""
     strip = max(1, _CALC_HIST_LIMIT // max(1, prediction.shape[1]))
     total, foreground = np.zeros(256, np.int64), np.zeros(256, np.int64)
     for row in range(0, prediction.shape[0], strip):
@@ -129,7 +120,7 @@ def count_quadrants(prediction: np.ndarray, truth: np.ndarray) -> tuple[Quadrant
         (slice(row, height), slice(0, column)),
         (slice(row, height), slice(column, width)),
     ]
-    first, second, third, fourth = (Quadrant(_count_levels(prediction[place], binary[place]), *place) for place in places)
+    first, second, third, fourth = (Quadrant(count_levels(prediction[place], binary[place]), *place) for place in places)
     return first, second, third, fourth
 
 

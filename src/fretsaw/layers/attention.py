@@ -73,8 +73,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v)
 
 
-def attend_parts(q: Tensor, k: Tensor, v: Tensor, query_lengths: Sequence[int], key_lengths: Sequence[int]) -> Tensor:
-    """Attention inside consecutive parts, part by part: the plain form that the fused ones must equal.
+def attend_flex(q: Tensor, k: Tensor, v: Tensor, query_lengths: Sequence[int], key_lengths: Sequence[int]) -> Tensor:
+    """Attention inside consecutive parts as one flex_attention kernel, which skips the tiles between parts. On a CPU it runs uncompiled and slowly.
 
     Args:
         q: (B, h, Lq, d); part i is the i-th run of `query_lengths` tokens.
@@ -87,14 +87,6 @@ def attend_parts(q: Tensor, k: Tensor, v: Tensor, query_lengths: Sequence[int], 
         (B, h, Lq, d).
 
     Source: HRSAM (paper 003), eq. 4 and fig. 3.
-    """
-    _check_lengths(q, k, query_lengths, key_lengths)
-    parts = zip(q.split(list(query_lengths), 2), k.split(list(key_lengths), 2), v.split(list(key_lengths), 2), strict=True)
-    return torch.cat([attend(*part) for part in parts], dim=2)
-
-
-def attend_flex(q: Tensor, k: Tensor, v: Tensor, query_lengths: Sequence[int], key_lengths: Sequence[int]) -> Tensor:
-    """`attend_parts` as one flex_attention kernel that skips the tiles between parts. On a CPU it runs uncompiled and slowly, to be compared.
 
     Raises:
         ShapeError: If the lengths do not add up.
@@ -110,7 +102,7 @@ def attend_flex(q: Tensor, k: Tensor, v: Tensor, query_lengths: Sequence[int], k
 
 
 def attend_xformers(q: Tensor, k: Tensor, v: Tensor, query_lengths: Sequence[int], key_lengths: Sequence[int]) -> Tensor:
-    """`attend_parts` by xformers' block-diagonal kernel, where xformers is installed. The B images are further parts."""
+    """`attend_flex` by xformers' block-diagonal kernel, where xformers is installed. The B images are further parts."""
     from xformers.ops import memory_efficient_attention  # pyright: ignore[reportMissingImports]
     from xformers.ops.fmha.attn_bias import BlockDiagonalMask  # pyright: ignore[reportMissingImports]
 
@@ -122,7 +114,7 @@ def attend_xformers(q: Tensor, k: Tensor, v: Tensor, query_lengths: Sequence[int
 
 
 def fused_kernel(device: torch.device) -> BlockDiagonal | None:
-    """Return the fused form of `attend_parts` that a device has: xformers' or flex_attention on CUDA, none elsewhere."""
+    """Return the kernel for attention inside consecutive parts that a device has: xformers' or flex_attention on CUDA, none elsewhere."""
     if device.type != "cuda":
         return None
     if importlib.util.find_spec("xformers") is not None:

@@ -119,16 +119,6 @@ def cycle_scan(x: Tensor, delta: Tensor, A: Tensor, write: Tensor, read: Tensor,
     return _scan(delta, u * total, decay, write, read, starts).reshape(batch, -1, x.shape[2])[:, :length]
 
 
-def repeated_scan(x: Tensor, delta: Tensor, A: Tensor, write: Tensor, read: Tensor, gains: Tensor) -> Tensor:
-    """The cycle-scan by its definition: repeat the sequence R times, scan all of it, add the laps. Arguments as for `cycle_scan`, whose yardstick it is.
-
-    Source: HRSAM (paper 003), sec. 3.5, fig. 7.
-    """
-    laps = gains.shape[1]
-    x, delta, write, read = (tensor.repeat(1, laps, 1) for tensor in (x, delta, write, read))
-    return torch.einsum("brld,dr->bld", selective_scan(x, delta, A, write, read).unflatten(1, (laps, -1)), gains.to(x.dtype))
-
-
 def _lap_start(first: Tensor, fade: Tensor, gains: Tensor) -> Tensor:
     """Return sum over r >= 2 of g_r h(r-1)_L, (B, N, D), from h(1)_L, P_L and the gains."""
     state, start = first, torch.zeros_like(first)

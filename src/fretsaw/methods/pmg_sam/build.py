@@ -5,7 +5,7 @@ Source: PMG-SAM (paper 001), sections 3 and 4.7, figure 9.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -193,9 +193,3 @@ def _choose(name: str, value: Any, kinds: Mapping[Any, Any]) -> Any:
     if not isinstance(value, str | int) or value not in kinds:
         raise ConfigError(f"{name}: expected one of {', '.join(map(str, kinds))}, got {shown(value)}")
     return kinds[value]
-
-
-def parameters_by_part(network: PmgSam) -> dict[str, int]:
-    """Count the trained parameters of fusions, refiner, pyramid, injection and decoder."""
-    modules: Sequence[tuple[str, nn.Module]] = tuple(network.named_children())
-    return {name: trainable_parameters(module) for name, module in modules}

@@ -14,7 +14,7 @@ from fretsaw.backbones.u2net import U2Net
 from fretsaw.edges import at_own_resolution
 from fretsaw.methods.pmg_sam.instances import RULES, SplitRules, find_components, split_component
 from fretsaw.methods.pmg_sam.model import PmgResult, PmgSam
-from fretsaw.methods.pmg_sam.pairing import STAGES, DualBranch, DualFeatures, stage_taps, stages_of
+from fretsaw.methods.pmg_sam.pairing import STAGES, DualBranch, DualFeatures, stage_taps
 from fretsaw.methods.sam_clicks import SamClicks
 from fretsaw.segmentation import Segmentation
 from fretsaw.types import ImageEmbedding
@@ -92,19 +92,6 @@ class PmgCut(nn.Module):
         if embedding is None or STAGES[0] not in embedding.taps:
             embedding = model.encode(pixels, self.taps)
         return self.branch(pixels, embedding)
-
-    @torch.no_grad()
-    def decode_tile(self, image: np.ndarray, coarse: np.ndarray) -> np.ndarray:
-        """Decode one tile of a large image with the mask of the whole image in the pre-mask's place; `benchmarks/pmg_crisp.py` shows what it is worth."""
-        frame = self._model[0].preprocessing.frame_of(image)
-        if self.network.refines_with_levels:
-            features = self._features(image, None, frame)
-        else:
-            embedding = self._model[0].encode(self._model[0].pixels_of(image), self.taps)
-            features = DualFeatures(stages_of(embedding), (), embedding.final.new_zeros(0), embedding.final, embedding.high_res)
-        size = self._model[0].preprocessing.logit_side
-        pre_mask = torch.from_numpy(frames.mask_to_logits(coarse, frame, size)).to(features.final.device)
-        return frames.logits_to_image(self.network.refine(features, pre_mask).cpu().numpy(), frame)[0, 0]
 
 
 def without_crumbs(logits: Tensor, smallest_part: float) -> Tensor:

@@ -39,25 +39,6 @@ class ClassMaps(Protocol):
         ...
 
 
-class DenseMaps:
-    """Class maps that lie in memory as a whole.
-
-    Args:
-        probabilities: (K, H, W) float32.
-        labels: (H, W) int64.
-    """
-
-    def __init__(self, probabilities: Tensor, labels: Tensor) -> None:
-        self._probabilities = probabilities
-        self.labels = labels
-        self.classes = len(probabilities)
-        self.best_coarse = reduce_map(probabilities).amax(dim=0)
-
-    def probabilities(self, label: int) -> Tensor:
-        """Return (H, W) float32 of one class."""
-        return self._probabilities[label]
-
-
 class TextMaps:
     """Class maps made from word logits; see the module's text.
 

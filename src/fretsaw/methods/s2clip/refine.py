@@ -39,7 +39,8 @@ class Refinement:
     """How a label map is refined.
 
     Attributes:
-        split: Finds the regions of a class: `optimised_regions`, `original_regions`, or `whole_classes` (table 4's "w/o CCA").
+        split: Finds the regions of a class: `optimised_regions`, `original_regions`, or another function (experiments/s2clip/references.py has the one of
+            table 4's "w/o CCA").
         prompts: What SAM is told about a region (table 4's "w/o box" and "w/o mask" leave one out).
         mask_coefficient: Factor of the class probabilities that are the mask prompt.
         iou_threshold: A mask counts if SAM predicts an IoU above this.

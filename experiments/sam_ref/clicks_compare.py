@@ -1,6 +1,7 @@
 """Compare decoders over one image encoder on held-out objects: clicks to 90 and 95 %, set by set, with paired bootstrap intervals of every difference.
 
-    python benchmarks/clicks_compare.py --data ../shared/data --decoder runs/clicks/decoder.safetensors --share 0.3,0.5,0.8,1 --rank 32 --journal compare.jsonl
+    python experiments/sam_ref/clicks_compare.py --data ../shared/data --decoder runs/clicks/decoder.safetensors --share 0.3,0.5,0.8,1 --rank 32 \\
+        --journal compare.jsonl
 
 The first row is the model's own decoder, the others go a share of the way from it to the learned one. All rows click the same objects of the val parts,
 zooming in where the model does; every photo and every view is encoded once for all rows. What the journal holds is not clicked again, so that an interrupted

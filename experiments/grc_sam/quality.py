@@ -1,7 +1,7 @@
 """How good trained GrC-SAM models are on a held-out part: classes or foreground, beside the coarse and the fine mask, model by model.
 
-    python benchmarks/grc_quality.py ../shared/data/ccp --classes ccp8 --model runs/semantic/model.safetensors --model runs/linear/model.safetensors
-    python benchmarks/grc_quality.py ../shared/data/human_seg ../shared/data/ccp --model runs/binary/model.safetensors
+    python experiments/grc_sam/quality.py ../shared/data/ccp --classes ccp8 --model runs/semantic/model.safetensors --model runs/linear/model.safetensors
+    python experiments/grc_sam/quality.py ../shared/data/human_seg ../shared/data/ccp --model runs/binary/model.safetensors
 
 Every model sees the same images at its own size. mIoU and PA are over all pixels of all images; Dice and its PA are means over images, of the foreground at the
 end, of the coarse mask and of the fine one: the difference of the last two says whether the fine stage helps.

@@ -1,8 +1,8 @@
 """GrC-SAM against SAM's grid mode over the same encoder, on one photo in one interleaved run: time, operations, parameters (table 3 of the paper).
 
-    python benchmarks/grc_table3.py --model sam2-hiera-tiny --rounds 3
-    python benchmarks/grc_table3.py --model sam-vit-b --width 256 --layers C --rounds 3       (the paper's own encoder)
-    python benchmarks/grc_table3.py --file runs/semantic/model.safetensors                    (a trained model)
+    python experiments/grc_sam/table3.py --model sam2-hiera-tiny --rounds 3
+    python experiments/grc_sam/table3.py --model sam-vit-b --width 256 --layers C --rounds 3       (the paper's own encoder)
+    python experiments/grc_sam/table3.py --file runs/semantic/model.safetensors                    (a trained model)
 
 Operations are counted by torch on one run of each part, with attention as plain matrix products: one multiplication with its addition counts as two (GFLOPs),
 beside it as one (GMACs), since the paper does not say which it means. The grid mode asks the decoder for every point of a 32 x 32 grid; its operations are
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,11 +27,15 @@ from fretsaw.frames import Preprocessing, squash
 from fretsaw.methods.grc_sam.build import Description, build_network, layers_of
 from fretsaw.methods.grc_sam.model import GrcSam, with_taps
 from fretsaw.methods.grc_sam.scores import CONFIGURATIONS
-from fretsaw.methods.grid import GridMasks, sam_crops
+from fretsaw.methods.grid import GridMasks
 from fretsaw.weights import load_state_dict, load_strictly, read_metadata
-from interleave import interleaved, machine, median_ratio, versions
 
-ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the checkout, for `benchmarks` and `experiments`
+
+from benchmarks.interleave import interleaved, machine, median_ratio, versions
+from experiments.grid_mode import sam_crops
+
+ROOT = Path(__file__).resolve().parents[2]
 POINTS = 32 * 32
 
 

@@ -1,4 +1,4 @@
-"""Draw what benchmarks/hrsam.py measured: python benchmarks/hrsam_pictures.py report.json -o pictures/"""
+"""Draw what experiments/hrsam/cost.py measured: python experiments/hrsam/figures.py report.json -o pictures/"""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def draw(report: Mapping[str, Any], folder: Path) -> list[Path]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("report", type=Path, help="what benchmarks/hrsam.py --report wrote")
+    parser.add_argument("report", type=Path, help="what experiments/hrsam/cost.py --report wrote")
     parser.add_argument("-o", "--out", type=Path, default=Path("pictures"))
     options = parser.parse_args()
     for path in draw(json.loads(options.report.read_text()), options.out):

@@ -1,8 +1,8 @@
 """S2CLIP's table 4 without trained networks: what the refinement costs, by classes and regions, against Trident's way; and the ablations.
 
-    python benchmarks/s2clip.py                                # component analysis and refinement, on planted maps
-    python benchmarks/s2clip.py --sam vit-b                    # with SAM ViT-B's real sizes (random weights: its time does not depend on them)
-    python benchmarks/s2clip.py --memory                       # peak memory of a whole call on 2048 x 2048 pixels with 171 names, networks of real sizes
+    python experiments/s2clip/table4.py                                # component analysis and refinement, on planted maps
+    python experiments/s2clip/table4.py --sam vit-b                    # with SAM ViT-B's real sizes (random weights: its time does not depend on them)
+    python experiments/s2clip/table4.py --memory                       # peak memory of a whole call on 2048 x 2048 pixels with 171 names, networks of true size
     fretsaw evaluate semantic DATA --model s2clip --protocol voc21      # the accuracy rows, where weights and data are at hand
 
 Every case is a label map of smooth blobs as text methods give it, at the benchmarks' image sizes and class counts. The rows are run in turns, in an order
@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -30,13 +31,17 @@ from torch import Tensor
 from fretsaw.backbones import sam
 from fretsaw.backbones.sam_decoder import MakeMasks
 from fretsaw.frames import Frame
-from fretsaw.methods.s2clip.maps import DenseMaps, TextMaps, coarse_labels, reduce_map
+from fretsaw.methods.s2clip.maps import TextMaps, coarse_labels, reduce_map
 from fretsaw.methods.s2clip.refine import ALL_PROMPTS, Ask, MaskFusion, Refinement, class_prompts, refine, sam_answers
-from fretsaw.methods.s2clip.regions import optimised_regions, original_regions, whole_classes
+from fretsaw.methods.s2clip.regions import optimised_regions, original_regions
 from fretsaw.methods.sam_clicks import SamClicks, build_sam, single
 from fretsaw.types import ImageEmbedding, PromptEmbedding
-from interleave import interleaved, machine, median_ratio, versions
-from s2clip_memory import measure_memory
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the checkout, for `benchmarks` and `experiments`
+
+from benchmarks.interleave import interleaved, machine, median_ratio, versions
+from experiments.s2clip.memory import measure_memory
+from experiments.s2clip.references import DenseMaps, whole_classes
 
 CASES = {
     "VOC21": (21, (375, 500), 0.2),

@@ -1,7 +1,8 @@
 """PMG-SAM's table 3, on any data set with COCO instances: SAM 2's grid, SAM 2 told each box, and automatic models; all images, and those whose objects touch.
 
-    python benchmarks/cos_table.py COD10K/test_instances.json --images COD10K/Test/Image --model runs/pmg/best.safetensors
-    python benchmarks/cos_table.py NC4K/nc4k.json --images NC4K/Imgs --model zero_shot=runs/dis/best.safetensors --model transfer=runs/nc4k/best.safetensors
+    python experiments/pmg_sam/table3.py COD10K/test_instances.json --images COD10K/Test/Image --model runs/pmg/best.safetensors
+    python experiments/pmg_sam/table3.py NC4K/nc4k.json --images NC4K/Imgs --model zero_shot=runs/dis/best.safetensors \\
+        --model transfer=runs/nc4k/best.safetensors
 
 Rows of models: components of the cut scored as the paper scores them (protocol pmg-sam), and the model's own instances by COCO's rule (coco-model). The grid's
 masks and the masks of the true boxes are scored by COCO's rule. The paper trains on one set and tests on the other for its cross-data-set rows: give both
@@ -28,9 +29,13 @@ from fretsaw.evaluation.instances import PROTOCOLS, InstanceCutter, evaluate_ins
 from fretsaw.evaluation.runner import RunOptions
 from fretsaw.images import image_hash, read_image
 from fretsaw.masks import mask_to_box
-from fretsaw.methods.grid import GridMasks, sam_crops
+from fretsaw.methods.grid import GridMasks
 from fretsaw.segmentation import Segmentation
-from interleave import machine, versions
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the checkout, for `benchmarks` and `experiments`
+
+from benchmarks.interleave import machine, versions
+from experiments.grid_mode import sam_crops
 
 METRICS = ("AP", "AP50", "AP75")
 

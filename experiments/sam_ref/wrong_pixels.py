@@ -1,6 +1,6 @@
 """What is left for a refiner: where a decoder's wrong pixels lie, and whether its answers obey the clicks.
 
-    python benchmarks/sam_ref_errors.py --data ../shared/data/coco_mval --split ../shared/data/splits/coco_mval_val.txt --model fretsaw-tiny
+    python experiments/sam_ref/wrong_pixels.py --data ../shared/data/coco_mval --split ../shared/data/splits/coco_mval_val.txt --model fretsaw-tiny
 
 Every object gets eight clicks by the protocol sam, without zooming in. At the second, fifth and eighth answer: pixels on the wrong side over the object's area,
 in all and by their distance from the truth's edge in pixels of the decoder's map (four of the model's input); the share of answers that obey the last click,
@@ -19,7 +19,10 @@ import numpy as np
 
 import fretsaw
 from fretsaw.clicks.simulate import simulate_click
-from objects import open_objects
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the checkout, for `benchmarks` and `experiments`
+
+from experiments.objects import open_objects
 
 SHOWN = (2, 5, 8)
 NEAR, FAR = 1.5, 4.0

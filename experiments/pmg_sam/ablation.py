@@ -1,6 +1,7 @@
 """Table 4 and figure 9 of PMG-SAM at a small scale: the same short training for each variant, and the best validation of each.
 
-    python benchmarks/pmg_ablation.py --out runs/ablation --set data=../shared/data --set sets=human_seg --set size=256 --set epochs=4 --set warmup_epochs=0.5
+    python experiments/pmg_sam/ablation.py --out runs/ablation \\
+        --set data=../shared/data --set sets=human_seg --set size=256 --set epochs=4 --set warmup_epochs=0.5
 
 Every variant trains in a folder of its own and is continued where it stopped; `--only fusion,injection` takes some of the groups.
 """
@@ -8,6 +9,7 @@ Every variant trains in a folder of its own and is continued where it stopped; `
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,10 @@ from typing import Any
 from fretsaw.cli.train import configure
 from fretsaw.recipes.pmg_sam.run import Config, run
 from fretsaw.training.loop import read_log
-from interleave import machine, versions
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the checkout, for `benchmarks` and `experiments`
+
+from benchmarks.interleave import machine, versions
 
 GROUPS: dict[str, dict[str, dict[str, Any]]] = {
     "full": {"as configured": {}},

@@ -1,13 +1,13 @@
 """Time HRSAM's parts against what they replace, and measure their memory: the paper's table 3, figures 1 (b) and 5, and the cycle-scan in one lap.
 
-    python benchmarks/hrsam.py                                     ladder, growth, laps and swin with their defaults
-    python benchmarks/hrsam.py --click 4096                        one click on an image of that side: seconds and peak memory
-    python benchmarks/hrsam.py ladder --sizes 1024 2048 --rounds 3 --report ladder.json
-    python benchmarks/hrsam.py ladder --cases HRSAM HRSAM++ --sizes 1024 2048 3072 4096
-    python benchmarks/hrsam.py growth --cases HRSAM --growth-sizes 1024 2048
-    python benchmarks/hrsam.py laps --sizes 1024 4096
-    python benchmarks/hrsam.py swin --device cuda
-    python benchmarks/hrsam.py --report hrsam.json --pictures docs/pictures
+    python experiments/hrsam/cost.py                                     ladder, growth, laps and swin with their defaults
+    python experiments/hrsam/cost.py --click 4096                        one click on an image of that side: seconds and peak memory
+    python experiments/hrsam/cost.py ladder --sizes 1024 2048 --rounds 3 --report ladder.json
+    python experiments/hrsam/cost.py ladder --cases HRSAM HRSAM++ --sizes 1024 2048 3072 4096
+    python experiments/hrsam/cost.py growth --cases HRSAM --growth-sizes 1024 2048
+    python experiments/hrsam/cost.py laps --sizes 1024 4096
+    python experiments/hrsam/cost.py swin --device cuda
+    python experiments/hrsam/cost.py --report hrsam.json --pictures docs/pictures
 
 - ladder: table 3's encoders at each size, how their time grows from the smallest size (figure 1 b), and the memory each takes, in a process of its own;
 - growth: HRSAM and HRSAM++ from 1024 to 4096, each size in a process of its own: latency, times the first size's, peak memory;
@@ -35,11 +35,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fretsaw.layers.attention import rotary_table, rotate
-from fretsaw.layers.selective_scan import cycle_scan, repeated_scan, selective_scan
+from fretsaw.layers.selective_scan import cycle_scan, selective_scan
 from fretsaw.layers.windows import WindowAttention
 from fretsaw.memory import click_memory
 from fretsaw.methods.hrsam import ANCHOR_SIZE, SIZES, HRSAMEncoder, estimate_encoder_memory
-from interleave import interleaved, machine, median_ratio, peak, timed, versions
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the checkout, for `benchmarks` and `experiments`
+
+from benchmarks.interleave import interleaved, machine, median_ratio, peak, timed, versions
+from experiments.hrsam.definitions import repeated_scan
 
 
 class NoScan(nn.Module):

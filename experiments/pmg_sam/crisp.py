@@ -1,8 +1,8 @@
 """Edges at 4K: the automatic cut of a rendered scene with thin parts, its edges looked up in the image, against the same cut enlarged from the model's frame.
 
-    python benchmarks/pmg_crisp.py --model pmg-tiny
-    python benchmarks/pmg_crisp.py --model pmg-tiny --tiles --seeds 2 --picture crisp.png
-    python benchmarks/pmg_crisp.py --model fretsaw-tiny --side 2048 --seeds 3
+    python experiments/pmg_sam/crisp.py --model pmg-tiny
+    python experiments/pmg_sam/crisp.py --model pmg-tiny --tiles --seeds 2 --picture crisp.png
+    python experiments/pmg_sam/crisp.py --model fretsaw-tiny --side 2048 --seeds 3
 
 Prints IoU and boundary IoU (bands of 0.5 %, 0.1 % and 0.02 % of the diagonal: at 4096, 29, 6 and 1 pixels) of the enlarged result, of the one with the image's
 own edges, and of the same two made from the true mask at the decoder's resolution, which shows the pathway apart from how well the object was found. `--tiles`
@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -21,12 +23,16 @@ import numpy as np
 
 import fretsaw
 from fretsaw import edges, frames
-from fretsaw.data.shapes import thin_scene
 from fretsaw.evaluation.overlap import boundary_iou
 from fretsaw.images import write_image
 from fretsaw.masks import mask_iou
 from fretsaw.methods.pmg_sam.cut import PmgCut
-from interleave import machine, peak, versions
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the checkout, for `benchmarks` and `experiments`
+
+from benchmarks.interleave import machine, peak, versions
+from experiments.pmg_sam.scenes import thin_scene
+from experiments.pmg_sam.tiles import decode_tile
 
 BANDS = (0.005, 0.001, 0.0002)
 
@@ -53,8 +59,8 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, help="write a part of the last scene: image, truth, enlarged mask, and the one with the image's edges")
     options = parser.parse_args()
     segmenter = fretsaw.load(options.model, size=options.size)
-    cut = segmenter.parts.automatic
-    if options.tiles and not isinstance(cut, PmgCut):
+    cut, clicks = segmenter.parts.automatic, segmenter.parts.clicks
+    if options.tiles and not (isinstance(cut, PmgCut) and clicks is not None):
         parser.error(f"{options.model} is no PMG-SAM")
     rows: dict[str, list[list[float]]] = {}
     seconds: dict[str, list[float]] = {}
@@ -84,7 +90,7 @@ def main() -> None:
         if options.tiles:
             for name, logits in (("tiles", result.logits), ("truth at S/4, tiles", coarse)):
                 started = time.perf_counter()
-                record(name, started, edges.refine_edges(image, logits, side, cut.decode_tile, edges.REACH * zoom) > 0, truth)
+                record(name, started, edges.refine_edges(image, logits, side, partial(decode_tile, cut, clicks), edges.REACH * zoom) > 0, truth)
         if options.picture:
             down, across = at_the_body(truth)
             tiles = [np.repeat(255 * mask[down, across, None].astype(np.uint8), 3, 2) for mask in (truth, enlarged, crisp)]

@@ -1,6 +1,7 @@
 """Touching objects: connected components alone against the pass of clicks that splits them, on objects pasted side by side.
 
-    python benchmarks/pmg_instances.py ../shared/data/coco_mval --split ../shared/data/splits/coco_mval_val.txt --images 50 --model runs/pmg/best.safetensors
+    python experiments/pmg_sam/instances.py ../shared/data/coco_mval --split ../shared/data/splits/coco_mval_val.txt --images 50 \\
+        --model runs/pmg/best.safetensors
 
 Each image holds two or three objects of the split that touch. The mask that is taken apart is the true union (so that only the splitting is measured) and,
 with a PMG-SAM model, also its own automatic mask. AP50: share of true objects met by an instance with IoU above 0.5 when paired one to one, less what is
@@ -10,6 +11,7 @@ superfluous: 2 hits / (objects + instances). Rules are chosen on the training pa
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from pathlib import Path
 
@@ -19,12 +21,15 @@ from scipy.optimize import linear_sum_assignment
 import fretsaw
 from fretsaw.data.datasets import open_dataset
 from fretsaw.data.layouts import read_list
-from fretsaw.data.shapes import side_by_side
 from fretsaw.layers.resampling import resize_image
 from fretsaw.masks import mask_iou
 from fretsaw.methods.pmg_sam.cut import PmgCut
 from fretsaw.methods.pmg_sam.instances import find_components, split_component
-from interleave import machine, versions
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the checkout, for `benchmarks` and `experiments`
+
+from benchmarks.interleave import machine, versions
+from experiments.pmg_sam.scenes import side_by_side
 
 
 def matched(found: list[np.ndarray], truths: list[np.ndarray]) -> tuple[float, float]:

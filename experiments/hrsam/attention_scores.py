@@ -1,7 +1,7 @@
 """Show how attention spreads as images grow: each token's largest attention score, global against windows (HRSAM, figure 1 c).
 
-    python benchmarks/hrsam_scores.py examples/astronaut.png --sizes 512 1024
-    python benchmarks/hrsam_scores.py photo.jpg --sizes 1024 2048 --mae mae_pretrain_vit_base.pth --report scores.json
+    python experiments/hrsam/attention_scores.py examples/astronaut.png --sizes 512 1024
+    python experiments/hrsam/attention_scores.py photo.jpg --sizes 1024 2048 --mae mae_pretrain_vit_base.pth --report scores.json
 
 Every query of every head and block counts with its largest score after the softmax; the top tenth is left out, as in the figure, and the quartiles are shown.
 Without --mae the weights are random, and the figures say only how scores fall with the number of keys.

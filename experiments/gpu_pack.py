@@ -1,7 +1,7 @@
 """Pack what a GPU machine without network needs: photos at a reduced size, labelled sets, teachers' weights; in parts that travel one by one.
 
-    python benchmarks/gpu_pack.py --out .carry --photos ../shared/data/unlabelled --photos ../shared/data/coco_mval/images --teacher sam2-hiera-tiny
-    python benchmarks/gpu_pack.py --join parts --into pack      # over there, once all parts have arrived in one folder
+    python experiments/gpu_pack.py --out .carry --photos ../shared/data/unlabelled --photos ../shared/data/coco_mval/images --teacher sam2-hiera-tiny
+    python experiments/gpu_pack.py --join parts --into pack      # over there, once all parts have arrived in one folder
 
 Teachers travel in half precision and open by their path: `fretsaw train fretsaw_tiny --set teacher=pack/sam2-hiera-tiny.safetensors`. `--labelled
 ../shared/data` packs the train and val parts of coco_mval and human_seg with their masks, for `fretsaw train sam_ref --set data=pack/data`.

@@ -1,14 +1,15 @@
 """The pictures of GrC-SAM's paper, and the redundancy of patch labels.
 
-python benchmarks/grc_figures.py stages photo.jpg --model runs/grc_semantic/model.safetensors --out stages.png      (figure 2)
-python benchmarks/grc_figures.py variance photos/ --model sam-vit-b --out variance.png                              (figure 3)
-python benchmarks/grc_figures.py fusion photo.jpg --model runs/a.safetensors --model runs/c.safetensors --out f.png (figure 4)
-python benchmarks/grc_figures.py redundancy ../shared/data/ccp/masks                                                (equation 12)
+python experiments/grc_sam/figures.py stages photo.jpg --model runs/grc_semantic/model.safetensors --out stages.png      (figure 2)
+python experiments/grc_sam/figures.py variance photos/ --model sam-vit-b --out variance.png                              (figure 3)
+python experiments/grc_sam/figures.py fusion photo.jpg --model runs/a.safetensors --model runs/c.safetensors --out f.png (figure 4)
+python experiments/grc_sam/figures.py redundancy ../shared/data/ccp/masks                                                (equation 12)
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +18,14 @@ import torch
 import fretsaw
 from fretsaw import catalog, frames, images
 from fretsaw.data.layouts import list_images
-from fretsaw.evaluation.redundancy import redundancy
 from fretsaw.layers.attention_taps import readable_layers, received_attention, tapped
 from fretsaw.methods.grc_sam.model import with_taps
 from fretsaw.methods.grc_sam.scores import layer_score
-from panels import panels
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the checkout, for `benchmarks` and `experiments`
+
+from experiments.grc_sam.redundancy import redundancy
+from experiments.panels import panels
 
 
 def run(name: str, image: np.ndarray):

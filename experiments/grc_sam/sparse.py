@@ -1,7 +1,7 @@
 """Time GrC-SAM's window block and its whole fine stage against the share rho of what is active, each pair interleaved with the dense form.
 
-    python benchmarks/grc_sparse.py --picture sparse.png
-    python benchmarks/grc_sparse.py --width 256 --pairs 30 --device cuda
+    python experiments/grc_sam/sparse.py --picture sparse.png
+    python experiments/grc_sam/sparse.py --width 256 --pairs 30 --device cuda
 
 The active part is a disc about the middle. A pair runs the sparse and the dense form once each, in an order that is drawn anew; the table shows medians and the
 median of the pairs' ratios. The stage counts everything: enlarging, the dense 3 x 3 convolution, both blocks, scores and threshold. Before anything is timed,
@@ -21,7 +21,10 @@ from torch import Tensor
 
 from fretsaw.methods.grc_sam.fine import SCALE, WINDOW, FineStage, token_scores
 from fretsaw.methods.grc_sam.windows import active_windows, tokens_of
-from interleave import interleaved, machine, median_ratio, versions
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the checkout, for `benchmarks` and `experiments`
+
+from benchmarks.interleave import interleaved, machine, median_ratio, versions
 
 RHOS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)
 

@@ -1,7 +1,7 @@
 """PMG-SAM's pictures: what each stage of a cut sees, and touching objects before and after the pass of clicks.
 
-python benchmarks/pmg_figures.py stages examples/chelsea.png examples/coffee.png examples/rocket.jpg --out docs/pictures/pmg_stages.jpg
-python benchmarks/pmg_figures.py touching examples/chelsea.png examples/astronaut.png --out docs/pictures/pmg_touching.jpg
+python experiments/pmg_sam/figures.py stages examples/chelsea.png examples/coffee.png examples/rocket.jpg --out docs/pictures/pmg_stages.jpg
+python experiments/pmg_sam/figures.py touching examples/chelsea.png examples/astronaut.png --out docs/pictures/pmg_touching.jpg
 
 `touching` cuts the object out of each photo, sets the objects side by side, and cuts the picture made so.
 """
@@ -9,6 +9,7 @@ python benchmarks/pmg_figures.py touching examples/chelsea.png examples/astronau
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,12 +20,15 @@ import fretsaw
 from fretsaw import frames, images
 from fretsaw.api import Segmenter
 from fretsaw.backbones.u2net import load_u2netp, saliency_map
-from fretsaw.data.shapes import side_by_side
 from fretsaw.layers.resampling import resize_image
 from fretsaw.masks import mask_iou
 from fretsaw.methods.pmg_sam.cut import PmgCut
 from fretsaw.methods.pmg_sam.instances import find_components
-from panels import panels
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the checkout, for `benchmarks` and `experiments`
+
+from experiments.panels import panels
+from experiments.pmg_sam.scenes import side_by_side
 
 COLOURS = ((30, 144, 255), (255, 140, 0), (50, 205, 50), (220, 20, 60), (148, 0, 211))
 SIDE, OVERLAP = 640, 0.15

@@ -1,8 +1,8 @@
 """What PMG-SAM costs: trained and frozen parameters, FLOPs, peak memory and images a second, beside the paper's table 1.
 
-    python benchmarks/pmg_cost.py                    (counts only, no weights, seconds)
-    python benchmarks/pmg_cost.py --device cpu       (also runs the networks with random weights, each in a process of its own)
-    python benchmarks/pmg_cost.py --device cuda
+    python experiments/pmg_sam/cost.py                    (counts only, no weights, seconds)
+    python experiments/pmg_sam/cost.py --device cpu       (also runs the networks with random weights, each in a process of its own)
+    python experiments/pmg_sam/cost.py --device cuda
 
 A multiplication with an addition counts as two FLOPs; convolutions, matrix products and attention are counted, nothing else. The paper's convention is not
 stated, and its FLOPs are lost from the text; it prints 22.9 M trained parameters and 3420 MB. Peak memory counts weights and everything that one image
@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,9 +26,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fretsaw.backbones import sam2
 from fretsaw.backbones.u2net import FULL, SMALL, U2Net
-from fretsaw.methods.pmg_sam.build import PAPER, TINY, PmgSettings, build_pmg_sam, parameters_by_part
+from fretsaw.methods.pmg_sam.build import PAPER, TINY, PmgSettings, build_pmg_sam
 from fretsaw.methods.pmg_sam.pairing import PAIRS, DualFeatures
-from interleave import machine, peak, versions
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the checkout, for `benchmarks` and `experiments`
+
+from benchmarks.interleave import machine, peak, versions
+from experiments.pmg_sam.parameters import parameters_by_part
 
 
 class Whole(nn.Module):

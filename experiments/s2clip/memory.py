@@ -1,4 +1,4 @@
-"""Peak memory of S2CLIP's whole call with networks of their real sizes; `python benchmarks/s2clip.py --memory` runs it.
+"""Peak memory of S2CLIP's whole call with networks of their real sizes; `python experiments/s2clip/table4.py --memory` runs it.
 
 The weights are random: memory does not depend on them. Two things are planted. The logits of the words, after the networks have made theirs, so that the label
 map has the blobs of a real one; and the predicted IoU, so that every mask is accepted, which is the dearest case.
