@@ -153,14 +153,8 @@ class Sam2ImageEncoder(nn.Module):
             `final` (B, C, S/16, S/16) and `high_res` (B, C/8, S/4, S/4), (B, C/4, S/8, S/8). Their memory runs channels last, as the decoder reads them.
         """
         stages = self.trunk(pixels).intermediate_hidden_states
-        fine, middle, final = stages[:3]
         kept = {name: stage.permute(0, 3, 1, 2) for name, stage in zip(self.available_taps, stages, strict=True) if name in taps}
-        # The neck lists its convolutions from the coarsest stage to the finest; only a fourth stage is merged, into the third.
-        *to_coarse, to_final, to_middle, to_fine = self.neck.convs
-        final = _project(final, to_final.weight, to_final.bias) + self.no_memory
-        for project, coarse in zip(to_coarse, stages[3:], strict=True):
-            final = final + _project(coarse, project.weight, project.bias).repeat_interleave(2, dim=1).repeat_interleave(2, dim=2)
-        levels = final, _project(fine, *_chain(to_fine, self.fine)), _project(middle, *_chain(to_middle, self.middle))
+        levels = join_levels(stages, self.neck, self.fine, self.middle, self.no_memory)
         final, fine, middle = (level.permute(0, 3, 1, 2) for level in levels)
         return ImageEmbedding(final, (fine, middle), kept)
 
@@ -174,6 +168,23 @@ class Sam2ImageEncoder(nn.Module):
     def mixed_layers(self) -> tuple[int, ...]:
         """Return the blocks that are read by default: those with global attention; Hiera-T: 5, 7, 9."""
         return tuple(number for number, block in enumerate(self.trunk.blocks) if not block.window_size)
+
+
+def join_final(coarse: Sequence[Tensor], neck: Any, no_memory: Tensor) -> Tensor:
+    """Return the embedding at S/16, (B, h, w, C), from the trunk's third stage and those behind it, (B, h, w, C') each."""
+    # The neck lists its convolutions from the coarsest stage to the finest; only a fourth stage is merged, into the third.
+    *to_coarse, to_final, _middle, _fine = neck.convs
+    final = _project(coarse[0], to_final.weight, to_final.bias) + no_memory
+    for project, stage in zip(to_coarse, coarse[1:], strict=True):
+        final = final + _project(stage, project.weight, project.bias).repeat_interleave(2, dim=1).repeat_interleave(2, dim=2)
+    return final
+
+
+def join_levels(stages: Sequence[Tensor], neck: Any, fine: nn.Conv2d, middle: nn.Conv2d, no_memory: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the embedding and the decoder's two finer maps, (B, h, w, C) at S/16, S/4 and S/8, from all stages of the trunk."""
+    *_, to_middle, to_fine = neck.convs
+    maps = _project(stages[0], *_chain(to_fine, fine)), _project(stages[1], *_chain(to_middle, middle))
+    return join_final(stages[2:], neck, no_memory), *maps
 
 
 def _project(tokens: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

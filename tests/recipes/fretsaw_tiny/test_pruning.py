@@ -7,7 +7,8 @@ import copy
 import torch
 from torch import nn
 
-from fretsaw.recipes.fretsaw_tiny.pruning import fit_linear, narrow
+from fretsaw.recipes.fretsaw_tiny.pruning import narrow
+from fretsaw.training.least_squares import fit_linear
 
 
 class FeedForward(nn.Module):

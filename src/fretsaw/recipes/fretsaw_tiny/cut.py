@@ -11,9 +11,10 @@ from torch.nn import functional as F
 
 from fretsaw.methods.sam_clicks import SamClicks, build_sam2
 from fretsaw.recipes.fretsaw_tiny.config import FretsawTinyConfig
-from fretsaw.recipes.fretsaw_tiny.pruning import fit_linear, narrow
+from fretsaw.recipes.fretsaw_tiny.pruning import narrow
 from fretsaw.recipes.fretsaw_tiny.views import STEM, StoredViews
 from fretsaw.training.embedding_cache import SHARD_VIEWS
+from fretsaw.training.least_squares import fit_linear
 
 
 def cut(

@@ -3,7 +3,7 @@
 Two steps, each a fit on a few photos:
 
     hidden units of a feed-forward layer: the least useful go, the others make up for them     (`narrow`)
-    a linear layer: set to what comes nearest to the targets                                   (`fit_linear`)
+    a linear layer: set to what comes nearest to the targets                                   (`fretsaw.training.least_squares`)
 
 Source: layer-wise reconstruction after pruning: Luo et al. 2017 (ThiNet), section 3.2; which units go: Hassibi & Stork 1993 (optimal brain surgeon),
 equation 5, for all weights that leave a unit.
@@ -11,20 +11,15 @@ equation 5, for all weights that leave a unit.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-CHUNK = 4096
-"""Rows whose products are summed at once."""
+from fretsaw.training.least_squares import moments
 
 COMPACT = 64
 """Units that leave before the matrices are made smaller: until then their rows and columns stand there as zeros."""
-
-RIDGE = 1e-4
-"""Added to the diagonal of a covariance, as a share of its mean: keeps the fits solvable where units are nearly copies of each other."""
 
 
 def narrow(mlp: Any, inputs: Tensor, targets: Tensor, width: int) -> None:
@@ -60,37 +55,3 @@ def narrow(mlp: Any, inputs: Tensor, targets: Tensor, width: int) -> None:
         second.weight.copy_(weights.T)
         second.bias.copy_(wanted - centre[kept] @ weights)
     mlp.proj_in, mlp.proj_out = first, second
-
-
-def fit_linear(inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Return weight (C', C) and bias (C',) of the linear map that comes closest to `targets` (N, C') from `inputs` (N, C)."""
-    centre, wanted, covariance, cross = moments(inputs, targets)
-    weights = torch.linalg.solve(covariance, cross)
-    return weights.T.float(), (wanted - centre @ weights).float()
-
-
-def moments(inputs: Tensor, targets: Tensor, seen: Callable[[Tensor], Tensor] = lambda rows: rows) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the means of what is seen of the inputs and of the targets, the covariance of the first, ridge included, and that between both.
-
-    Args:
-        inputs: (N, C).
-        targets: (N, C').
-        seen: Maps rows to the numbers that a fit starts from; called on some rows at a time, since these may be many more than C.
-    """
-    total: Tensor | None = None
-    for rows, goals in zip(inputs.split(CHUNK), targets.split(CHUNK), strict=True):
-        # A column of ones makes sums and products one product.
-        both = _double(torch.cat([seen(rows), goals, rows.new_ones(len(rows), 1)], dim=1))
-        total = both.T @ both if total is None else total + both.T @ both
-    assert total is not None, "the caller brings rows"
-    size, total = total.shape[0] - 1 - targets.shape[1], total / len(inputs)
-    means = total[-1, :-1]
-    centred = total[:-1, :-1] - means[:, None] * means
-    covariance = centred[:size, :size]
-    ridge = RIDGE * covariance.diagonal().mean() * torch.eye(size, dtype=torch.double, device=centred.device)
-    return means[:size], means[size:], covariance + ridge, centred[:size, size:]
-
-
-def _double(values: Tensor) -> Tensor:
-    """Return values in double precision, on the CPU where a device has none."""
-    return (values.cpu() if values.device.type == "mps" else values).double()
