@@ -400,7 +400,7 @@ def test_annotations_beside_the_pictures_become_objects(make_client, folder):
     assert sorted((row["format"], row["name"]) for row in client.get("/api/annotations").json()) == [("coco", "annotations.json"), ("labelme", "")]
     job = wait(client, client.post("/api/imports", json={}).json())
     assert (job["state"], job["done"]) == ("done", 3)
-    assert job["note"].startswith("3 objects; 1 pictures are not here; 1 files are broken, first 1.json: expected labelme's shapes")
+    assert job["note"].startswith("3 objects; 1 picture is not here; 1 file gave nothing, first 1.json: expected labelme's shapes")
     first = f"/api/images/{rows[0]['id']}"
     objects = client.get(first).json()["objects"]
     assert [(item["name"], item["undoable"]) for item in objects] == [("ball", 1), ("corner", 1)]
@@ -411,7 +411,7 @@ def test_annotations_beside_the_pictures_become_objects(make_client, folder):
     job = wait(client, client.post("/api/imports", json={"name": "annotations.json"}).json())
     assert (job["state"], len(client.get(first).json()["objects"])) == ("done", 2)
     sent = next(iter(coco.write([AnnotatedPicture("1.png", (90, 120), (NamedMask("sent", corner),))])))[1]
-    assert wait(client, client.post("/api/annotations?name=mine.json", content=sent).json())["note"] == "1 objects"
+    assert wait(client, client.post("/api/annotations?name=mine.json", content=sent).json())["note"] == "1 object"
     refused = client.post("/api/annotations?name=page.json", content=b"<html>")
     assert (refused.status_code, refused.json()["kind"]) == (422, "DataError")
     assert "page.json: expected a file of coco" in refused.json()["reason"]
@@ -462,7 +462,7 @@ def test_rows_that_could_not_be_imported_are_told(client, first):
         "annotations": [{"id": number, "image_id": 1, "category_id": number, "segmentation": mask} for number in (1, 2)],
     }
     job = wait(client, client.post("/api/annotations?name=odd.json", content=json.dumps(content).encode()).json())
-    assert (job["state"], job["note"].split(";")[0]) == ("done", "1 objects")
-    assert "rows left out, first: " in job["note"]
+    assert (job["state"], job["note"].split(";")[0]) == ("done", "1 object, 1 left out: 1 annotation")
+    assert "; first: odd.json: category 2: " in job["note"]
     assert [item["name"] for item in client.get(first).json()["objects"]] == ["ball"]
     assert client.get("/api/images").status_code == 200

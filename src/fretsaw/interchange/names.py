@@ -23,6 +23,8 @@ MOST_CHARACTERS = 200
 """Of a class name; whole sentences fit, as referring expressions are."""
 MOST_PATH_CHARACTERS = 1000
 """Of a picture's name with its folders."""
+MOST_ADDRESS_CHARACTERS = 8000
+"""Of an address; those that are signed are long."""
 
 _REFUSED = {"Cc": "control characters", "Cs": "lone surrogates", "Zl": "line separators", "Zp": "paragraph separators"}
 """What breaks lines, terminals, XML or UTF-8, by Unicode's category."""
@@ -75,7 +77,9 @@ def picture_name(value: object, place: str = "file name", folder: str = "") -> P
         DataError: If it is refused, or names no file.
     """
     what = "a picture's file name"
-    name, path = _text(value, place, what, MOST_PATH_CHARACTERS), ""
+    if isinstance(value, str) and value[:5].lower() == "data:":
+        raise DataError(f"{place}: expected {what}, got the picture itself as a data: address")
+    name, path = _text(value, place, what, MOST_ADDRESS_CHARACTERS), ""
     for _ in range(20):
         before, (name, longer) = name, _as_path(name, folder, place, value)
         name, folder, path = _text(name, place, what, MOST_PATH_CHARACTERS), "", path or longer
@@ -173,8 +177,6 @@ _LONGEST_PART = 180
 
 def _as_path(name: str, folder: str, place: str, value: object) -> tuple[str, str]:
     """Return a name one step nearer to a path inside a folder, and the same with all its folders."""
-    if name[:5].lower() == "data:" and "," in name:
-        raise DataError(f"{place}: expected a picture's file name, got the picture itself as a data: address")
     outside = False
     if (local := _LOCAL_FILES.fullmatch(name)) and (named := parse_qs(local[1]).get("d")):
         name = named[0]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import itertools
 import zipfile
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 from fretsaw import images, masks
 from fretsaw.errors import OutputError
 from fretsaw.interchange.formats import WRITERS
+from fretsaw.interchange.names import Stems
 from fretsaw.interchange.pictures import AnnotatedPicture, Files, NamedMask, file_part
 from fretsaw.server.records import ImageRecord, ObjectRecord
 from fretsaw.server.sessions import Sessions
@@ -59,10 +59,9 @@ def _named_masks(item: ObjectRecord, size: tuple[int, int]) -> Iterator[NamedMas
 
 
 def unique_stems(records: Iterable[ImageRecord]) -> dict[str, str]:
-    """Return, by picture, the path without suffix for files about it: pictures whose stems collide keep their full name, and get their id if that collides."""
-    rows = [(record.id, record.name, AnnotatedPicture(record.name, (1, 1)).stem) for record in records]
-    stems, names = Counter(stem for _, _, stem in rows), Counter(name for _, name, _ in rows)
-    return {identity: stem if stems[stem] == 1 else name if names[name] == 1 else f"{name}-{identity[:8]}" for identity, name, stem in rows}
+    """Return, by picture, the path without suffix for files about it; see `fretsaw.interchange.names.Stems`."""
+    stems = Stems()
+    return {record.id: stems.take(record.name) for record in records}
 
 
 def cutouts(records: Iterable[ImageRecord], stems: dict[str, str], sessions: Sessions) -> Files:

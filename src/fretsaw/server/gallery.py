@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from fretsaw.interchange.names import NameIndex
 from fretsaw.outputs import IMAGE_SUFFIXES
 from fretsaw.server.refusals import NotHereError
 
@@ -43,6 +44,7 @@ class Gallery:
         self._entries: dict[str, ListedPicture] = {}
         self._listed = float("-inf")
         self._lock = threading.Lock()
+        self._index: tuple[dict[str, ListedPicture] | None, NameIndex] = (None, NameIndex(()))
 
     def entries(self) -> list[ListedPicture]:
         """Return the pictures, sorted by path, at most `MOST_FILES`."""
@@ -70,15 +72,14 @@ class Gallery:
         return entry.name if entry is not None else None
 
     def find(self, name: str) -> ListedPicture | None:
-        """Return the picture whose path below the folder is `name`, or the only one whose path ends in it."""
-        parts = tuple(part for part in name.split("/") if part)
+        """Return the picture that a name means, by the rule of `fretsaw.interchange.names.NameIndex`, or None."""
         entries = self.entries()
-        exact = [entry for entry in entries if entry.name == name]
-        for count in range(len(parts), 0, -1):
-            ending = [entry for entry in entries if tuple(entry.name.split("/"))[-count:] == parts[-count:]]
-            if exact or len(ending) == 1:
-                return (exact or ending)[0]
-        return None
+        listed, index = self._index
+        if listed is not self._entries:
+            index = NameIndex(entry.name for entry in entries)
+            self._index = self._entries, index
+        found = index.find(name)
+        return next((entry for entry in entries if entry.name == found), None)
 
     def _is_picture(self, path: str, name: str) -> bool:
         """Return whether a file is a regular one. Folders are not entered through links, so that only a link may lead out of the served one."""

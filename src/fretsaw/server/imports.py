@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fretsaw.errors import DataError, FretsawError
+from fretsaw.errors import DataError
+from fretsaw.interchange.names import NameIndex
 from fretsaw.interchange.pictures import AnnotatedPicture
 from fretsaw.interchange.reading import Source, find_annotations, readers
+from fretsaw.interchange.report import ReadingReport, counted
 from fretsaw.server.jobs import Job
 from fretsaw.server.refusals import NotHereError
 from fretsaw.server.sessions import Sessions
@@ -34,7 +36,7 @@ def sources_of(bench: Workbench, name: str | None = None) -> list[Source]:
 def import_everything(bench: Workbench, job: Job, sources: Sequence[Source]) -> None:
     """Read annotations file by file and make objects of them; pictures that have objects already stay as they are, and a broken file costs no other.
 
-    What could not be used of a file is counted in the job's note, and the first of it is named.
+    What could not be used is counted by its kind in the job's note, and the first of it is named.
 
     Raises:
         DataError: If no file could be read, or none speaks of a picture that is here; says why, by name.
@@ -42,29 +44,25 @@ def import_everything(bench: Workbench, job: Job, sources: Sequence[Source]) -> 
     files = [row for source in sources for row in readers(source)]
     job.tell(total=len(files))
     made = left = strange = 0
-    broken: list[str] = []
-    left_out: list[str] = []
+    report = ReadingReport()
     for name, read in files:
         job.tell(note=name)
-        try:
-            for picture in read():
-                left_out += picture.left_out
-                count = _put(bench, picture)
-                made, left, strange = made + (count or 0), left + (count == 0), strange + (count is None)
-                job.tell(note=picture.file_name)
-        except FretsawError as error:
-            broken.append(str(error) if name in str(error) else f"{name}: {error}")
+        for picture in report.read(name, read):
+            count = _put(bench, picture)
+            made, left, strange = made + (count or 0), left + (count == 0), strange + (count is None)
+            job.tell(note=picture.file_name)
         job.tell(done=job.done + 1)
+    broken = [row.error or f"{row}" for row in report.failed]
     if broken and not made:
         raise DataError(broken[0] + (f" (and {len(broken) - 1} more files)" if len(broken) > 1 else ""))
     if not made and not left:
         raise DataError("expected annotations of the pictures that are here, found " + (f"{strange} of other pictures" if strange else "none"))
     rows = (
-        f"{made} objects",
-        f"{left} pictures have objects already" if left else "",
-        f"{strange} pictures are not here" if strange else "",
-        f"{len(broken)} files are broken, first {broken[0]}" if broken else "",
-        f"{len(left_out)} rows left out, first: {left_out[0]}" if left_out else "",
+        counted(made, report.left_out),
+        f"first: {report.sentences[0]}" if report.sentences else "",
+        f"{left} {'picture has' if left == 1 else 'pictures have'} objects already" if left else "",
+        f"{strange} {'picture is' if strange == 1 else 'pictures are'} not here" if strange else "",
+        f"{len(broken)} {'file' if len(broken) == 1 else 'files'} gave nothing, first {broken[0]}" if broken else "",
     )
     job.tell(note="; ".join(row for row in rows if row))
 
@@ -87,5 +85,6 @@ def _identity(bench: Workbench, name: str) -> str | None:
 
 
 def _uploaded(sessions: Sessions, name: str) -> str | None:
-    last = name.replace("\\", "/").rpartition("/")[2]
-    return next((row.id for row in sessions.summaries() if row.uploaded and row.name == last), None)
+    uploads = {row.name: row.id for row in sessions.summaries() if row.uploaded}
+    found = NameIndex(uploads).find(name)
+    return uploads[found] if found is not None else None

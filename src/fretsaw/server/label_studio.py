@@ -13,7 +13,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
-from urllib.parse import parse_qs, unquote, urlsplit
 from xml.etree import ElementTree
 
 from fastapi import APIRouter, Request
@@ -21,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from fretsaw.errors import DataError, PromptError, shown
 from fretsaw.interchange.label_studio import decode_brush, result
+from fretsaw.interchange.names import picture_name
 from fretsaw.interchange.pictures import NamedMask
 from fretsaw.segmentation import Segmentation
 from fretsaw.server.open_picture import OpenPicture
@@ -33,10 +33,6 @@ from fretsaw.types import Box, Click
 router = APIRouter(tags=["Label Studio"])
 
 MOST_TASKS = 100
-LONGEST_URL = 2000
-MOST_FOLDERS = 32
-"""In a URL's path; each of them costs a look through the folder's list."""
-
 LONGEST_CONFIG = 100_000
 KINDS = ("keypointlabels", "rectanglelabels", "brushlabels", "keypoint", "rectangle", "brush")
 NAME = TypeAdapter(Name)
@@ -208,31 +204,18 @@ def _name(text: object, place: str) -> str:
 
 
 def find_picture(bench: Workbench, url: object) -> str:
-    """Return the id of the served folder's picture that a task's URL names.
+    """Return the id of the served folder's picture that a task's URL names, by the rule of `fretsaw.interchange.names`.
 
     Raises:
         NotHereError: If none, or more than one, fits.
     """
-    for name in _names_in(url):
-        # Label Studio puts eight characters and a dash before the names of uploads.
-        last = name.rpartition("/")[2]
-        for candidate in (name, last.partition("-")[2] if len(last.partition("-")[0]) == 8 else ""):
-            entry = bench.gallery.find(candidate) if candidate else None
-            if entry is not None:
-                return entry.id
-    raise NotHereError(f"expected a URL whose path ends like one picture in the served folder, got {shown(url, 120)}; nothing is fetched from elsewhere")
-
-
-def _names_in(url: object) -> list[str]:
-    """Return the paths that a URL may mean; none, where it is none."""
-    if not isinstance(url, str) or len(url) > LONGEST_URL:
-        return []
     try:
-        parts = urlsplit(url)
-        names = [*parse_qs(parts.query).get("d", []), unquote(parts.path)]  # Label Studio's local files: /data/local-files/?d=PATH
-    except ValueError:
-        return []
-    return [name for name in names if name.count("/") <= MOST_FOLDERS]
+        entry = bench.gallery.find(picture_name(url))
+    except DataError:  # it names no file
+        entry = None
+    if entry is None:
+        raise NotHereError(f"expected a URL whose path ends like one picture in the served folder, got {shown(url, 120)}; nothing is fetched from elsewhere")
+    return entry.id
 
 
 def _version(bench: Workbench) -> str:
