@@ -52,3 +52,23 @@ def client(make_client):
 def first(client):
     """The address of the folder's first picture."""
     return f"/api/images/{client.get('/api/images').json()['images'][0]['id']}"
+
+
+@pytest.fixture
+def make_bench(segmenter, folder, tmp_path):
+    """Return a function that gives a server's workbench without the server; those before it end first."""
+    from fretsaw.server.workbench import Workbench
+
+    benches = []
+
+    def close():
+        while benches:
+            benches.pop().close()
+
+    def make(model=None, **changes):
+        close()  # a data folder has one owner
+        benches.append(Workbench(model or segmenter, settings_of(folder, tmp_path / "data", **changes)))
+        return benches[-1]
+
+    yield make
+    close()

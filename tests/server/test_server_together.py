@@ -28,23 +28,10 @@ from fretsaw.server.jobs import Jobs
 from fretsaw.server.refusals import NotHereError
 from fretsaw.server.workbench import Workbench
 from fretsaw.server.workers import ClientGoneError, Lane, Workers, wait_for
-from fretsaw.types import Click
+from fretsaw.types import Click, RefinerState
 from served import ServerProcess
-from serving import make_folder, photo, settings_of, tiny_segmenter
+from serving import make_folder, photo, tiny_segmenter
 from tiny import CHANNELS, tiny_sam2
-
-
-@pytest.fixture
-def make_bench(segmenter, folder, tmp_path):
-    benches = []
-
-    def make(model=None, **changes) -> Workbench:
-        benches.append(Workbench(model or segmenter, settings_of(folder, tmp_path / "data", **changes)))
-        return benches[-1]
-
-    yield make
-    for bench in benches:
-        bench.close()
 
 
 def identities(bench: Workbench) -> list[str]:
@@ -320,7 +307,7 @@ def test_several_clicks_with_a_refiner_are_made_all_or_not_at_all(segmenter):
         def refine(self, features, coords, labels, logits, previous, state):
             if coords.shape[1] > 1:
                 raise FretsawError("the second click")
-            return logits, {}
+            return logits, RefinerState()
 
     session = Segmenter("tiny", segmenter.parts, refiner=Failing()).open(photo())
     session.mask(photo().mean(axis=2) > 127.5)

@@ -20,7 +20,7 @@ from fretsaw.server.records import ObjectRecord, PartRecord
 from fretsaw.server.refusals import LimitError, NotHereError
 from fretsaw.session import Session
 from fretsaw.session_file import read_step
-from fretsaw.types import Click
+from fretsaw.types import Click, Stroke
 
 if TYPE_CHECKING:
     from fretsaw.server.open_picture import OpenPicture
@@ -73,7 +73,9 @@ class ObjectEdits:
     @property
     def nbytes(self) -> int:
         """Memory of the objects' histories."""
-        return sum(session.history_nbytes for session in list(self._sessions.values())) + (self._seen[2].nbytes if self._seen is not None else 0)
+        seen = self._seen
+        changed = sum(len(change.rle["counts"]) for change in list(self._changes.values()))
+        return sum(session.history_nbytes for session in list(self._sessions.values())) + changed + (seen[2].nbytes if seen is not None else 0)
 
     def forget(self) -> None:
         """Let go of everything that was read or computed."""
@@ -373,7 +375,8 @@ class ObjectEdits:
 
     def _restored(self, item: ObjectRecord) -> Session:
         root, store, identity = self._picture.embed(), self._picture.store, self._picture.record.id
-        steps = [_with_logits(read_step(store.step_path(identity, name)), root) for name in item.steps]
+        lines: dict[Stroke, Stroke] = {}
+        steps = [_with_shared_lines(_with_logits(read_step(store.step_path(identity, name)), root), lines) for name in item.steps]
         session = root.sibling((Step(), *steps), undone=len(steps) - item.position)
         self._sessions[item.id] = session
         self._names[item.id] = dict(zip(steps, item.steps, strict=True))
@@ -442,6 +445,13 @@ def _components(mask: np.ndarray) -> list[np.ndarray]:
 def _part_record(part: Segmentation) -> PartRecord:
     x0, y0, x1, y1 = part.box
     return PartRecord(part.name, part.score, part.box, part.area, masks.encode_rle(part.mask[y0:y1, x0:x1]))
+
+
+def _with_shared_lines(step: Step, lines: dict[Stroke, Stroke]) -> Step:
+    """Return a step from disk whose lines are the very ones of the steps before it: each step's file holds all that were drawn until then."""
+    if not step.prompt.strokes:
+        return step
+    return replace(step, prompt=replace(step.prompt, strokes=tuple(lines.setdefault(stroke, stroke) for stroke in step.prompt.strokes)))
 
 
 def _with_logits(step: Step, root: Session) -> Step:

@@ -26,9 +26,6 @@ from fretsaw.session import Session
 
 LOGGER = logging.getLogger("fretsaw.server")
 
-RECORD_BYTES = 4096
-"""About what a picture costs in memory before it is read."""
-
 
 class OpenPicture:
     """A picture and what the model knows of it. Methods may be called from several threads; they wait for each other.
@@ -56,6 +53,7 @@ class OpenPicture:
         self._forgotten = False
         self._image: np.ndarray | None = None
         self._root: Session | None = None
+        self._measured: tuple[ImageRecord, int] = (record, record.nbytes)
 
     @property
     def embedded(self) -> bool:
@@ -64,9 +62,12 @@ class OpenPicture:
 
     @property
     def nbytes(self) -> int:
-        """Memory that would come free if the picture left."""
-        total = RECORD_BYTES + sum(len(item.rle["counts"]) for item in self.record.objects) + (self._image.nbytes if self._image is not None else 0)
-        return total + (self._root.nbytes if self._root is not None else 0) + self.objects.nbytes
+        """Memory that would come free if the picture left: its record, its pixels, what the model and the refiner have seen of it, and its histories."""
+        # Without the lock, so that nobody waits for a click on another picture.
+        record, image, root = self.record, self._image, self._root
+        if record is not self._measured[0]:
+            self._measured = record, record.nbytes
+        return self._measured[1] + (image.nbytes if image is not None else 0) + (root.nbytes if root is not None else 0) + self.objects.nbytes
 
     @contextmanager
     def changing(self) -> Iterator[None]:

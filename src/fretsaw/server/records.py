@@ -9,6 +9,9 @@ from pydantic import TypeAdapter
 
 from fretsaw.types import Stroke
 
+RECORD_BYTES, OBJECT_BYTES, POINT_BYTES, NAME_BYTES = 4096, 1024, 128, 64
+"""About what a picture, an object, a place on the picture and the name of an interaction take as Python's objects, beside run lengths."""
+
 
 @dataclass(slots=True)
 class PartRecord:
@@ -98,6 +101,17 @@ class ImageRecord:
     def living(self) -> list[ObjectRecord]:
         """The objects that were not thrown away."""
         return [item for item in self.objects if not item.deleted]
+
+    @property
+    def nbytes(self) -> int:
+        """About what it takes in memory."""
+        return RECORD_BYTES + sum(_memory_of(item) for item in self.objects)
+
+
+def _memory_of(item: ObjectRecord) -> int:
+    runs = len(item.rle["counts"]) + sum(len(part.rle["counts"]) for part in item.parts)
+    points = len(item.clicks) + sum(len(stroke.points) for stroke in item.scribbles)
+    return OBJECT_BYTES + runs + OBJECT_BYTES * len(item.parts) + POINT_BYTES * points + NAME_BYTES * len(item.steps)
 
 
 IMAGE_RECORD: TypeAdapter[ImageRecord] = TypeAdapter(ImageRecord)

@@ -15,6 +15,7 @@ from typing import Any
 from fretsaw import frames, images
 from fretsaw.api import Segmenter
 from fretsaw.server.gallery import Gallery
+from fretsaw.server.heap import give_back
 from fretsaw.server.open_picture import OpenPicture
 from fretsaw.server.records import ImageRecord
 from fretsaw.server.refusals import DamagedError, LimitError, NotHereError
@@ -108,7 +109,9 @@ class Sessions:
                 self._users[identity] -= 1
                 if not self._users[identity]:
                     del self._users[identity]
-                self._evict()
+                evicted = self._evict()
+            if evicted:
+                give_back()
 
     def is_ready(self, identity: str) -> bool:
         """Return whether a picture's embedding is in memory."""
@@ -202,6 +205,7 @@ class Sessions:
         finally:
             with self._lock:
                 self._encodings.pop(identity, None)
+            give_back()  # the encoder takes and frees many times what it leaves
 
     def _open(self, identity: str) -> OpenPicture:
         record = self._store.read(identity)
@@ -215,17 +219,20 @@ class Sessions:
     def _source(self, identity: str) -> Path:
         return self._store.place(identity) / ORIGINAL if self._store.is_upload(identity) else self._gallery.path_of(identity)
 
-    def _evict(self) -> None:
-        """Let the least recently used pictures go that nobody holds; all they know is on disk."""
+    def _evict(self) -> int:
+        """Let the least recently used pictures go that nobody holds, and return how many went; all they know is on disk. The lock is held."""
+        evicted = 0
         total = sum(picture.nbytes for picture in self._pictures.values())
         for identity in list(self._pictures)[:-1]:
             if total <= self._settings.memory_bytes:
-                return
+                break
             if identity not in self._users:
                 picture = self._pictures.pop(identity)
                 total -= picture.nbytes
                 picture.let_go()
-                self.evicted += 1
+                evicted += 1
+        self.evicted += evicted
+        return evicted
 
     def summaries(self) -> list[Summary]:
         """Return what the list shows of every picture with saved work, the served folder's first, in the order of its listing."""
