@@ -20,6 +20,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -125,17 +126,47 @@ def percentile(values: list[float], q: float) -> float:
     return float(np.percentile(values, q)) if values else float("nan")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def print_rows(rows: dict[str, list[float]], options: argparse.Namespace, what: str) -> None:
+    """Print the machine, what was done, and a row of milliseconds for each list of seconds."""
+    import torch
+
+    machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
+    print(f"{machine}; Python {platform.python_version()}, torch {torch.__version__}")
+    print(f"{options.users} people, {what}, model {'tiny' if options.tiny else options.model or 'default'}")
+    print(f"\n{'':<46}{'n':>6}{'p50':>9}{'p95':>9}{'mean':>9}  ms")
+    for name, values in rows.items():
+        mean = statistics.fmean(values) if values else float("nan")
+        print(f"{name:<46}{len(values):>6}{1000 * percentile(values, 50):>9.0f}{1000 * percentile(values, 95):>9.0f}{1000 * mean:>9.0f}")
+
+
+def serving_options(description: str | None, think: float) -> argparse.ArgumentParser:
+    """Return the options of all benchmarks in which people click on a server.
+
+    Args:
+        description: Of the benchmark.
+        think: Seconds between two clicks unless told otherwise.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--users", type=int, default=8)
-    parser.add_argument("--think", type=float, default=5.0, help="seconds between a mask and the next click, on average")
-    parser.add_argument("--seconds", type=float, default=120.0)
+    parser.add_argument("--think", type=float, default=think, help="seconds between a mask and the next click, on average")
     parser.add_argument("--model", default=None)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--tiny", action="store_true", help="a tiny random model: what the server itself costs")
     parser.add_argument("--report", type=Path)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--clients", metavar="ADDRESS", help=argparse.SUPPRESS)
+    return parser
+
+
+def run_clients(program: str, address: str, options: argparse.Namespace, passed_on: Sequence[str]) -> dict[str, Any]:
+    """Run a benchmark's people in a process of their own and return what they found."""
+    command = [sys.executable, program, "--clients", address, *(text for name in passed_on for text in (f"--{name}", str(getattr(options, name))))]
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+
+
+def main() -> None:
+    parser = serving_options(__doc__, think=5.0)
+    parser.add_argument("--seconds", type=float, default=120.0)
     options = parser.parse_args()
     if options.clients:
         print(json.dumps(asyncio.run(play(options.clients, options.users, options.think, options.seconds, options.seed))))
@@ -144,26 +175,16 @@ def main() -> None:
         folder = Path(temporary) / "pictures"
         make_pictures(folder, options.users)
         server, decoder, address = serve(options, folder)
-        command = [sys.executable, __file__, "--clients", address, "--users", str(options.users), "--think", str(options.think)]
-        command += ["--seconds", str(options.seconds), "--seed", str(options.seed)]
-        played = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+        played = run_clients(__file__, address, options, ("users", "think", "seconds", "seed"))
         server.should_exit = True
         time.sleep(1)
     show(options, played, decoder.seconds)
 
 
 def show(options: argparse.Namespace, played: dict[str, Any], decoded: list[float]) -> None:
-    import torch
-
     clicks = played["latencies"]
-    rows = [("click, from request to reply", clicks), ("decoder alone, same run", decoded)]
-    machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
-    print(f"{machine}; Python {platform.python_version()}, torch {torch.__version__}")
-    print(f"{options.users} people, {options.think:g} s between clicks, {options.seconds:g} s, {MEGAPIXELS:g} megapixels, model {options.model or 'default'}")
-    print(f"{'':<32}{'n':>6}{'p50':>9}{'p95':>9}{'mean':>9}  ms")
-    for name, values in rows:
-        mean = statistics.fmean(values) if values else float("nan")
-        print(f"{name:<32}{len(values):>6}{1000 * percentile(values, 50):>9.0f}{1000 * percentile(values, 95):>9.0f}{1000 * mean:>9.0f}")
+    rows = {"click, from request to reply": clicks, "decoder alone, same run": decoded}
+    print_rows(rows, options, f"{options.think:g} s between clicks, {options.seconds:g} s, {MEGAPIXELS:g} megapixels")
     ratios = {f"p{a} / decoder's p{b}": percentile(clicks, a) / percentile(decoded, b) for a, b in ((50, 50), (95, 50), (95, 95))}
     print("; ".join(f"{name} = {ratio:.2f}" for name, ratio in ratios.items()), f"; {played['failures']} failures")
     if options.report:

@@ -4,9 +4,10 @@ One process serves, another one plays the people. Each opens one picture after a
 times (now and then undoes a click, or names the object), and goes on to the next, thinking between two clicks. In one stretch of the work one of them has
 pictures of the folder cut automatically without a pause, as long as the others click. The server's decoder is timed in the same run, call by call.
 
-Printed are the 95th percentile of a click, from request to parsed reply, beside the decoder's own, with and without a cut beside it; and what the server
-process holds at the start, in the middle and at the end: resident memory, descriptors, threads. First clicks on a picture wait for its encoding, and stand
-in a row of their own. The pictures are the examples with noise, so that every one is another picture.
+Printed are the 95th percentile of a click, from request to parsed reply, beside the decoder's own, with and without a cut beside it, and once more for the
+clicks that the model answered with what it had seen already and for those that zoomed in, where it looked at a part of the picture anew. Then, what the server
+process holds at the start, in the middle and at the end: resident memory, what its pictures count as, descriptors, threads. First clicks on a picture wait for
+its encoding, and stand in a row of their own. The pictures are the examples with noise, so that every one is another picture.
 
     python benchmarks/server_soak.py                                         # 8 people, 300 pictures, 2000 clicks, the default model
     python benchmarks/server_soak.py --tiny --users 3 --pictures 12 --clicks 120 --think 0.2     # to see whether it works
@@ -18,14 +19,13 @@ import argparse
 import asyncio
 import json
 import os
-import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-from server_load import TimedDecoder, percentile  # noqa: E402
+from server_load import TimedDecoder, percentile, print_rows, run_clients, serving_options  # noqa: E402
 
 REACH = 1.5
 """The 95th percentile of a click may be as many times the decoder's, and a click beside a cut as many times one without."""
@@ -64,11 +64,43 @@ def make_pictures(folder: Path, count: int, megapixels: float) -> None:
         write_image(folder / f"{number:03d}.jpg", np.clip(image + rough, 0, 255).astype(np.uint8))
 
 
-class Held:
-    """What this process holds, looked at by a thread."""
+class NotedZooms:
+    """Notes which interactions had a part of the picture encoded: by picture, object and the object's revision after it."""
 
-    def __init__(self) -> None:
-        self.rows: list[tuple[float, int, int, int]] = []
+    def __init__(self, model: Any) -> None:
+        from fretsaw.server.object_edits import ObjectEdits
+
+        self.found: set[tuple[str, int, int]] = set()
+        self._encoded = threading.local()
+        encode, extend = model.encode, ObjectEdits.extend
+
+        def noted_encode(*arguments: Any, **options: Any) -> Any:
+            self._encoded.now = True
+            return encode(*arguments, **options)
+
+        def noted_extend(edits: Any, number: int, *arguments: Any) -> Any:
+            picture = edits._picture
+            picture.embed()  # so that what is encoded from now on is a part
+            self._encoded.now = False
+            item = extend(edits, number, *arguments)
+            if self._encoded.now:
+                self.found.add((picture.record.id, number, item.revision))
+            return item
+
+        model.encode = noted_encode
+        setattr(ObjectEdits, "extend", noted_extend)  # noqa: B010
+
+
+class Held:
+    """What this process holds, looked at by a thread.
+
+    Args:
+        counted: Returns the bytes that the server counts its pictures as.
+    """
+
+    def __init__(self, counted: Callable[[], int]) -> None:
+        self.rows: list[tuple[float, int, int, int, int]] = []
+        self._counted = counted
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
         self._thread.start()
@@ -76,24 +108,28 @@ class Held:
     def _look(self) -> None:
         while not self._stop.wait(SAMPLES):
             pages = int(Path("/proc/self/statm").read_text().split()[1])
-            self.rows.append((time.perf_counter(), pages * os.sysconf("SC_PAGE_SIZE"), len(os.listdir("/proc/self/fd")), threading.active_count()))
+            held = (pages * os.sysconf("SC_PAGE_SIZE"), self._counted(), len(os.listdir("/proc/self/fd")), threading.active_count())
+            self.rows.append((time.perf_counter(), *held))
 
     def stop(self) -> None:
         self._stop.set()
         self._thread.join()
 
-    def stretch(self, begin: float, end: float) -> tuple[float, float, float]:
-        """Return the medians of bytes, descriptors and threads over a part of the run, 0 to 1."""
+    def stretch(self, begin: float, end: float) -> tuple[float, float, float, float]:
+        """Return the medians of bytes, counted bytes, descriptors and threads over a part of the run, 0 to 1."""
         first, last = self.rows[0][0], self.rows[-1][0]
         inside = [row[1:] for row in self.rows if begin <= (row[0] - first) / max(1e-9, last - first) <= end] or [self.rows[-1][1:]]
         return tuple(statistics.median(column) for column in zip(*inside, strict=True))  # type: ignore[return-value]
 
 
 async def play(address: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Be all the people; returns the seconds of first clicks, of clicks alone and of clicks beside a cut, and what was refused."""
+    """Be all the people; returns kind, picture, object, revision and seconds of each request that was timed, and what was refused.
+
+    The kinds are "first" and later clicks, "alone" or "beside" a cut, and the cuts themselves.
+    """
     import httpx
 
-    seconds: dict[str, list[float]] = {"first": [], "alone": [], "beside": [], "cut": []}
+    timed: list[tuple[str, str, int, int, float]] = []
     refused: list[str] = []
     done, cutting = 0, False
     async with httpx.AsyncClient(base_url=address, timeout=300, limits=httpx.Limits(max_connections=4 * options.users)) as client:
@@ -109,8 +145,9 @@ async def play(address: str, options: argparse.Namespace) -> dict[str, Any]:
             if reply.status_code >= 400:
                 refused.append(f"{method} {path}: {reply.status_code} {reply.text[:120]}")
             answer = reply.json()
-            if kind is not None and (kind != "alone" or beside == cutting):  # a click while a cut began or ended is of neither kind
-                seconds["beside" if kind == "alone" and beside else kind].append(time.perf_counter() - began)
+            if kind is not None and reply.status_code < 400 and (kind != "alone" or beside == cutting):  # a click while a cut began or ended is of neither kind
+                named = "beside" if kind == "alone" and beside else kind
+                timed.append((named, path.split("/")[3], answer["id"], answer["revision"], time.perf_counter() - began))
             return answer
 
         async def person(number: int) -> None:
@@ -151,22 +188,31 @@ async def play(address: str, options: argparse.Namespace) -> dict[str, Any]:
                     await send(None, "POST", f"{item}/reset")
 
         await asyncio.gather(cutter(), *(person(number) for number in range(options.users)))
-    return {"seconds": seconds, "refused": refused, "clicks": done}
+    return {"timed": timed, "refused": refused, "clicks": done}
 
 
-def serve(options: argparse.Namespace, folder: Path) -> tuple[TimedDecoder, str, Callable[[], None]]:
-    """Start the server in a thread; returns its decoder, its address, and what stops it."""
+def serve(options: argparse.Namespace, folder: Path) -> tuple[TimedDecoder, NotedZooms, Callable[[], int], str, Callable[[], None]]:
+    """Start the server in a thread; returns its decoder, its zooms, what counts its pictures' memory, its address, and what stops it."""
     import fretsaw
-    from fretsaw.server.app import create_app
+    from fretsaw.server import app
     from fretsaw.server.listening import listen, make_server
     from fretsaw.server.settings import for_command
     from serving import tiny_segmenter
 
+    benches: list[Any] = []
+
+    class Noted(app.Workbench):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            benches.append(self)
+
+    app.Workbench = Noted
     segmenter = tiny_segmenter(options.pause) if options.tiny else fretsaw.load(options.model, device=options.device)
-    decoder = TimedDecoder(segmenter.parts.clicks)
-    settings = for_command(folder, "127.0.0.1", None)
+    network = segmenter.parts.clicks
+    decoder, zooms = TimedDecoder(network), NotedZooms(network)
+    settings = replace(for_command(folder, "127.0.0.1", None), memory_bytes=options.memory * 2**20)
     door = listen("127.0.0.1", 0, settings)
-    server = make_server(create_app(segmenter, settings), door, settings)
+    server = make_server(app.create_app(segmenter, settings), door, settings)
     thread = threading.Thread(target=server.run, args=([door],), daemon=True)
     thread.start()
 
@@ -174,23 +220,16 @@ def serve(options: argparse.Namespace, folder: Path) -> tuple[TimedDecoder, str,
         server.should_exit = True
         thread.join(30)
 
-    return decoder, f"http://127.0.0.1:{door.getsockname()[1]}", stop
+    return decoder, zooms, lambda: benches[0].sessions.nbytes, f"http://127.0.0.1:{door.getsockname()[1]}", stop
 
 
 def options_of() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--users", type=int, default=8)
+    parser = serving_options(__doc__, think=4.0)
     parser.add_argument("--pictures", type=int, default=300)
     parser.add_argument("--clicks", type=int, default=2000)
-    parser.add_argument("--think", type=float, default=4.0, help="seconds between a mask and the next click, on average")
     parser.add_argument("--megapixels", type=float, default=1.0)
-    parser.add_argument("--model", default=None)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--tiny", action="store_true", help="a tiny random model: what the server itself costs")
+    parser.add_argument("--memory", type=int, default=2048, help="MiB that the server may use for pictures")
     parser.add_argument("--pause", type=float, default=0.3, help="seconds of the tiny model's automatic cut")
-    parser.add_argument("--report", type=Path)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--clients", metavar="ADDRESS", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
@@ -202,46 +241,45 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="fretsaw-soak-") as temporary:
         folder = Path(temporary) / "pictures"
         make_pictures(folder, options.pictures, options.megapixels)
-        decoder, address, stop = serve(options, folder)
-        held, began = Held(), time.perf_counter()
-        passed_on = ("users", "pictures", "clicks", "think", "seed")
-        command = [sys.executable, __file__, "--clients", address, *(text for name in passed_on for text in (f"--{name}", str(getattr(options, name))))]
-        played = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+        decoder, zooms, counted, address, stop = serve(options, folder)
+        held, began = Held(counted), time.perf_counter()
+        played = run_clients(__file__, address, options, ("users", "pictures", "clicks", "think", "seed"))
         took = time.perf_counter() - began
         held.stop()
         stop()
-    show(options, played, decoder.seconds, held, took)
+    show(options, played, decoder.seconds, zooms.found, held, took)
 
 
-def show(options: argparse.Namespace, played: dict[str, Any], decoded: list[float], held: Held, took: float) -> None:
-    import torch
-
-    seconds = played["seconds"]
-    machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
-    model = "tiny" if options.tiny else options.model or "default"
-    print(f"{machine}; Python {platform.python_version()}, torch {torch.__version__}")
-    print(f"{options.users} people, {options.pictures} pictures of {options.megapixels:g} megapixels, {played['clicks']} clicks, model {model}, {took:.0f} s")
-    print(f"\n{'':<44}{'n':>6}{'p50':>9}{'p95':>9}{'mean':>9}  ms")
+def show(options: argparse.Namespace, played: dict[str, Any], decoded: list[float], zoomed: set[tuple[str, int, int]], held: Held, took: float) -> None:
+    seconds: dict[str, list[float]] = {name: [] for name in ("first", "alone", "alone, zooming", "beside", "beside, zooming", "cut")}
+    for kind, picture, number, revision, value in played["timed"]:
+        seconds[f"{kind}, zooming" if kind in ("alone", "beside") and (picture, number, revision) in zoomed else kind].append(value)
+    alone, beside = seconds["alone"] + seconds["alone, zooming"], seconds["beside"] + seconds["beside, zooming"]
     rows = {
         "a picture's first click, with its encoding": seconds["first"],
-        "a click": seconds["alone"],
-        "a click beside a running cut": seconds["beside"],
+        "a click": alone,
+        "  on what the model has seen": seconds["alone"],
+        "  that zooms in": seconds["alone, zooming"],
+        "a click beside a running cut": beside,
+        "  on what the model has seen, beside a cut": seconds["beside"],
+        "  that zooms in, beside a cut": seconds["beside, zooming"],
         "an automatic cut": seconds["cut"],
         "the decoder alone, same run": decoded,
     }
-    for name, values in rows.items():
-        mean = statistics.fmean(values) if values else float("nan")
-        print(f"{name:<44}{len(values):>6}{1000 * percentile(values, 50):>9.0f}{1000 * percentile(values, 95):>9.0f}{1000 * mean:>9.0f}")
-    print(f"\n{'':<20}{'memory, MiB':>14}{'descriptors':>14}{'threads':>10}")
+    print_rows(rows, options, f"{options.pictures} pictures of {options.megapixels:g} megapixels, {played['clicks']} clicks, {took:.0f} s")
+    print(f"\n{'':<12}{'memory, MiB':>14}{'pictures, MiB':>16}{'descriptors':>14}{'threads':>10}")
     stretches = {"start": (0.0, 0.1), "middle": (0.45, 0.55), "end": (0.9, 1.0)}
     parts = {name: held.stretch(*stretch) for name, stretch in stretches.items()}
-    for name, (memory, descriptors, threads) in parts.items():
-        print(f"{name:<20}{memory / 2**20:>14.0f}{descriptors:>14.0f}{threads:>10.0f}")
+    for name, (memory, counted, descriptors, threads) in parts.items():
+        print(f"{name:<12}{memory / 2**20:>14.0f}{counted / 2**20:>16.0f}{descriptors:>14.0f}{threads:>10.0f}")
+    print(f"most, MiB: {max(row[1] for row in held.rows) / 2**20:.0f}, of it pictures {max(row[2] for row in held.rows) / 2**20:.0f}; budget {options.memory}")
+    decoder = percentile(decoded, 95)
     ratios = {
-        "p95 of a click / p95 of the decoder": (percentile(seconds["alone"], 95) / percentile(decoded, 95), REACH),
-        "p95 of a click beside a cut / without": (percentile(seconds["beside"], 95) / percentile(seconds["alone"], 95), REACH),
+        "p95 of a click / p95 of the decoder": (percentile(alone, 95) / decoder, REACH),
+        "  the same, of clicks that do not zoom in": (percentile(seconds["alone"], 95) / decoder, REACH),
+        "p95 of a click beside a cut / without": (percentile(beside, 95) / percentile(alone, 95), REACH),
         "memory at the end / in the middle": (parts["end"][0] / parts["middle"][0], FLAT),
-        "descriptors at the end / in the middle": (parts["end"][1] / parts["middle"][1], FLAT),
+        "descriptors at the end / in the middle": (parts["end"][2] / parts["middle"][2], FLAT),
     }
     print()
     for name, (value, most) in ratios.items():
