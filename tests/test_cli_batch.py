@@ -347,6 +347,56 @@ def test_a_run_that_breaks_off_before_its_first_image_leaves_the_file_as_it_was(
         pass
 
 
+def test_a_killed_run_leaves_a_journal_from_which_the_next_goes_on(tmp_path):
+    path = tmp_path / "all.json"
+    with CocoFile(tmp_path / "undisturbed.json") as coco:
+        for name in "abcd":
+            coco.add(name, result())
+    killed = CocoFile(path)
+    killed.__enter__()
+    for name in "abc":
+        killed.add(name, result())
+    assert not path.exists()  # it is written once, at the end
+    killed._file.close()
+    killed._held.close()
+    content = killed.journal.read_bytes()
+    killed.journal.write_bytes(content[:-7])  # the last line was cut short
+    with CocoFile(path) as coco:
+        assert ["a" in coco, "b" in coco, "c" in coco] == [True, True, False]
+        coco.add("c", result())
+        coco.add("d", result())
+    assert json.loads(path.read_text()) == json.loads((tmp_path / "undisturbed.json").read_text())
+    assert not killed.journal.exists()
+    # One that was killed after it wrote the file and before the journal was gone adds nothing twice.
+    killed.journal.write_bytes(content)
+    with CocoFile(path):
+        pass
+    with CocoFile(path) as coco:
+        coco.add("e", result())
+    again = json.loads(path.read_text())
+    assert [row["file_name"] for row in again["images"]] == list("abcde")
+    assert [row["id"] for row in again["annotations"]] == [1, 2, 3, 4, 5]
+    killed.journal.write_text("something else")
+    with pytest.raises(OutputError, match=r"all\.json\.journal: expected the journal of an interrupted run, got something else"), CocoFile(path):
+        pass
+    with CocoFile(path, overwrite=True):
+        pass
+    assert json.loads(path.read_text())["images"] == []
+
+
+def test_adding_an_image_costs_the_same_however_many_there_are(tmp_path):
+    """Nothing is passed over again: the time of an addition, and what is written by it, do not grow."""
+    with CocoFile(tmp_path / "all.json") as coco:
+        sizes = []
+        for number in range(3000):
+            before = coco.journal.stat().st_size if coco.journal.exists() else 0
+            coco.add(f"{number:06}", result())
+            sizes.append(coco.journal.stat().st_size - before)
+            assert not (tmp_path / "all.json").exists()
+    assert len(set(sizes[1:])) == 1
+    assert len(json.loads((tmp_path / "all.json").read_text())["images"]) == 3000
+
+
 def test_pictures_of_the_batch_are_what_the_formats_say(loads, photos, tmp_path):
     for format in ("mask", "cutout", "overlay"):
         for suffix in cli.FORMATS[format]:
