@@ -41,9 +41,9 @@ class NumpyClickModel:
         self.looked += embedding is None
         side = self.logit_side
         known = embedding or Brightness(frames.resize_map(self.preprocessing.pixels_of(image)[0].mean(0), side, side))
-        return Seen(self.preprocessing.frame_of(image), known, {"size": np.array(image.shape)})
+        return Seen(self.preprocessing.frame_of(image), known, Brightness(np.zeros(1)) if self.refines else None)
 
-    def answer(self, seen: Seen, prompt: Prompt, state: RefinerState | None = None) -> Answer:
+    def answer(self, seen: Seen, prompt: Prompt, state: RefinerState[np.ndarray] | None = None) -> Answer:
         assert isinstance(seen.embedding, Brightness)
         values = seen.embedding.values
         at = frames.points_to_model(np.array([(click.x, click.y) for click in prompt.clicks]).reshape(-1, 2), seen.frame) * self.logit_side / 128
@@ -55,8 +55,10 @@ class NumpyClickModel:
         if prompt.previous_logits is not None:
             logits = (0.9 * logits + 0.1 * prompt.previous_logits).astype(np.float32)
         logits.flags.writeable = False
-        calls = {"calls": (state["calls"] if state else 0) + np.array(1)} if self.refines else None
-        return Answer(logits, 0.75, calls)
+        if not self.refines:
+            return Answer(logits, 0.75)
+        calls = state.error_map + 1 if state is not None and state.error_map is not None else np.ones_like(logits)
+        return Answer(logits, 0.75, RefinerState(state is not None and state.given, calls))
 
     def pack(self, embedding: Embedding) -> dict[str, np.ndarray]:
         assert isinstance(embedding, Brightness)

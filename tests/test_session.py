@@ -15,7 +15,7 @@ from fretsaw.runtimes.torch import TorchClickModel
 from fretsaw.segmentation import Segmentation, edge_opacity
 from fretsaw.session import Session
 from fretsaw.session_file import read, read_step, write_step
-from fretsaw.types import Box, Click
+from fretsaw.types import Box, Click, RefinerState
 from tiny import tiny_sam, tiny_sam2
 
 
@@ -181,7 +181,7 @@ def test_sessions_in_threads_do_not_disturb_each_other(model, rng):
 
 def test_a_refiner_sees_the_points_and_its_state_goes_back_with_undo(model, image):
     class Counter:
-        """Adds 1 to the logits and counts its calls in the state."""
+        """Adds 1 to the logits and counts its calls in the place of the state's error map."""
 
         def prepare(self, pixels, embedding):
             return pixels.shape
@@ -189,16 +189,16 @@ def test_a_refiner_sees_the_points_and_its_state_goes_back_with_undo(model, imag
         def refine(self, features, point_coords, point_labels, logits, previous_logits, state):
             assert features == (1, 3, 128, 128)
             assert point_coords.shape[1] == point_labels.shape[1]
-            calls = state["calls"] + 1 if state else torch.tensor(1)
-            return logits + 1, {"calls": calls}
+            calls = torch.tensor(1) if state.error_map is None else state.error_map + 1
+            return logits + 1, RefinerState(error_map=calls)
 
     plain, session = Session(image, TorchClickModel(model)), Session(image, TorchClickModel(model, Counter()))
     assert np.allclose(session.click(40, 30).logits, plain.click(40, 30).logits + 1, atol=1e-5)
     session.click(20, 10)
-    assert session.step.refiner_state["calls"] == 2
+    assert session.step.refiner_state.error_map == 2
     session.undo()
     session.click(60, 10)
-    assert session.step.refiner_state["calls"] == 2
+    assert session.step.refiner_state.error_map == 2
 
 
 def test_a_line_is_one_entry_five_clicks_for_the_decoder_and_the_whole_line_for_a_refiner(model, image, tmp_path):
@@ -208,7 +208,7 @@ def test_a_line_is_one_entry_five_clicks_for_the_decoder_and_the_whole_line_for_
 
         def refine(self, features, point_coords, point_labels, logits, previous_logits, state):
             self.points = point_coords[0]
-            return logits, {}
+            return logits, RefinerState()
 
     watch = Watch()
     plain, session = Session(image, TorchClickModel(model)), Session(image, TorchClickModel(model, watch))

@@ -21,7 +21,7 @@ from fretsaw.runtimes.torch import TorchClickModel
 from fretsaw.segmentation import Segmentation
 from fretsaw.session import Session
 from fretsaw.session_file import read, read_step, write_step
-from fretsaw.types import Box, Click
+from fretsaw.types import Box, Click, RefinerState
 from tiny import tiny_sam, tiny_sam2
 
 
@@ -78,7 +78,7 @@ def rich(model, image) -> Session:
     session.clicks([Click(40, 30), Click(5, 5, positive=False)], Box(10, 10, 70, 50))
     session.scribble([(20, 15), (50, 15)])
     part = Segmentation((9 - np.hypot(*(np.mgrid[:60, :90] - np.array([30, 20])[:, None, None]))).astype(np.float32), 0.5, name="a")
-    state = {"error_map": np.zeros((1, 1, 32, 32), np.float32), "given": np.ones((), np.float32)}
+    state = RefinerState(given=True, error_map=np.zeros((1, 1, 32, 32), np.float32))
     automatic = replace(session.step, full=np.ones((60, 90), np.float32), instances=(part,), refiner_state=state, name="cat", view=Box(2, 2, 80, 50))
     speckles = np.zeros((60, 90), bool)
     speckles[::2, ::2] = True

@@ -46,7 +46,7 @@ class Segmenter:
         zoom: When a session looks at a part of the image only, where the object is small; None for never.
     """
 
-    def __init__(self, name: str, parts: catalog.Parts, refiner: Refiner | None = None, zoom: ZoomRules | None = None) -> None:
+    def __init__(self, name: str, parts: catalog.Parts, refiner: Refiner[Any] | None = None, zoom: ZoomRules | None = None) -> None:
         self.name = name
         self.parts = parts
         self.refiner = refiner
@@ -185,30 +185,25 @@ def load(
             raise ModelError(f"expected a model that takes clicks for the refiner {refiner}, got {name}; fretsaw.list_models() names their modes")
         refiners.require_fit(improves, parts.clicks, refiner or "")
     _require_memory(parts, target, precision)
-    for module in (parts.clicks, parts.automatic, parts.semantic, parts.text):
-        if (move := getattr(module, "to", None)) is not None:
-            move(target)
+    parts.to(target)
     if parts.clicks is not None:
         parts.clicks.to_precision(precision)
     if refiner is not None and parts.clicks is not None:
         refiners.install_decoder(refiner, name, parts.clicks)
     zooms = parts.zooms or refiner is not None if zoom is None else zoom
     if improves is not None:
-        improves = improves.to(target).for_answers(precision)
-        if zooms:
-            improves.global_from = None  # on held-out objects it costs clicks on what is seen closely already
+        improves = improves.to(target).for_answers(precision, zooms)
     return Segmenter(name, parts, improves, ZoomRules() if zooms else None)
 
 
 def _require_memory(parts: catalog.Parts, device: torch.device, dtype: torch.dtype) -> None:
-    """Refuse a size that does not fit, where the image encoder knows its need."""
+    """Refuse a size that does not fit into memory, if the image encoder can say how much it needs."""
     from fretsaw import memory
 
-    encoder: Any = parts.clicks.image_encoder if parts.clicks is not None else None
-    if hasattr(encoder, "memory"):
-        assert parts.clicks is not None
-        side = parts.clicks.preprocessing.size
-        memory.require(lambda side: memory.click_memory(encoder, side, dtype, device.type), side, memory.capacity(str(device)), str(device))
+    if parts.clicks is None or not isinstance(encoder := parts.clicks.image_encoder, memory.EstimatesMemory):
+        return
+    side = parts.clicks.preprocessing.size
+    memory.require(lambda side: memory.click_memory(encoder, side, dtype, device.type), side, memory.capacity(str(device)), str(device))
 
 
 def resolve_device(device: str | None) -> torch.device:

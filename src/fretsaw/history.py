@@ -23,7 +23,7 @@ class Step:
         full: What the mask is at the image's size where it did not come from the decoder: (H, W) float32 logits of an automatic cut, or the runs of a
             person's own mask; None where the low-resolution logits say everything.
         instances: Parts of an automatic cut.
-        refiner_state: What the refiner returned last, or None.
+        refiner_state: What the refiner returned last, or None if no refiner made this step.
         name: The mask's class, where it was named; or "".
         view: The part of the image that the low-resolution logits speak of, in whole pixels, all around it being background; None for the whole image.
     """
@@ -32,7 +32,7 @@ class Step:
     score: float = 0.0
     full: np.ndarray | MaskRuns | None = None
     instances: tuple[Segmentation, ...] = ()
-    refiner_state: RefinerState | None = None
+    refiner_state: RefinerState[np.ndarray] | None = None
     name: str = ""
     view: Box | None = None
 
@@ -41,8 +41,8 @@ class Step:
         """Memory of its masks, logits and refiner's state."""
         logits = self.prompt.previous_logits
         own = (self.full.nbytes if self.full is not None else 0) + (logits.nbytes if logits is not None else 0)
-        state = sum(array.nbytes for array in (self.refiner_state or {}).values())
-        return own + state + sum(part.logits.nbytes for part in self.instances)
+        error_map = self.refiner_state.error_map if self.refiner_state is not None else None
+        return own + (error_map.nbytes if error_map is not None else 0) + sum(part.logits.nbytes for part in self.instances)
 
 
 @dataclass(frozen=True, slots=True)

@@ -490,25 +490,24 @@ def nms(boxes: np.ndarray, scores: np.ndarray, iou_threshold: float) -> np.ndarr
     return np.array(kept, np.int64)
 
 
-def stability_score(mask_logits: Any, threshold: float = 0.0, offset: float = 1.0) -> Any:
+def stability_score(mask_logits: np.ndarray, threshold: float = 0.0, offset: float = 1.0) -> np.ndarray:
     """Return how little masks change when their threshold moves: the IoU between the masks at `threshold + offset` and at `threshold - offset`.
 
     Args:
-        mask_logits: (..., H, W) floats, a numpy array or a tensor on any device, where the work is done.
+        mask_logits: (..., H, W) floats. `fretsaw.layers.stability` does the same for tensors on a device.
         threshold: The logit that separates object and background.
         offset: How far the threshold is moved each way, >= 0.
 
     Returns:
-        (...) of the same kind, in [0, 1]; 0 where even the larger mask is empty (the reference gives NaN there, which no filter keeps either).
+        (...) float64 in [0, 1]; 0 where even the larger mask is empty (the reference gives NaN there, which no filter keeps either).
 
     Raises:
-        ShapeError: If there are fewer than two axes or the values are no floats.
+        ShapeError: If it is not a numpy array of floats with at least two axes.
         ConfigError: If `offset` is negative.
 
     Source: Segment Anything (Kirillov et al. 2023), appendix B, stable masks.
     """
-    floating = mask_logits.dtype.kind == "f" if isinstance(mask_logits, np.ndarray) else getattr(mask_logits, "is_floating_point", bool)()
-    if not floating or mask_logits.ndim < 2:
+    if not isinstance(mask_logits, np.ndarray) or mask_logits.dtype.kind != "f" or mask_logits.ndim < 2:
         raise ShapeError(f"mask_logits: expected floats (..., H, W), got {describe(mask_logits)}")
     if not offset >= 0:
         raise ConfigError(f"offset: expected a number >= 0, got {offset}")
@@ -517,10 +516,8 @@ def stability_score(mask_logits: Any, threshold: float = 0.0, offset: float = 1.
     return smaller / larger.clip(min=1)
 
 
-def _areas(mask: Any) -> Any:
+def _areas(mask: np.ndarray) -> np.ndarray:
     """Return how many pixels of each mask (..., H, W) are set; numpy counts one flat array many times faster than it sums along axes."""
-    if not isinstance(mask, np.ndarray):
-        return mask.sum((-2, -1))
     flat = mask.reshape(-1, mask.shape[-2] * mask.shape[-1])
     return np.array([np.count_nonzero(pixels) for pixels in flat], np.int64).reshape(mask.shape[:-2])
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from fretsaw.errors import MemoryLimitError
 
@@ -28,10 +28,13 @@ SIDE_STEP, LARGEST_SIDE = 64, 32768
 CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 
+@runtime_checkable
 class EstimatesMemory(Protocol):
-    """An image encoder that knows what it takes: (side of the model's input, dtype of the encoder) -> bytes at the peak, its parameters included."""
+    """An image encoder that can say how much memory it needs."""
 
-    def memory(self, side: int, dtype: torch.dtype) -> int: ...
+    def memory(self, side: int, dtype: torch.dtype) -> int:
+        """Return the bytes at the peak, parameters included, for a side of the model's input and a dtype of the encoder."""
+        ...
 
 
 def click_memory(encoder: EstimatesMemory, side: int, dtype: torch.dtype, device: str = "cpu") -> int:

@@ -13,7 +13,6 @@ import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
@@ -22,24 +21,12 @@ from fretsaw.clicks.strokes import evenly
 from fretsaw.errors import ModelError, PromptError, ShapeError
 from fretsaw.history import History, Step
 from fretsaw.masks import MaskRuns
-from fretsaw.segmentation import LabelMap, Segmentation
-from fretsaw.types import Box, Click, ClickModel, Embedding, Prompt, Seen, Stroke
+from fretsaw.segmentation import Segmentation
+from fretsaw.types import AutomaticCut, Box, Click, ClickModel, Embedding, Prompt, RefinerState, Seen, SplittingCut, Stroke, TextLabels
 from fretsaw.zoom import Views, ZoomRules, holds, next_view, prompt_within
 
 EMPTY_LOGIT = -frames.MASK_PROMPT_LOGIT
 """The logits of the mask before the first prompt: background everywhere."""
-
-
-class AutomaticCut(Protocol):
-    """Cuts without a prompt, on an embedding that exists already."""
-
-    def __call__(self, image: np.ndarray, embedding: Embedding, frame: frames.Frame) -> Segmentation: ...
-
-
-class TextLabels(Protocol):
-    """Labels an image by names, on an embedding that exists already."""
-
-    def __call__(self, image: np.ndarray, names: Sequence[str], background: Sequence[str] | None = None, *, embedding: Embedding | None = None) -> LabelMap: ...
 
 
 class Session:
@@ -236,7 +223,7 @@ class Session:
         """Cut without a prompt; the result can be corrected by clicks. Earlier clicks and box are dropped (undo brings them back).
 
         Args:
-            instances: Also look for the separate objects, where the automatic cut can (it has a method `split`); costs some clicks.
+            instances: Also look for the separate objects, if the automatic cut is a `SplittingCut`; it takes as long as some clicks.
 
         Raises:
             ModelError: If the model has no automatic mode.
@@ -252,8 +239,8 @@ class Session:
         if self._automatic is None:
             raise ModelError("expected a model with an automatic mode, got one that needs clicks")
         cut = self._automatic(self.image, self.embedding, self.frame)
-        if instances and (split := getattr(self._automatic, "split", None)) is not None:
-            cut = split(cut, self.embedding, self.frame)
+        if instances and isinstance(self._automatic, SplittingCut):
+            return self._automatic.split(cut, self.embedding, self.frame)
         return cut
 
     def adopt(self, cut: Segmentation) -> Segmentation:
@@ -321,14 +308,19 @@ class Session:
         return session_file.write(Path(path), self.image, self._model, self.embedding, self.history)
 
     def _predict(self, prompt: Prompt) -> Segmentation:
-        """Ask the model about the image or a part of it, and push what it answers."""
-        view, state = self._view_for(prompt), self.step.refiner_state
+        """Ask the model about the image or a part of it, and push its answer."""
+        view, state = self._view_for(prompt), self._state_before()
         seen = self._whole if view is None else self.views.seen(view)
         if view != self.step.view:
-            prompt, state = replace(prompt, previous_logits=self._start_of(self.result.logits, view, seen)), {}
+            prompt, state = replace(prompt, previous_logits=self._start_of(self.result.logits, view, seen)), RefinerState[np.ndarray]()
         answer = self._model.answer(seen, prompt if view is None else prompt_within(prompt, view), state)
         full = self._keep_untouched(answer.logits) if self._model.refines and view is None else None
-        return self._push(Step(replace(prompt, previous_logits=answer.logits), answer.score, full, refiner_state=answer.state or None, view=view))
+        return self._push(Step(replace(prompt, previous_logits=answer.logits), answer.score, full, refiner_state=answer.state, view=view))
+
+    def _state_before(self) -> RefinerState[np.ndarray]:
+        """Return what the refiner knows at the current step. A mask that no refiner made came from elsewhere."""
+        step = self.step
+        return step.refiner_state if step.refiner_state is not None else RefinerState(given=step.prompt.previous_logits is not None)
 
     def _view_for(self, prompt: Prompt) -> Box | None:
         """Return the part of the image that the next answer is made on; a session that does not zoom stays on a step's view while the clicks lie there.

@@ -21,7 +21,7 @@ from fretsaw.frames import MASK_PROMPT_LOGIT
 from fretsaw.history import Step
 from fretsaw.masks import MaskRuns
 from fretsaw.segmentation import Segmentation
-from fretsaw.types import Box, Click, ClickModel, Embedding, Prompt, Stroke
+from fretsaw.types import Box, Click, ClickModel, Embedding, Prompt, RefinerState, Stroke
 from fretsaw.weights.checkpoints import one_line
 
 FORMAT = "fretsaw-session-1"
@@ -29,6 +29,11 @@ STEP_FORMAT = "fretsaw-step-1"
 
 EMBEDDING = "embedding."
 """Begins the names of the embedding's arrays; what follows is the model's own, see `ClickModel.pack`."""
+
+STATE = "refiner."
+"""Begins the names of the arrays of a refiner's state."""
+
+ERROR_MAP, GIVEN = f"{STATE}error_map", f"{STATE}given"
 
 BROKEN = (ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, OSError, RuntimeError, TypeError, ValueError)
 """What a file that was damaged, or made to do harm, may end in."""
@@ -181,7 +186,29 @@ def _step_arrays(step: Step) -> dict[str, np.ndarray]:
     for number, part in enumerate(step.instances):
         x0, y0, x1, y1 = _kept_box(part)
         arrays[f"instance.{number}"] = part.logits[y0:y1, x0:x1]
-    return arrays | {f"refiner.{name}": array for name, array in (step.refiner_state or {}).items()}
+    return arrays | _state_arrays(step.refiner_state)
+
+
+def _state_arrays(state: RefinerState[np.ndarray] | None) -> dict[str, np.ndarray]:
+    """Return a refiner's state as arrays by name; the arrays that are there tell a state from none."""
+    if state is None:
+        return {}
+    arrays = {} if state.error_map is None else {ERROR_MAP: state.error_map}
+    # Earlier versions took any array of this name for "given", so that it is written only if it is true, or if nothing else says that there is a state.
+    return arrays if arrays and not state.given else arrays | {GIVEN: np.array(state.given, np.float32)}
+
+
+def _state_from(arrays: Mapping[str, np.ndarray], logits: np.ndarray | None) -> RefinerState[np.ndarray] | None:
+    """Undo `_state_arrays`; an error map has the shape of the logits that the refiner made."""
+    names = [name for name in arrays if name.startswith(STATE)]
+    if unknown := [name for name in names if name not in (ERROR_MAP, GIVEN)]:
+        raise ValueError(f"expected {ERROR_MAP} and {GIVEN} of a refiner's state, got {shown(unknown[0])}")
+    if not names:
+        return None
+    given = GIVEN in arrays and bool(_require_array(GIVEN, arrays[GIVEN], ()))
+    if ERROR_MAP not in arrays:
+        return RefinerState(given)
+    return RefinerState(given, _frozen(_require_array(ERROR_MAP, arrays[ERROR_MAP], logits.shape if logits is not None else None)))
 
 
 def _kept_box(part: Segmentation) -> list[int]:
@@ -229,12 +256,6 @@ def _step_from(step: Any, arrays: Mapping[str, np.ndarray], expected: Expected) 
         previous_logits=_frozen(logits) if logits is not None else None,
         strokes=tuple(_stroke(row, size) for row in _list(step.get("strokes", []), "strokes")),
     )
-    state = {
-        # a map of a refiner's state has the size of the logits that it made
-        name.removeprefix("refiner."): _frozen(_require_array(name, array, logits.shape if logits is not None and array.ndim == 4 else None))
-        for name, array in arrays.items()
-        if name.startswith("refiner.")
-    }
     rows = _list(step.get("instances", []), "instances")
     if len(rows) > MOST_PARTS:
         raise ValueError(f"expected at most {MOST_PARTS} parts, got {len(rows)}")
@@ -245,7 +266,7 @@ def _step_from(step: Any, arrays: Mapping[str, np.ndarray], expected: Expected) 
         _number(step["score"], "score"),
         _full_from(arrays, size),
         parts,
-        state or None,
+        _state_from(arrays, logits),
         _name(step.get("name", "")),
         _view(view, size) if view is not None else None,
     )

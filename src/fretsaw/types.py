@@ -1,4 +1,4 @@
-"""The values that travel between the parts, and the seams that let parts be exchanged.
+"""The values that parts pass to each other, and the seams at which one part can replace another.
 
 Shape legend: B images, P prompt sets, N points, M masks per prompt set, H W original size, S model side, h w embedding grid, C channels,
 k side of the logits that a prompt starts from.
@@ -7,22 +7,28 @@ The seams are plain signatures:
 
 1. `ImageEncoder`: pixels -> `ImageEmbedding`;
 2. prompt embedding: anything -> `PromptEmbedding`, which is all that SAM's mask decoder consumes beside the image;
-3. `Refiner`: `prepare` once per image, `refine` once per interaction, its state explicit;
-4. `ClickModel`: all that a session asks of a model, whatever runs the three above. What passes is numpy, or opaque; `fretsaw.runtimes` implements it.
+3. `Refiner`: `prepare` once per image, `refine` once per interaction; its state is a `RefinerState`;
+4. `ClickModel`: all that a session asks of a model. Its arguments and results are numpy arrays, or values that a session does not look into.
+   `fretsaw.runtimes` implements it.
+
+Beside clicks a model may offer other modes: `AutomaticCut` (some are a `SplittingCut`), `SemanticLabels` and `TextLabels`. What has networks on a device
+is `Movable`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, device
 
     from fretsaw.frames import Frame, Preprocessing
+    from fretsaw.methods.s2clip.settings import TextSettings
+    from fretsaw.segmentation import LabelMap, Segmentation
 
 
 POSITIVE, NEGATIVE, BOX_TOP_LEFT, BOX_BOTTOM_RIGHT, PADDING = 1, 0, 2, 3, -1
@@ -80,7 +86,14 @@ class Prompt:
 
 
 class Embedding(Protocol):
-    """What a runtime keeps of an image, on whatever device: opaque to a session but for the memory it takes."""
+    """What a runtime keeps of an image, on any device. A session knows only how much memory it takes."""
+
+    @property
+    def nbytes(self) -> int: ...
+
+
+class Features(Protocol):
+    """What a refiner prepares of an image, on any device. A session knows only how much memory it takes."""
 
     @property
     def nbytes(self) -> int: ...
@@ -92,41 +105,57 @@ class Seen:
 
     Attributes:
         frame: How it lies in the model's input.
-        embedding: Of the image encoder.
+        embedding: The image encoder's output.
         features: What a refiner prepared, or None.
     """
 
     frame: Frame
     embedding: Embedding
-    features: Any = None
+    features: Features | None = None
 
     @property
     def nbytes(self) -> int:
-        """Memory of the embedding and of what the refiner prepared."""
-        return self.embedding.nbytes + _bytes_of(self.features)
+        """Memory of the embedding and of the refiner's features."""
+        return self.embedding.nbytes + (self.features.nbytes if self.features is not None else 0)
 
 
-RefinerState = Mapping[str, np.ndarray]
-"""What a refiner carries from one interaction to the next: read-only arrays by name."""
+ErrorMap = TypeVar("ErrorMap")
+"""A numpy array where a session keeps the state, a tensor where a refiner computes."""
+
+
+@dataclass(frozen=True, eq=False)
+class RefinerState(Generic[ErrorMap]):
+    """What a refiner knows from the interactions before the next one.
+
+    Before the first click it is `RefinerState()`, and again when the next click is answered on another part of the image. After `Session.mask` or an
+    automatic cut it is `RefinerState(given=True)`.
+
+    Attributes:
+        given: Whether the mask before came from elsewhere (a person's own, an automatic cut). A refiner changes such a mask only around the clicks.
+        error_map: (1, 1, k, k) float32 logits of where the mask before was expected to be wrong, or None if there is no map yet. Read-only.
+    """
+
+    given: bool = False
+    error_map: ErrorMap | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Answer:
-    """What a model says to one prompt.
+    """A model's answer to one prompt.
 
     Attributes:
         logits: (1, 1, k, k) float32 mask logits in the model's frame, read-only.
         score: The model's own quality estimate, [0, 1].
-        state: What the refiner must be told at the next interaction; None where there is no refiner.
+        state: What the refiner needs at the next interaction, or None if the model has no refiner.
     """
 
     logits: np.ndarray
     score: float
-    state: RefinerState | None = None
+    state: RefinerState[np.ndarray] | None = None
 
 
 class ClickModel(Protocol):
-    """Seam 4. All that a session asks of a model that takes clicks. One object serves any number of sessions and threads."""
+    """Seam 4. All that a session asks of a model that takes clicks. One object may serve many sessions and threads at once."""
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -140,12 +169,12 @@ class ClickModel(Protocol):
 
     @property
     def logit_side(self) -> int:
-        """k, the side of the logits that it answers with and that prompts start from."""
+        """k, the side of the logits in its answers and in the prompts that it takes."""
         ...
 
     @property
     def refines(self) -> bool:
-        """Whether it mends a mask that came from elsewhere (a person's own, an automatic cut) around the last click, and leaves the rest as it is."""
+        """Whether it has a refiner, which changes a mask that came from elsewhere only around the last click."""
         ...
 
     def look(self, image: np.ndarray, embedding: Embedding | None = None, taps: Sequence[str] = ()) -> Seen:
@@ -153,31 +182,30 @@ class ClickModel(Protocol):
 
         Args:
             image: (H, W, 3) uint8 RGB.
-            embedding: Of this image, where it is known; it is not computed again then.
-            taps: Intermediate tensors of the image encoder that the embedding is to hold, for methods that read them.
+            embedding: Of this image, if it is known; then it is not computed again.
+            taps: Intermediate tensors of the image encoder that the embedding must hold, for methods that read them.
         """
         ...
 
-    def answer(self, seen: Seen, prompt: Prompt, state: RefinerState | None = None) -> Answer:
+    def answer(self, seen: Seen, prompt: Prompt, state: RefinerState[np.ndarray] | None = None) -> Answer:
         """Answer a prompt.
 
         Args:
             seen: What `look` returned.
             prompt: In pixels of the image that was looked at; its `previous_logits` are (1, 1, k, k).
-            state: Of the answer before; None at the first, and where the mask before came from elsewhere; empty where the answer before was on another part
-                of the image.
+            state: What the refiner knows so far, see `RefinerState`; None means `RefinerState()`. A model without a refiner ignores it.
         """
         ...
 
     def pack(self, embedding: Embedding) -> dict[str, np.ndarray]:
-        """Return an embedding as arrays by name, to be kept in a file."""
+        """Return an embedding as arrays by name, for a file."""
         ...
 
     def unpack(self, arrays: Mapping[str, np.ndarray]) -> Embedding:
         """Undo `pack`.
 
         Raises:
-            ShapeError: If an array is missing, or has not the shape that the model's decoder takes.
+            ShapeError: If an array is missing or has another shape than the model's decoder takes.
         """
         ...
 
@@ -233,8 +261,12 @@ class ImageEncoder(Protocol):
         ...
 
 
-class Refiner(Protocol):
-    """Seam 3. Improves a coarse mask; the state it carries from click to click is a value of its own, which the session keeps in its undo list.
+OwnFeatures = TypeVar("OwnFeatures", bound=Features)
+"""The features that one kind of refiner prepares and takes."""
+
+
+class Refiner(Protocol[OwnFeatures]):
+    """Seam 3. Improves a coarse mask. It keeps nothing between calls: the session keeps its state in the undo list.
 
     Attributes:
         map_scale: Side of the logits that it returns over that of the decoder's, k below.
@@ -242,20 +274,20 @@ class Refiner(Protocol):
 
     map_scale: int
 
-    def prepare(self, pixels: Tensor, embedding: ImageEmbedding) -> Any:
+    def prepare(self, pixels: Tensor, embedding: ImageEmbedding) -> OwnFeatures:
         """Return the features that depend on the image alone; called once per image."""
         ...
 
     def refine(
         self,
-        features: Any,
+        features: OwnFeatures,
         point_coords: Tensor,
         point_labels: Tensor,
         logits: Tensor,
         previous_logits: Tensor | None,
-        state: Mapping[str, Tensor] | None,
-    ) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """Return better logits (1, 1, k S/4, k S/4) and the next state, a mapping of tensors so that a session can be written to disk. It changes none of them.
+        state: RefinerState[Tensor],
+    ) -> tuple[Tensor, RefinerState[Tensor]]:
+        """Return better logits (1, 1, k S/4, k S/4) and the next state. It changes none of its arguments.
 
         Args:
             features: What `prepare` returned.
@@ -263,20 +295,75 @@ class Refiner(Protocol):
             point_labels: (1, N) 1 positive, 0 negative, 2 and 3 a box's corners.
             logits: (1, 1, S/4, S/4) coarse mask logits of this interaction.
             previous_logits: (1, 1, k S/4, k S/4) the mask before this interaction, or None; it may be a user's own.
-            state: What the previous call returned; None at the first, and where the mask before came from elsewhere; empty where the previous call was on
-                another part of the image.
+            state: What the previous call returned, or where there was none, what `RefinerState` says.
         """
         ...
 
 
-def _bytes_of(value: Any) -> int:
-    """Return the memory of an array or tensor, or of a nest of lists, tuples, mappings and objects with fields, as refiners prepare them."""
-    if hasattr(value, "nbytes"):
-        return int(value.nbytes)
-    if isinstance(value, Mapping):
-        return sum(map(_bytes_of, value.values()))
-    if isinstance(value, list | tuple):
-        return sum(map(_bytes_of, value))
-    if is_dataclass(value):
-        return sum(_bytes_of(getattr(value, row.name)) for row in fields(value))
-    return 0
+@runtime_checkable
+class Movable(Protocol):
+    """A part of a model whose networks lie on a device, such as any `torch.nn.Module`. A part without networks need not be one."""
+
+    def to(self, device: device, /) -> Any:
+        """Move the networks to a device."""
+        ...
+
+
+class AutomaticCut(Protocol):
+    """Cuts without a prompt, on an embedding that exists already."""
+
+    def __call__(self, image: np.ndarray, embedding: Any, frame: Frame) -> Segmentation:
+        """Cut an image.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            embedding: Of this image, by the model that the cut was built for.
+            frame: How this image lies in that model's input.
+        """
+        ...
+
+
+@runtime_checkable
+class SplittingCut(AutomaticCut, Protocol):
+    """An automatic cut that can also look for the separate objects in its result."""
+
+    def split(self, result: Segmentation, embedding: Any, frame: Frame) -> Segmentation:
+        """Return a cut with its objects in `instances`; the arguments are those of the call that made it."""
+        ...
+
+
+class SemanticLabels(Protocol):
+    """Gives every pixel one of the classes that a network was trained on."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The classes, in the order of their labels."""
+        ...
+
+    def __call__(self, image: np.ndarray) -> LabelMap:
+        """Label an image (H, W, 3) uint8 RGB."""
+        ...
+
+
+class TextLabels(Protocol):
+    """Gives every pixel one of several names, or none."""
+
+    def __call__(
+        self,
+        image: np.ndarray,
+        names: Sequence[str | Sequence[str]],
+        background: Sequence[str] | None = None,
+        settings: TextSettings | None = None,
+        *,
+        embedding: Any = None,
+    ) -> LabelMap:
+        """Label an image; see `Segmenter.text`.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            names: One item per class.
+            background: Words for what is none of the classes, or None for common ones.
+            settings: Sizes and thresholds, or None for the defaults.
+            embedding: Of this image, by the click model of the same model, if it is known.
+        """
+        ...

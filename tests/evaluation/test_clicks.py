@@ -19,7 +19,7 @@ from fretsaw.evaluation.clicks import ClickTally, carried, click_through, iou, m
 from fretsaw.evaluation.predictors import Detour, Flip, Squash, ZoomIn, logits, object_crop, probabilities, wrap
 from fretsaw.evaluation.protocols import CLICK_PROTOCOLS, CURVE_TARGET, HRSAM, INTERFORMER, REAL, RITM, SAM, SEGNEXT, SIMPLECLICK, click_protocol, for_dataset
 from fretsaw.methods.sam_clicks import best_of_three, single
-from fretsaw.types import Box, Click
+from fretsaw.types import Box, Click, RefinerState
 from tiny import tiny_sam, tiny_sam2
 
 RNG = np.random.default_rng(0)
@@ -328,9 +328,9 @@ class Doubler:
         return pixels.mean()
 
     def refine(self, features, point_coords, point_labels, logits, previous_logits, state):
-        count = (state["count"] if state is not None else torch.zeros(1)) + 1
+        count = (state.error_map if state.error_map is not None else torch.zeros(1)) + 1
         previous = 0 if previous_logits is None else 0.1 * previous_logits
-        return 2 * logits + features + count + point_coords.mean() / 100 + point_labels.sum() + previous, {"count": count}
+        return 2 * logits + features + count + point_coords.mean() / 100 + point_labels.sum() + previous, RefinerState(error_map=count)
 
 
 def test_the_decoder_answers_as_the_session_does_also_with_a_refiner(model):

@@ -289,7 +289,7 @@ def sessions() -> tuple[Any, Any, dict[str, Any]]:
     from fretsaw.segmentation import Segmentation
     from fretsaw.session import Session
     from fretsaw.session_file import write_step
-    from fretsaw.types import Box, Click
+    from fretsaw.types import Box, Click, RefinerState
     from model_files import Sample
     from tiny import tiny_sam2
 
@@ -298,7 +298,7 @@ def sessions() -> tuple[Any, Any, dict[str, Any]]:
     session.clicks([Click(12, 8), Click(3, 3, positive=False)], Box(2, 2, 20, 15))
     session.scribble([(5, 5), (15, 10)])
     part = Segmentation(np.where(np.arange(600).reshape(20, 30) % 30 < 9, 3.0, -3.0).astype(np.float32), 0.5, name="a")
-    state = {"error_map": np.zeros((1, 1, 16, 16), np.float32), "given": np.ones((), np.float32)}
+    state = RefinerState(given=True, error_map=np.zeros((1, 1, 16, 16), np.float32))
     cut = replace(session.step, full=np.ones((20, 30), np.float32), instances=(part,), refiner_state=state, name="cat", view=Box(2, 2, 20, 15))
     own = replace(session.step, full=MaskRuns.of(part.mask))
     session = Session(image, model, embedding=session.embedding, history=[*session.history, cut, own])

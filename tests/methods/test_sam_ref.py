@@ -19,7 +19,7 @@ from fretsaw.methods.sam_ref.networks import GlobalDiff, GlobalResult, Heads, Re
 from fretsaw.methods.sam_ref.places import changed_box, error_region_grew, paste_crop, unsure_box
 from fretsaw.runtimes.torch import TorchClickModel
 from fretsaw.session import Session
-from fretsaw.types import Box, ImageEmbedding
+from fretsaw.types import Box, ImageEmbedding, RefinerState
 from tiny import CHANNELS, tiny_sam, tiny_sam2
 
 
@@ -135,7 +135,7 @@ def test_a_fresh_refiner_changes_nothing(refiner):
     """Training starts from the decoder's own mask."""
     coarse = torch.randn(1, 1, 32, 32) * 8
     with torch.no_grad():
-        logits, _ = refiner.refine(features_of(refiner), torch.tensor([[[60.0, 60.0]]]), torch.tensor([[1]]), coarse, None, None)
+        logits, _ = refiner.refine(features_of(refiner), torch.tensor([[[60.0, 60.0]]]), torch.tensor([[1]]), coarse, None, RefinerState())
     assert torch.equal(logits, coarse)
 
 
@@ -192,22 +192,22 @@ def test_early_answers_are_the_decoders(refiner, monkeypatch):
     monkeypatch.setattr(refiner, "patch_from", None)
     features, coarse, previous = features_of(refiner), torch.randn(1, 1, 32, 32), torch.randn(1, 1, 32, 32)
     fixed(refiner, monkeypatch, signed(square(6, 6, 30, 30)), errors=10)
-    early, state = refiner.refine(features, *clicked(GLOBAL_FROM - 1), coarse, previous, {"error_map": torch.full((1, 1, 32, 32), -1.0)})
+    early, state = refiner.refine(features, *clicked(GLOBAL_FROM - 1), coarse, previous, RefinerState(error_map=torch.full((1, 1, 32, 32), -1.0)))
     assert torch.equal(early, coarse)
-    assert not (state["error_map"] > 0).any()
+    assert not (state.error_map > 0).any()
     late, state = refiner.refine(features, *clicked(GLOBAL_FROM), coarse, previous, state)
     assert torch.equal(late, signed(square(6, 6, 30, 30)))
-    _, state = refiner.refine(features, *clicked(1), coarse, previous, None)
-    assert "given" in state, "a mask that came from elsewhere is mended from the first click on"
+    _, state = refiner.refine(features, *clicked(1), coarse, previous, RefinerState(given=True))
+    assert state.given, "a mask that came from elsewhere is mended from the first click on"
 
 
 def test_selector_takes_the_global_mask_while_the_error_region_shrinks(refiner, monkeypatch):
     features, previous = features_of(refiner), signed(square(4, 4, 20, 20))
     fixed(refiner, monkeypatch, signed(square(6, 6, 30, 30)), errors=10)
-    before = {"error_map": torch.ones(1, 1, 32, 32)}
+    before = RefinerState(error_map=torch.ones(1, 1, 32, 32))
     logits, state = refiner.refine(features, *CLICK, torch.zeros(1, 1, 32, 32), previous, before)
     assert torch.equal(logits, signed(square(6, 6, 30, 30)))
-    assert int((state["error_map"] > 0).sum()) == 10
+    assert int((state.error_map > 0).sum()) == 10
 
 
 @pytest.mark.parametrize(("patch_from", "clicks", "patched"), [(2, 2, True), (6, 5, False), (6, 6, True), (None, 20, False)], ids=str)
@@ -217,7 +217,7 @@ def test_selector_patches_the_previous_mask_when_the_error_region_grows(refiner,
     features, previous = features_of(refiner), signed(square(20, 20, 30, 30))
     whole = signed(square(4, 4, 14, 14) | square(22, 22, 31, 31))
     fixed(refiner, monkeypatch, whole, errors=10)
-    before = {"error_map": torch.full((1, 1, 32, 32), -1.0)}
+    before = RefinerState(error_map=torch.full((1, 1, 32, 32), -1.0))
     logits, _ = refiner.refine(features, *clicked(clicks), torch.zeros(1, 1, 32, 32), previous, before)
     if not patched:
         assert torch.equal(logits, whole)
@@ -230,7 +230,7 @@ def test_selector_patches_the_previous_mask_when_the_error_region_grows(refiner,
 def test_nothing_happens_where_the_click_changed_nothing(refiner, monkeypatch):
     features, previous = features_of(refiner), signed(square(4, 4, 14, 14))
     fixed(refiner, monkeypatch, signed(square(4, 4, 14, 14) | square(25, 25, 30, 30)), errors=10)
-    logits, _ = refiner.refine(features, *CLICK, torch.zeros(1, 1, 32, 32), previous, None)
+    logits, _ = refiner.refine(features, *CLICK, torch.zeros(1, 1, 32, 32), previous, RefinerState(given=True))
     assert logits is previous
 
 
@@ -253,7 +253,7 @@ def test_ones_own_mask_keeps_every_pixel_outside_the_refined_region(refiner, ima
     low = session.step.prompt.previous_logits
     changed = torch.tensor(low)
     changed[..., 4:14, 4:14] = 9.0
-    monkeypatch.setattr(refiner, "refine", lambda *arguments: (changed, {"error_map": changed}))
+    monkeypatch.setattr(refiner, "refine", lambda *arguments: (changed, RefinerState(error_map=changed)))
     result = session.click(18, 12)
     far = np.ones((60, 90), bool)
     far[: int(15 * 60 / 32) + 2, : int(15 * 90 / 32) + 2] = False
@@ -293,9 +293,9 @@ def test_a_refined_mask_does_not_depend_on_where_the_box_of_the_work_lies():
     coarse[..., 6:12, 5:13] = torch.randn(6, 8) * 3
     previous = torch.full((1, 1, 32, 32), -20.0)
     with torch.no_grad():
-        for state in (None, {"error_map": torch.full((1, 1, 32, 32), -1.0)}):
-            ours, _ = near.refine(features, *CLICK, coarse, previous if state else None, state)
-            theirs, _ = whole.refine(features, *CLICK, coarse, previous if state else None, state)
+        for before, state in ((None, RefinerState()), (previous, RefinerState(error_map=torch.full((1, 1, 32, 32), -1.0)))):
+            ours, _ = near.refine(features, *CLICK, coarse, before, state)
+            theirs, _ = whole.refine(features, *CLICK, coarse, before, state)
             box = unsure_box(disk_maps(*CLICK, 128, 32), coarse, previous, SURE_LOGIT)
             within = (..., slice(int(box.y0), int(box.y1)), slice(int(box.x0), int(box.x1)))
             assert torch.allclose(ours[within], theirs[within], atol=1e-4)
@@ -330,8 +330,8 @@ def test_saved_weights_build_the_same_refiner(refiner):
     again.global_from = refiner.global_from
     features, coarse = features_of(refiner), torch.randn(1, 1, 32, 32)
     with torch.no_grad():
-        one, _ = refiner.refine(features, *CLICK, coarse, None, None)
-        other, _ = again.refine(features, *CLICK, coarse, None, None)
+        one, _ = refiner.refine(features, *CLICK, coarse, None, RefinerState())
+        other, _ = again.refine(features, *CLICK, coarse, None, RefinerState())
     assert torch.equal(one, other)
 
 
@@ -355,13 +355,13 @@ def test_what_answers_is_the_refiner_that_learned(dtype, tolerance):
     quick = network.for_answers(dtype)
     coarse, previous = torch.randn(1, 1, 32, 32) * 5, torch.randn(1, 1, 32, 32) * 5
     with torch.no_grad():
-        for before, state in ((None, None), (previous, None)):
+        for before, state in ((None, RefinerState()), (previous, RefinerState(given=True))):
             ours, known = network.refine(features_of(network), *CLICK, coarse, before, state)
             theirs, same = quick.refine(features_of(quick), *CLICK, coarse, before, state)
-            assert theirs.dtype == same["error_map"].dtype == torch.float32
+            assert theirs.dtype == same.error_map.dtype == torch.float32
             assert (ours != coarse).any()
             assert torch.allclose(theirs, ours, atol=tolerance, rtol=0.02)
-            assert torch.allclose(same["error_map"], known["error_map"], atol=tolerance, rtol=0.02)
+            assert torch.allclose(same.error_map, known.error_map, atol=tolerance, rtol=0.02)
     assert next(network.parameters()).dtype == torch.float32
 
 

@@ -10,7 +10,7 @@ from fretsaw.methods.sam_ref import model as sam_ref_model
 from fretsaw.methods.sam_ref.model import SamRef
 from fretsaw.runtimes.torch import TorchClickModel
 from fretsaw.session import Session
-from fretsaw.types import Box, ImageEmbedding
+from fretsaw.types import Box, ImageEmbedding, RefinerState
 from tiny import CHANNELS, tiny_sam, tiny_sam2
 
 
@@ -122,6 +122,7 @@ def answers(refiner: SamRef, detail: float, coarse: torch.Tensor, label: int, pr
     for heads in (refiner.global_diff.heads, refiner.patch_diff.heads):
         heads.forward = lambda feature, coarse: (torch.full_like(coarse, 50.0), torch.full_like(coarse, detail))
     features = refiner.prepare(torch.zeros(1, 3, 128, 128), ImageEmbedding(torch.zeros(1, CHANNELS, 8, 8)))
+    state = state or RefinerState(given=previous is not None)
     return refiner.refine(features, torch.tensor([[[64.0, 64.0]]]), torch.tensor([[label]]), coarse, previous, state)[0]
 
 
@@ -151,12 +152,12 @@ def test_a_mask_that_was_given_takes_the_decoders_answer_around_the_click_alone(
     assert torch.equal(answer[0, 0][far], given[0, 0][far])
 
 
-@pytest.mark.parametrize("state", [None, {"error_map": torch.full((1, 1, 32, 32), 60.0), "given": torch.ones(())}], ids=["first click", "later click"])
-def test_a_mask_that_was_given_is_mended_around_the_click_alone(refiner, state):
+@pytest.mark.parametrize("error_map", [None, torch.full((1, 1, 32, 32), 60.0)], ids=["first click", "later click"])
+def test_a_mask_that_was_given_is_mended_around_the_click_alone(refiner, error_map):
     """The error region has not grown at the later click, and still GlobalDiff's answer does not take the place of the whole mask."""
     given = torch.full((1, 1, 32, 32), 6.0)
     given[..., 14:19, 14:19] = -6.0
-    answer = answers(refiner, 5.0, torch.full((1, 1, 32, 32), 3.0), 1, previous=given, state=state)
+    answer = answers(refiner, 5.0, torch.full((1, 1, 32, 32), 3.0), 1, previous=given, state=RefinerState(given=True, error_map=error_map))
     assert (answer[..., 14:19, 14:19] > 0).all()
     far = torch.ones(32, 32, dtype=torch.bool)
     far[10:23, 10:23] = False
@@ -189,7 +190,7 @@ def test_a_click_after_undo_is_the_click_of_a_session_that_never_took_the_other_
     wandered.undo()
     again, expected = wandered.click(70, 50), straight.click(70, 50)
     assert np.array_equal(again.logits, expected.logits)
-    assert np.array_equal(wandered.step.refiner_state["error_map"], straight.step.refiner_state["error_map"])
+    assert np.array_equal(wandered.step.refiner_state.error_map, straight.step.refiner_state.error_map)
 
 
 def test_what_depends_on_the_image_alone_is_computed_once(refiner, image, monkeypatch):

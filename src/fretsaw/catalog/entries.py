@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
+from fretsaw.types import AutomaticCut, Movable, SemanticLabels, SplittingCut, TextLabels
 from fretsaw.weights import Weights
 
 if TYPE_CHECKING:
+    from torch import device
+
     from fretsaw.methods.sam_clicks import SamClicks
-    from fretsaw.session import AutomaticCut
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +31,25 @@ class Parts:
 
     clicks: SamClicks | None = None
     automatic: AutomaticCut | None = None
-    semantic: Callable[..., Any] | None = None
-    text: Callable[..., Any] | None = None
+    semantic: SemanticLabels | None = None
+    text: TextLabels | None = None
     taps: tuple[str, ...] = ()
     zooms: bool = False
+
+    @property
+    def splitting(self) -> SplittingCut | None:
+        """The automatic cut, if it can look for the separate objects in its result."""
+        return self.automatic if isinstance(self.automatic, SplittingCut) else None
+
+    @property
+    def movable(self) -> tuple[Movable, ...]:
+        """The parts whose networks lie on a device."""
+        return tuple(part for part in (self.clicks, self.automatic, self.semantic, self.text) if isinstance(part, Movable))
+
+    def to(self, device: device) -> None:
+        """Move all networks to a device."""
+        for part in self.movable:
+            part.to(device)
 
 
 @dataclass(frozen=True, slots=True)

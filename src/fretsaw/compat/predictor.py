@@ -273,7 +273,7 @@ class SamPredictor:
                 coords, labels = torch.cat([coords.to(corners), corners], dim=1), torch.cat([labels.to(kinds), kinds], dim=1)
         if coords is None or labels is None:
             return None, None
-        if boxes is None or getattr(self.model.prompt_encoder, "pads_beside_box", False):
+        if boxes is None or self.model.prompt_encoder.pads_beside_box:
             return pad_points(coords, labels)
         return coords, labels
 

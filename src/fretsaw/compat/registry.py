@@ -73,7 +73,9 @@ def build_model(name: str, checkpoint: str | Path | None = None) -> SamClicks:
 
 def clicks_of(model: SamClicks | Segmenter | catalog.Parts) -> SamClicks:
     """Return the network that takes clicks, whatever it is wrapped in."""
-    parts = getattr(model, "parts", model)  # a Segmenter's
+    from fretsaw.api import Segmenter
+
+    parts = model.parts if isinstance(model, Segmenter) else model
     clicks = parts.clicks if isinstance(parts, catalog.Parts) else parts
     if not isinstance(clicks, SamClicks):
         raise ModelError(f"expected a model that takes clicks, from sam_model_registry or fretsaw.load, got {type(model).__name__}")

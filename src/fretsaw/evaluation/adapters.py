@@ -17,7 +17,7 @@ from fretsaw.evaluation.predictors import ClickPredictor, OpenImage, Unit, logit
 from fretsaw.evaluation.protocols import ClickProtocol
 from fretsaw.methods.sam_clicks import Choice, SamClicks, best_of_three, prompt_points, single
 from fretsaw.session import Session
-from fretsaw.types import Click, Prompt, Refiner
+from fretsaw.types import Click, Prompt, Refiner, RefinerState
 
 if TYPE_CHECKING:
     from fretsaw.api import Segmenter
@@ -69,7 +69,7 @@ class DecoderPredictor:
 
     unit: Unit = "logits"
 
-    def __init__(self, model: SamClicks, choose: Choice, preprocessing: frames.Preprocessing | None = None, refiner: Refiner | None = None) -> None:
+    def __init__(self, model: SamClicks, choose: Choice, preprocessing: frames.Preprocessing | None = None, refiner: Refiner[Any] | None = None) -> None:
         self.model, self.choose, self.refiner = model, choose, refiner
         self.preprocessing = preprocessing or model.preprocessing
 
@@ -85,7 +85,7 @@ class _DecoderImage:
         with torch.no_grad():
             self._embedding = predictor.model.encode(pixels)
             self._features: Any = predictor.refiner.prepare(pixels, self._embedding) if predictor.refiner is not None else None
-        self._state: Any = None
+        self._state: RefinerState[torch.Tensor] | None = None
         self._last: np.ndarray | None = None
 
     def predict(self, clicks: Sequence[Click], previous: np.ndarray | None) -> np.ndarray:
@@ -101,7 +101,8 @@ class _DecoderImage:
             answer, _ = self._predictor.choose(*model.decode(self._embedding, model.embed(prompt, self._frame)))
             if refiner is not None:
                 before = torch.from_numpy(mask_logits).to(answer.device) if mask_logits is not None else None
-                answer, self._state = refiner.refine(self._features, *prompt_points(prompt, self._frame), answer, before, self._state)
+                state = self._state if self._state is not None else RefinerState(given=before is not None)
+                answer, self._state = refiner.refine(self._features, *prompt_points(prompt, self._frame), answer, before, state)
         self._last = answer.cpu().numpy()
         return frames.logits_to_image(self._last, self._frame)[0, 0]
 

@@ -218,10 +218,9 @@ def require_classes(names: Sequence[str], preset: SemanticPreset) -> None:
 
 
 def check_classes(segmenter: Any, preset: SemanticPreset) -> None:
-    """Raise `ConfigError` if a loaded model says which classes it has, and they are not those of a preset; called before the first image."""
-    names = getattr(segmenter.parts.semantic, "names", None)
-    if names is not None:
-        require_classes(names, preset)
+    """Raise `ConfigError` if a loaded model has a semantic mode with other classes than a preset; called before the first image."""
+    if segmenter.parts.semantic is not None:
+        require_classes(segmenter.parts.semantic.names, preset)
 
 
 LABELLERS: Mapping[str, Callable[[Any, np.ndarray, SemanticPreset], np.ndarray]] = {"text": label_with_text, "semantic": label_with_classes}

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -48,8 +48,9 @@ class AttentionLayer:
     query_key: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
 
 
+@runtime_checkable
 class ReadableEncoder(Protocol):
-    """An image encoder whose attention can be read: giving these two methods is all that it takes."""
+    """An image encoder whose attention can be read; these two methods are all that it needs."""
 
     def attention_layers(self) -> Sequence[AttentionLayer]:
         """Return all layers in their order."""
@@ -117,16 +118,24 @@ class _Recorder:
             recorded[self._number] = arguments[0]
 
 
+def readable(encoder: nn.Module) -> ReadableEncoder:
+    """Return an encoder as one whose attention can be read.
+
+    Raises:
+        ConfigError: If it states no layers.
+    """
+    if not isinstance(encoder, ReadableEncoder):
+        raise ConfigError(f"expected an image encoder that states its attention layers, got {type(encoder).__name__}")
+    return encoder
+
+
 def readable_layers(encoder: nn.Module, numbers: Sequence[int]) -> list[AttentionLayer]:
     """Return the chosen layers of an encoder.
 
     Raises:
         ConfigError: If it states no layers, or has no layer of a number.
     """
-    state = getattr(encoder, "attention_layers", None)
-    if state is None:
-        raise ConfigError(f"expected an image encoder that states its attention layers, got {type(encoder).__name__}")
-    layers = state()
+    layers = readable(encoder).attention_layers()
     if not numbers or any(not 0 <= number < len(layers) for number in numbers):
         raise ConfigError(f"expected layers out of 0 .. {len(layers) - 1}, got {tuple(numbers)}")
     return [layers[number] for number in numbers]

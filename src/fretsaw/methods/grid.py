@@ -27,6 +27,7 @@ from torch import Tensor
 from fretsaw import frames, masks
 from fretsaw.errors import ConfigError, ShapeError
 from fretsaw.layers.resampling import enlarge_logits
+from fretsaw.layers.stability import stability_score
 from fretsaw.methods.sam_clicks import SamClicks, pad_points
 from fretsaw.types import Box, ImageEmbedding
 
@@ -346,7 +347,7 @@ def _stable_masks(logits: Tensor, offset: float) -> tuple[np.ndarray, np.ndarray
     if logits.device.type == "cpu":
         values = logits.numpy()
         return masks.stability_score(values, 0.0, offset).astype(np.float32), values > 0
-    return masks.stability_score(logits, 0.0, offset).float().cpu().numpy(), (logits > 0).cpu().numpy()
+    return stability_score(logits, 0.0, offset).cpu().numpy(), (logits > 0).cpu().numpy()
 
 
 def _run_lengths(mask: np.ndarray, crop: BoxXYXY, size: tuple[int, int]) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,20 +12,20 @@ from torch import Tensor
 from fretsaw.errors import ShapeError
 from fretsaw.frames import Preprocessing
 from fretsaw.methods.sam_clicks import SamClicks, best_of_three, drawn_points
-from fretsaw.types import Answer, Embedding, ImageEmbedding, Prompt, Refiner, RefinerState, Seen
+from fretsaw.types import Answer, Embedding, Features, ImageEmbedding, Prompt, Refiner, RefinerState, Seen
 
 
 class TorchClickModel:
-    """SAM's prompt encoder and mask decoder over any image encoder, and a refiner if there is one; see `fretsaw.types.ClickModel`.
+    """SAM's prompt encoder and mask decoder over any image encoder, with or without a refiner; see `fretsaw.types.ClickModel`.
 
-    Every prompt is answered with the best of three masks by predicted IoU.
+    The answer to a prompt is the one of the decoder's three masks that has the highest predicted IoU.
 
     Args:
         network: Encoder, prompt encoder and decoder.
         refiner: Improves every answer, or None.
     """
 
-    def __init__(self, network: SamClicks, refiner: Refiner | None = None) -> None:
+    def __init__(self, network: SamClicks, refiner: Refiner[Any] | None = None) -> None:
         self.network, self.refiner = network, refiner
 
     @property
@@ -45,27 +46,30 @@ class TorchClickModel:
 
     @torch.no_grad()
     def look(self, image: np.ndarray, embedding: Embedding | None = None, taps: Sequence[str] = ()) -> Seen:
-        """Return what is computed once of an image; a given embedding must be one of this model's."""
+        """Return what is computed once of an image; see `fretsaw.types.ClickModel.look`. A given embedding must be one of this model's."""
         frame = self.preprocessing.frame_of(image)
         if embedding is not None and self.refiner is None:
             return Seen(frame, embedding)
         pixels = self.network.pixels_of(image)
         known = self.network.encode(pixels, taps) if embedding is None else _own(embedding)
-        return Seen(frame, known, self.refiner.prepare(pixels, known) if self.refiner is not None else None)
+        return Seen(frame, known, self._features(pixels, known))
 
     @torch.no_grad()
-    def answer(self, seen: Seen, prompt: Prompt, state: RefinerState | None = None) -> Answer:
+    def answer(self, seen: Seen, prompt: Prompt, state: RefinerState[np.ndarray] | None = None) -> Answer:
         """Answer a prompt; see `fretsaw.types.ClickModel.answer`."""
-        network, refiner = self.network, self.refiner
+        network = self.network
         logits, score = best_of_three(*network.decode(_own(seen.embedding), network.embed(prompt, seen.frame)))
-        after: Mapping[str, Tensor] | None = None
-        if refiner is not None:
-            # Copies: what a session keeps is read-only, and a refiner might keep what it is given.
-            before = {name: torch.tensor(array, device=logits.device) for name, array in state.items()} if state is not None else None
-            previous = torch.tensor(prompt.previous_logits, device=logits.device) if prompt.previous_logits is not None else None
-            logits, after = refiner.refine(seen.features, *drawn_points(prompt, seen.frame), logits, previous, before)
-        kept = {name: _frozen(tensor) for name, tensor in after.items()} if after is not None else None
-        return Answer(_frozen(logits), float(score.clamp(0, 1)), kept)
+        after: RefinerState[np.ndarray] | None = None
+        if self.refiner is not None:
+            before = state if state is not None else RefinerState[np.ndarray]()
+            error_map, previous = _on(before.error_map, logits.device), _on(prompt.previous_logits, logits.device)
+            points = drawn_points(prompt, seen.frame)
+            logits, refined = self.refiner.refine(seen.features, *points, logits, previous, RefinerState(before.given, error_map))
+            after = RefinerState(refined.given, _frozen(refined.error_map) if refined.error_map is not None else None)
+        return Answer(_frozen(logits), float(score.clamp(0, 1)), after)
+
+    def _features(self, pixels: Tensor, embedding: ImageEmbedding) -> Features | None:
+        return self.refiner.prepare(pixels, embedding) if self.refiner is not None else None
 
     def pack(self, embedding: Embedding) -> dict[str, np.ndarray]:
         """Return an embedding as arrays: `final`, `high_res.0` and on, `taps.<name>`."""
@@ -78,7 +82,7 @@ class TorchClickModel:
         """Undo `pack`.
 
         Raises:
-            ShapeError: If an array is missing, or has not the shape that the model's decoder takes.
+            ShapeError: If an array is missing or has another shape than the model's decoder takes.
         """
         grid, channels = -(-self.preprocessing.size // 16), self.network.embedding_channels
         shapes = {"final": (1, channels[0], grid, grid)}
@@ -95,14 +99,19 @@ class TorchClickModel:
 
 
 def limit_threads(count: int) -> None:
-    """Let networks that the calling thread runs use so many threads at once."""
+    """Set how many processor threads a network may use when the calling thread runs it."""
     torch.set_num_threads(count)
 
 
 def _own(embedding: Embedding) -> ImageEmbedding:
-    """Return an embedding of this runtime as what it is."""
-    assert isinstance(embedding, ImageEmbedding), "a session passes back what the model gave it"
+    """Return an embedding that this runtime made, with its own type."""
+    assert isinstance(embedding, ImageEmbedding), "a session passes back the embedding that the model gave it"
     return embedding
+
+
+def _on(array: np.ndarray | None, device: torch.device) -> Tensor | None:
+    """Return a copy of an array as a tensor: a session's arrays are read-only, and a refiner may keep its arguments."""
+    return torch.tensor(array, device=device) if array is not None else None
 
 
 def _frozen(tensor: Tensor) -> np.ndarray:

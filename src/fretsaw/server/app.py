@@ -69,7 +69,7 @@ def _add_pages(app: FastAPI, bench: Workbench) -> None:
     """The page, and what a machine asks about the server itself."""
     segmenter, settings = bench.segmenter, bench.settings
     parts = segmenter.parts
-    modes = [name for name, there in (("click", True), ("auto", parts.automatic), ("parts", hasattr(parts.automatic, "split")), ("text", parts.text)) if there]
+    modes = [name for name, there in (("click", True), ("auto", parts.automatic), ("parts", parts.splitting), ("text", parts.text)) if there is not None]
     folder = settings.folder.name if settings.folder else None
     limits = {name: getattr(settings, name) for name in ("upload_bytes", "pixels", "uploads", "objects", "steps", "memory_bytes", "queue", "workers")}
     limits["points"] = MOST_POINTS

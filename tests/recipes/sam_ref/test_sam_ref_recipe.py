@@ -32,7 +32,7 @@ from fretsaw.recipes.sam_ref.stages import refine_batch
 from fretsaw.training.click_batches import ClickBatch
 from fretsaw.training.clicking import Interaction
 from fretsaw.training.loop import read_log
-from fretsaw.types import ImageEmbedding
+from fretsaw.types import ImageEmbedding, RefinerState
 from fretsaw.weights import load_state_dict, low_rank
 from tiny import CHANNELS, tiny_sam2
 
@@ -176,7 +176,7 @@ def test_a_refiner_of_finer_maps_learns_from_finer_truths(config, tmp_path):
     refiner = build_refiner(Path(config.out) / "refiner.safetensors")
     assert refiner.map_scale == 2
     features = refiner.prepare(torch.zeros(1, 3, SIZE, SIZE), batch_of(1).embedding)
-    answer, _ = refiner.refine(features, torch.tensor([[[9.0, 9.0]]]), torch.tensor([[1]]), torch.zeros(1, 1, SIZE // 4, SIZE // 4), None, None)
+    answer, _ = refiner.refine(features, torch.tensor([[[9.0, 9.0]]]), torch.tensor([[1]]), torch.zeros(1, 1, SIZE // 4, SIZE // 4), None, RefinerState())
     assert answer.shape == (1, 1, SIZE // 2, SIZE // 2)
 
 
@@ -191,9 +191,9 @@ def test_a_batch_is_refined_as_its_images_one_by_one():
         for i in range(2):
             one = slice(i, i + 1)
             features = refiner.prepare(batch.pixels[one], ImageEmbedding(batch.embedding.final[one]))
-            alone, own = refiner.refine(features, coords[one], labels[one], coarse[one], previous[one], {"error_map": before[one]})
+            alone, own = refiner.refine(features, coords[one], labels[one], coarse[one], previous[one], RefinerState(error_map=before[one]))
             assert torch.allclose(together[one], alone, atol=1e-5)
-            assert torch.allclose(state[one], own["error_map"], atol=1e-5)
+            assert torch.allclose(state[one], own.error_map, atol=1e-5)
 
 
 @pytest.mark.slow

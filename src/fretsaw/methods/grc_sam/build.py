@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fretsaw.errors import ConfigError, ModelError, shown
 from fretsaw.images import write_bytes
+from fretsaw.layers.attention_taps import TokenTaps
 from fretsaw.methods.grc_sam.cut import FOREGROUND, GrcForeground, GrcLabels
 from fretsaw.methods.grc_sam.model import GrcSam, LinearHead, with_taps
 from fretsaw.methods.sam_clicks import SamClicks
@@ -166,7 +167,7 @@ def export(
         state = low_rank.compress(state, {DECODER + name: value for name, value in start.items()}, rank)
         about = replace(about, rank=rank)
     if encoder is not None:
-        state |= {ENCODER + name: value for name, value in getattr(encoder, "encoder", encoder).state_dict().items()}
+        state |= {ENCODER + name: value for name, value in (encoder.encoder if isinstance(encoder, TokenTaps) else encoder).state_dict().items()}
     tensors = {name: value.detach().cpu().to(torch.float16 if value.ndim > 1 else torch.float32).contiguous() for name, value in state.items()}
     return write_bytes(path, save(tensors, {**about.to_metadata(), **facts}))
 

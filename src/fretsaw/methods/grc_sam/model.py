@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from fretsaw.errors import ConfigError
 from fretsaw.frames import Preprocessing, squash
-from fretsaw.layers.attention_taps import TokenTaps
+from fretsaw.layers.attention_taps import TokenTaps, readable
 from fretsaw.methods.grc_sam.coarse import CoarseStage
 from fretsaw.methods.grc_sam.fine import FineStage
 from fretsaw.methods.grc_sam.scores import CONFIGURATIONS, STRATEGIES, LayerFusion
@@ -163,10 +163,7 @@ def chosen_layers(encoder: nn.Module, layers: Sequence[int] | str) -> tuple[int,
         return CONFIGURATIONS[layers]
     if layers:
         return tuple(layers)
-    mixed = getattr(encoder, "mixed_layers", None)
-    if mixed is None:
-        raise ConfigError(f"expected an image encoder that states its attention layers, got {type(encoder).__name__}")
-    return mixed()
+    return readable(encoder).mixed_layers()
 
 
 def with_taps(base: SamClicks, layers: Sequence[int], checksum: str, size: int | None = None) -> SamClicks:

@@ -17,7 +17,7 @@ from fretsaw.errors import ConfigError
 from fretsaw.layers.folding import fold_norms
 from fretsaw.methods.sam_ref.networks import NO_ERROR, GlobalDiff, PatchDiff, RefinerFeatures
 from fretsaw.methods.sam_ref.places import changed_around, changed_box, click_place, contains, contradictions, error_region_grew, paste_crop, unsure_box
-from fretsaw.types import NEGATIVE, POSITIVE, ImageEmbedding
+from fretsaw.types import NEGATIVE, POSITIVE, ImageEmbedding, RefinerState
 
 SURE_LOGIT = 4.0
 """What the decoder calls background with this much certainty, and nobody clicked or had before, is not looked at again."""
@@ -86,13 +86,17 @@ class SamRef(nn.Module):
         self.global_diff = GlobalDiff(width, blocks, channels, map_scale, levels)
         self.patch_diff = PatchDiff(width)
 
-    def for_answers(self, dtype: torch.dtype = torch.float32) -> SamRef:
+    def for_answers(self, dtype: torch.dtype = torch.float32, zooms: bool = False) -> SamRef:
         """Return a copy that computes the same faster and no longer learns: norms folded into convolutions, channels last in memory, which a CPU prefers.
 
         Args:
             dtype: Of the convolutions; logits and all that is decided by them stay float32.
+            zooms: Whether the sessions zoom in on small objects. Then the copy leaves the decoder's own masks as they are: on held-out objects, refining what
+                is already seen closely costs clicks.
         """
         folded = fold_norms(self).requires_grad_(False)
+        if zooms:
+            folded.global_from = None
         return folded.to(dtype=dtype, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] (torch's stubs lack it)
 
     def prepare(self, pixels: Tensor, embedding: ImageEmbedding) -> RefinerFeatures:
@@ -106,28 +110,27 @@ class SamRef(nn.Module):
         point_labels: Tensor,
         logits: Tensor,
         previous_logits: Tensor | None,
-        state: Mapping[str, Tensor] | None,
-    ) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """Mend a coarse mask; see `fretsaw.types.Refiner`.
+        state: RefinerState[Tensor],
+    ) -> tuple[Tensor, RefinerState[Tensor]]:
+        """Improve a coarse mask; see `fretsaw.types.Refiner`.
 
-        The state holds `error_map`, GlobalDiff's error logits of the interaction before, and `given` where the mask came from elsewhere (a person's own, an
-        automatic cut): such a mask is mended around the clicks only, at the first click and all later ones, so that what was not clicked stays. A mask comes
-        from elsewhere where there is no state; an empty state means an answer of this refiner to another part of the image.
+        The state's `error_map` holds GlobalDiff's error logits of the interaction before. A mask that was `given` (a person's own, an automatic cut) is changed
+        only around the clicks, at the first click and at all later ones, so that the rest of it stays as it was.
         """
         point_coords, point_labels = point_coords.to(logits.device), point_labels.to(logits.device)
         logits = self.enlarged(logits)
-        given = previous_logits if previous_logits is not None and (state is None or "given" in state) else None
-        before = state.get("error_map") if state and given is None else None
+        given = previous_logits if state.given else None
+        before = state.error_map if given is None else None
         count = int(((point_labels[0] == POSITIVE) | (point_labels[0] == NEGATIVE)).sum())
         if given is None and (self.global_from is None or count < self.global_from):
-            return logits, {"error_map": torch.full_like(logits, NO_ERROR)}
+            return logits, RefinerState(error_map=torch.full_like(logits, NO_ERROR))
         patches = given is not None or (self.patch_from is not None and count >= self.patch_from)
         answer, error_map = self._selected(features, point_coords, point_labels, logits, previous_logits, before, patches)
         if self.heeds_clicks:
             plain = logits if given is None else changed_around(click_place(point_coords, point_labels, features.model_size, logits), logits, given)
             asked = (point_coords[0], point_labels[0], features.model_size)
             answer = plain if contradictions(answer[0, 0] > 0, *asked) > contradictions(plain[0, 0] > 0, *asked) else answer
-        return answer, {"error_map": error_map} | ({"given": torch.ones(())} if given is not None else {})
+        return answer, RefinerState(given is not None, error_map)
 
     def enlarged(self, logits: Tensor) -> Tensor:
         """Return the decoder's logits (P, 1, S/4, S/4) at the size of the refiner's maps."""

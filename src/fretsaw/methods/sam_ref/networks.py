@@ -43,6 +43,11 @@ class RefinerFeatures:
     embedding: Tensor
     model_size: int
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of both tensors."""
+        return self.fused.nbytes + self.embedding.nbytes
+
 
 @dataclass(frozen=True, slots=True)
 class GlobalResult:

@@ -22,8 +22,7 @@ class GrcTraining(nn.Module):
         super().__init__()
         self.network = network
         self._model = [model]  # in a list: part of the checkpoint only where it is trained
-        if joins_at is not None:
-            self.encoder = model.image_encoder
+        self.encoder = model.image_encoder if joins_at is not None else None
         self._config, self._foreground, self._joins_at = config, foreground, joins_at
 
     def step(self, batch: GrcBatch, done: int) -> Mapping[str, Tensor]:

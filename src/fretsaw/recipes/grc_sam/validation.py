@@ -52,9 +52,8 @@ class GrcValidation:
                 "base_checksum": self._model.checksum,
                 "settings": settings_text(self._config),
             }
-            encoder = getattr(self._training, "encoder", None)
             start = self._model.mask_decoder.state_dict() if self._config.rank else None
-            export(self._training.network, self._about, Path(self._config.out) / "model.safetensors", facts, encoder, start, self._config.rank)
+            export(self._training.network, self._about, Path(self._config.out) / "model.safetensors", facts, self._training.encoder, start, self._config.rank)
             ious = dict(zip(self._about.shown_names, tally.ious().tolist(), strict=True))
             self._best.write_text(json.dumps({"step": done, **figures, "IoU by class": ious}, indent=1))
         return figures

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from fretsaw.backbones.sam_decoder import MaskDecoder
 from fretsaw.errors import ConfigError
 from fretsaw.methods.pmg_sam.build import PmgSettings, build_pmg_sam, start_from_sam2
 from fretsaw.methods.pmg_sam.model import PmgSam
@@ -121,5 +122,5 @@ def stands_on(path: Path) -> SamClicks:
 
 def start_decoder(network: PmgSam, frozen: Frozen) -> None:
     """Start from the decoder of the model that the image encoder belongs to, where it is SAM 2's."""
-    if hasattr(getattr(frozen.model.mask_decoder, "decoder", None), "upscale_layer_norm"):
+    if isinstance(frozen.model.mask_decoder, MaskDecoder):
         start_from_sam2(network, frozen.model)

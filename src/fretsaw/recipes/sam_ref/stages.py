@@ -22,6 +22,7 @@ from fretsaw.training.click_batches import ClickBatch
 from fretsaw.training.clicking import answered_clicks, click_through, draw_clicks
 from fretsaw.training.losses import normalised_focal
 from fretsaw.training.processes import ONE, Processes, device_of
+from fretsaw.types import RefinerState
 
 if TYPE_CHECKING:
     from fretsaw.backbones.sam_decoder import MaskDecoder
@@ -118,10 +119,11 @@ def refine_batch(
     for row in range(len(coarse)):
         rows = slice(row, row + 1)
         own = RefinerFeatures(features.fused[rows], features.embedding[rows], features.model_size)
-        state = None if before is None else {"error_map": before[rows]}
+        state = RefinerState(error_map=None if before is None else before[rows])
         answer, state = refiner.refine(own, coords[rows], labels[rows], coarse[rows], None if previous is None else previous[rows], state)
+        assert state.error_map is not None  # SAM-REF always returns one
         answers.append(answer)
-        errors.append(state["error_map"])
+        errors.append(state.error_map)
     return torch.cat(answers), torch.cat(errors)
 
 
