@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from fretsaw import api
 from fretsaw.api import Segmenter
 from fretsaw.catalog import Parts
 from fretsaw.cli import evaluate
+from fretsaw.cli.evaluate_options import DataSetRequest, RunRequest
 from fretsaw.errors import ConfigError, DataError, DeviceError, ModelError
 from fretsaw.evaluation import adapters
 from fretsaw.evaluation.report import Report
@@ -193,6 +195,26 @@ def test_reports_of_different_protocols_are_put_in_one_table_only_when_asked(loa
     status, text = run("table", *both, "--mixed")
     assert status == 0
     assert "do not compare" in text
+
+
+def test_the_four_commands_agree_on_the_options_that_they_share():
+    """One name, help and default each; only the protocols differ, and semantic has neither a default model nor a default protocol."""
+    commands = typer.main.get_command(evaluate.app).commands
+    facts = {
+        name: {option.name: (option.opts, option.help, option.default, option.required) for option in commands[name].params}
+        for name in ("clicks", "auto", "semantic", "instances")
+    }
+    shared = {one.name for one in fields(RunRequest)}
+    for name, options in facts.items():
+        assert shared <= set(options), f"evaluate {name} lacks {shared - set(options)}"
+    for option in shared - {"model", "protocol"}:
+        assert len({str(options[option]) for options in facts.values()}) == 1, option
+    for option in {one.name for one in fields(DataSetRequest)} - {"model", "protocol"}:
+        assert len({str(facts[name][option]) for name in ("clicks", "auto", "semantic")}) == 1, option
+    for option in ("model", "protocol"):
+        assert len({str(options[option][0]) for options in facts.values()}) == 1, option
+        assert [name for name, options in facts.items() if options[option][-1]] == ["semantic"]
+    assert {name: options["protocol"][2] for name, options in facts.items()} == {"clicks": "sam", "auto": "pysod", "semantic": None, "instances": "pmg-sam"}
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 import fretsaw
 from fretsaw.api import Segmenter
 from fretsaw.catalog.entries import Parts
+from fretsaw.cli.evaluate_options import ClicksRequest
 from fretsaw.cli.evaluate_run import prepare
 from fretsaw.evaluation.adapters import uses_sessions
 from fretsaw.evaluation.protocols import click_protocol
@@ -279,6 +280,6 @@ class TestChoice:
         assert not uses_sessions(click_protocol("hrsam"))
 
     def test_a_report_says_whether_it_was_asked_for(self, tmp_path):
-        common = {"device": "cpu", "dtype": "float32", "threads": 1, "workers": 1, "limit": None, "seed": 0, "report": tmp_path / "r.json", "plot": None}
-        _, options = prepare("clicks", tmp_path, "sam", model=None, size=None, zoom=False, **common)
+        request = ClicksRequest(data=tmp_path, device="cpu", workers=1, report=tmp_path / "r.json")
+        _, options = prepare(request, zoom=False)
         assert options.settings["zoom"] is False

@@ -16,6 +16,7 @@ from fretsaw.errors import OutputError
 
 if TYPE_CHECKING:
     from fretsaw.api import Segmenter
+    from fretsaw.cli.evaluate_options import RunRequest
     from fretsaw.data.samples import Dataset
     from fretsaw.evaluation.protocols import ClickProtocol
     from fretsaw.evaluation.report import Failure, Report
@@ -42,8 +43,8 @@ MOST_WORKERS = 4
 class StepsProgress:
     """The runner's progress on the terminal; failures are named at once."""
 
-    def __init__(self, task: str, quiet: bool) -> None:
-        self._task, self._quiet = task, quiet
+    def __init__(self, request: RunRequest) -> None:
+        self._task, self._quiet = request.task, request.as_json
         self._steps: Steps | None = None
 
     def start(self, total: int, resumed: int, notes: Sequence[str]) -> None:
@@ -78,30 +79,21 @@ def open_data(data: Path, name: str | None, split_file: Path | None, sets: dict[
 
 
 def prepare(
-    task: str,
-    data: Path,
-    protocol: str,
+    request: RunRequest,
     *,
-    model: str | None,
-    size: int | None,
-    device: str | None,
-    dtype: str,
-    threads: int,
-    workers: int | None,
-    limit: int | None,
-    seed: int,
-    report: Path | None,
-    plot: Path | None,
     refiner: str | None = None,
     zoom: bool | None = None,
     mode: str | None = None,
     check: Callable[[Segmenter], None] = lambda segmenter: None,
-) -> tuple[partial, RunOptions]:
-    """Return what builds the model in a worker, and how to run; what cannot work is refused here, before the data set is opened.
+) -> tuple[partial[Segmenter], RunOptions]:
+    """Return a function that builds the model in a worker, and the options of the run. A request that cannot work is refused before the data set is opened.
 
     Args:
+        request: What the command was asked.
+        refiner: Name or file of a refiner.
+        zoom: Whether sessions zoom in; None leaves it to the model.
         mode: The catalogue's word for what the model must offer; None for the task's own.
-        check: Raises if a loaded model does not fit the task; asked where only a loaded model can tell.
+        check: Raises if a loaded model does not fit the task; called where only a loaded model can tell.
     """
     from fretsaw import api, catalog
     from fretsaw.catalog.refiners import refiner_path
@@ -113,31 +105,32 @@ def prepare(
     from fretsaw.weights import cache_folder
     from fretsaw.weights.files import sha256_of
 
-    if plot is not None:
+    if request.plot is not None:
         curves.require_matplotlib()
-    name = model if model is not None else catalog.DEFAULT
-    place = str(api.resolve_device(device))
-    api.resolve_dtype(dtype)
+    name = request.model if request.model is not None else catalog.DEFAULT
+    place = str(api.resolve_device(request.device))
+    api.resolve_dtype(request.dtype)
+    threads, workers = request.threads, request.workers
     if threads < 1:
         raise ConfigError(f"expected at least 1 thread, got {threads}")
     on_cpu = place == "cpu"
     if workers is None:
         workers = max(1, min(MOST_WORKERS, cores() // threads)) if on_cpu else 1
-    settings = {"size": size, "refiner": refiner, "zoom": zoom, "threads": threads if on_cpu else None}
+    settings: dict[str, Any] = {"size": request.size, "refiner": refiner, "zoom": zoom, "threads": threads if on_cpu else None}
     if refiner is not None:
         settings["refiner_checksum"] = sha256_of(refiner_path(refiner, name))
-    if report is not None:
-        journal = report.with_name(report.name + ".journal")
+    if request.report is not None:
+        journal = request.report.with_name(request.report.name + ".journal")
     else:
-        key = [task, str(data.resolve()), protocol, name, refiner, zoom, size, place, dtype, threads, seed]
+        key = [request.task, str(request.data.resolve()), request.protocol, name, refiner, zoom, request.size, place, request.dtype, threads, request.seed]
         journal = cache_folder() / "evaluations" / f"{fingerprint({'run': key})[:16]}.journal"
     options = RunOptions(
         model=name if refiner is None else f"{name} + {refiner}",
         weights_checksum=weights_checksum(name),
         device=place,
-        dtype=dtype,
-        seed=seed,
-        limit=limit,
+        dtype=request.dtype,
+        seed=request.seed,
+        limit=request.limit,
         workers=workers,
         journal=journal,
         keep_journal=True,
@@ -145,15 +138,15 @@ def prepare(
     )
     keywords: dict[str, Any] = {
         "name": name,
-        "size": size,
+        "size": request.size,
         "device": place,
-        "dtype": dtype,
+        "dtype": request.dtype,
         "refiner": refiner,
         "zoom": zoom,
         "threads": threads if on_cpu else None,
     }
     build = partial(load_segmenter, **keywords)
-    _check_model(build, name, mode or MODES[task], check)
+    _check_model(build, name, mode or MODES[request.task], check)
     return build, options
 
 
@@ -201,7 +194,7 @@ def check_outputs(
     require_writable(targets)
 
 
-def times(build: Callable[[], Segmenter], protocol: ClickProtocol, objects: Dataset, count: int, device: str) -> dict[str, float]:
+def measure_times(build: Callable[[], Segmenter], protocol: ClickProtocol, objects: Dataset, count: int, device: str) -> dict[str, float]:
     """Return SPC over the first samples and SAT latency on the first image, measured on all cores."""
     import torch
 
@@ -223,25 +216,28 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def finish(result: Report, path: Path | None, plot: Path | None, as_json: bool, options: RunOptions) -> None:
-    """Write report and picture, print the report as a table, or as JSON, and delete the run's journal if nothing is left to do."""
-    _show(result, path, plot, as_json)
+def finish(result: Report, request: RunRequest, options: RunOptions) -> None:
+    """Write the report and its picture, print the report as a table or as JSON, and delete the run's journal if no sample failed."""
+    from fretsaw.evaluation import curves
+
+    if request.report is not None:
+        result.save(request.report)
+    if request.plot is not None:
+        curves.plot([result], request.plot)
+    if request.as_json:
+        print(result.to_json(), end="")
+    else:
+        _print_table(result)
+        if request.report is not None:
+            print(f"report: {request.report}")
     if options.journal is not None and not result.failures:
         options.journal.unlink(missing_ok=True)
 
 
-def _show(result: Report, path: Path | None, plot: Path | None, as_json: bool) -> None:
-    from fretsaw.evaluation import curves
+def _print_table(result: Report) -> None:
     from fretsaw.evaluation.published import published_click_rows
     from fretsaw.evaluation.report import table
 
-    if path is not None:
-        result.save(path)
-    if plot is not None:
-        curves.plot([result], plot)
-    if as_json:
-        print(result.to_json(), end="")
-        return
     columns = [name for name in COLUMNS[result.task] if name in result.metrics or name in result.timing]
     print(table([result], columns, published_click_rows() if result.task == "clicks" else ()))
     for warning in result.warnings:
@@ -250,8 +246,6 @@ def _show(result: Report, path: Path | None, plot: Path | None, as_json: bool) -
         print(f"{len(result.failures)} of {result.dataset_size} samples failed:")
         for failure in result.failures:
             print(f"  {failure.sample}: {failure.error}")
-    if path is not None:
-        print(f"report: {path}")
 
 
 def exit_status(result: Report) -> None:
