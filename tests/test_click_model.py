@@ -15,6 +15,7 @@ from fretsaw.history import Step
 from fretsaw.runtimes.torch import TorchClickModel
 from fretsaw.session import Session
 from fretsaw.types import Box, Click, Prompt
+from numpy_model import NumpyClickModel
 from tiny import tiny_sam, tiny_sam2
 
 NO_TORCH = """
@@ -96,6 +97,39 @@ print("done")
 
 def test_a_session_over_numpy_alone_opens_clicks_zooms_undoes_and_saves_without_torch(tmp_path):
     assert without_torch(SESSION, tmp_path).split() == ["done"]
+
+
+@pytest.mark.parametrize("failing", [2, 3])
+def test_several_clicks_on_a_given_mask_are_one_entry_or_none(image, failing):
+    """A refiner answers them one by one. Meanwhile, and after a failure, the session is what it was before."""
+
+    class Watched(NumpyClickModel):
+        def __init__(self) -> None:
+            super().__init__(refines=True)
+            self.seen: list[Step] = []
+
+        def answer(self, seen, prompt, state=None):
+            self.seen.append(session.step)
+            if len(self.seen) == failing:
+                raise ModelError("an answer failed")
+            return super().answer(seen, prompt, state)
+
+    model = Watched()
+    session = Session(image, model)
+    session.mask(image.mean(axis=2) > 127.5)
+    session.mask(image.mean(axis=2) > 100.5)
+    session.undo()
+    before, undone = session.history, session.undone
+    clicks = [Click(60, 45), Click(30, 30), Click(10, 10, positive=False)]
+    with pytest.raises(ModelError, match="an answer failed"):
+        session.clicks(clicks)
+    assert (session.history, session.undone) == (before, undone)
+    model.seen.append(session.step)  # no further answer fails
+    session.clicks(clicks)
+    assert set(map(id, model.seen)) == {id(before[-1])}
+    assert session.history[:-1] == before
+    assert session.step.prompt.clicks == tuple(clicks)
+    assert session.undone == ()
 
 
 SERVER = """

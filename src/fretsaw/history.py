@@ -1,4 +1,4 @@
-"""What was done to one object, step by step, and how far of it is undone: frozen values that a session, the server and a file on disk share."""
+"""The steps made on one object and how many of them are undone: frozen values that a session, the server and a file on disk share."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from fretsaw.types import Box, Prompt, RefinerState
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Step:
-    """What is known after one interaction; an entry of the undo list.
+    """The state after one interaction; an entry of the undo list.
 
     Attributes:
-        prompt: Clicks, box and, as `previous_logits`, the low-resolution logits that the next interaction starts from.
+        prompt: Clicks, box and, as `previous_logits`, the low-resolution logits for the next interaction.
         score: The model's own quality estimate of the mask, [0, 1].
-        full: What the mask is at the image's size where it did not come from the decoder: (H, W) float32 logits of an automatic cut, or the runs of a
-            person's own mask; None where the low-resolution logits say everything.
+        full: The mask at the image's size, if it did not come from the decoder: (H, W) float32 logits of an automatic cut, or the runs of a user's own
+            mask. None if the low-resolution logits alone make the mask.
         instances: Parts of an automatic cut.
         refiner_state: What the refiner returned last, or None if no refiner made this step.
-        name: The mask's class, where it was named; or "".
-        view: The part of the image that the low-resolution logits speak of, in whole pixels, all around it being background; None for the whole image.
+        name: The mask's class, or "" if it has no name.
+        view: The part of the image that the low-resolution logits cover, in whole pixels; the rest is background. None for the whole image.
     """
 
     prompt: Prompt = Prompt()
@@ -47,10 +47,10 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """Steps in their order, the empty start first, and the place of the current one. Every change is a new history: what fails on the way has changed nothing.
+    """All steps in order, the empty start first, and the position of the current one. Every change returns a new history, so that a failure changes nothing.
 
     Attributes:
-        steps: All of them; those behind the current one are undone.
+        steps: All of them; the steps after the current one are undone.
         position: Of the current step.
 
     Example:
@@ -65,11 +65,11 @@ class History:
 
     @classmethod
     def of(cls, steps: Sequence[Step], undone: int = 0) -> History:
-        """Return the history of steps that were made already, the empty start first; none for a fresh start.
+        """Return the history of steps that were made already.
 
         Args:
-            steps: In their order.
-            undone: How many of them, counted from the end, are undone.
+            steps: In order, the empty start first; none for a fresh start.
+            undone: How many of the last steps are undone.
         """
         made = tuple(steps) or (Step(),)
         return cls(made, max(0, len(made) - 1 - undone))
@@ -86,7 +86,7 @@ class History:
 
     @property
     def undone(self) -> tuple[Step, ...]:
-        """The steps behind the current one, which `redo` would make again."""
+        """The steps after the current one, which `redo` would repeat."""
         return self.steps[self.position + 1 :]
 
     @property
@@ -95,7 +95,7 @@ class History:
         return sum(step.nbytes for step in self.steps)
 
     def push(self, step: Step) -> History:
-        """Return the history with one more step; what was undone is gone."""
+        """Return the history with one more step and without the undone ones."""
         return History((*self.done, step), self.position + 1)
 
     def move(self, by: int, name: str) -> History:
@@ -103,15 +103,11 @@ class History:
 
         Args:
             by: -1 to undo, 1 to redo.
-            name: Of the move, for the error.
+            name: The user's word for it, for the error message.
 
         Raises:
-            PromptError: If there is no step that far.
+            PromptError: If there is no such step.
         """
         if not 0 <= self.position + by < len(self.steps):
             raise PromptError(f"nothing to {name}: {self.position} of {len(self.steps) - 1} interactions are in place")
         return replace(self, position=self.position + by)
-
-    def as_one(self, later: History) -> History:
-        """Return this history with the current step of a later one as its next: several interactions become one."""
-        return self.push(later.step)

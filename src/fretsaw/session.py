@@ -1,8 +1,7 @@
-"""One image, many prompts: the state behind every click, whoever makes it (API, command line, server, evaluation).
+"""One image and the prompts on it: the state behind every click, for the API, the command line, the server and the evaluation.
 
-A session holds one image's embedding and a history of frozen steps. Undo and redo move along the history; nothing is computed again but the
-enlargement to the image, so they restore a result exactly. Where the object is small and the session zooms in, a step's logits are those of a part of the
-image, its view.
+A session holds one image's embedding and a history of frozen steps. Undo and redo move along the history. They only enlarge stored logits to the image
+again, so that they restore a result exactly. If the session zooms in on a small object, a step's logits cover only a part of the image, its view.
 """
 
 from __future__ import annotations
@@ -32,16 +31,25 @@ EMPTY_LOGIT = -frames.MASK_PROMPT_LOGIT
 class Session:
     """Cuts one object out of one image, prompt by prompt.
 
-    Made by `Segmenter.open`, which says with `taps` what automatic cut and text mode read of the image encoder beside its embedding. Several sessions may run
-    in threads of their own; calls on one session are taken one after the other.
+    `Segmenter.open` makes it. Several sessions may run in several threads; a session handles its own calls one after the other.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        model: Answers the prompts.
+        automatic: Cuts without a prompt, or None.
+        embedding: Of this image, if it is known; then it is not computed again.
+        history: Steps that were made already, the empty start first.
+        text: Names masks, or None.
+        zoom: When to answer a click on a part of the image; with None a session never starts to.
+        taps: Intermediate tensors of the image encoder that `automatic` and `text` read.
 
     Attributes:
-        image: (H, W, 3) uint8 RGB, read-only.
+        image: The image, read-only.
         frame: How the image lies in the model's input.
         embedding: The image's embedding, computed once.
         step: The current step of the history.
-        zoom: When clicks are answered on a part of the image; None for never anew.
-        views: The embeddings of such parts.
+        zoom: As above.
+        views: What the model computed of the parts of the image that it looked at.
     """
 
     def __init__(
@@ -73,17 +81,17 @@ class Session:
 
     @property
     def nbytes(self) -> int:
-        """Memory of what all sessions on this image share: the embedding, the refiner's features, and those of the views that were looked at."""
+        """Memory of what all sessions on this image share: the embedding and the refiner's features of the image, and those of its views."""
         return self._whole.nbytes + self.views.nbytes
 
     @property
     def logit_side(self) -> int:
-        """Side of the low-resolution logits that prompts start from and steps keep."""
+        """Side of the low-resolution logits in prompts and steps."""
         return self._model.logit_side
 
     @property
     def history_nbytes(self) -> int:
-        """Memory of this session's own steps, those that were undone included."""
+        """Memory of this session's own steps, including undone ones."""
         return self._history.nbytes
 
     @property
@@ -92,7 +100,7 @@ class Session:
 
     @property
     def history(self) -> tuple[Step, ...]:
-        """The steps up to the current one, the empty start first; those that were undone are not in it."""
+        """The steps up to the current one, the empty start first, without undone ones."""
         return self._history.done
 
     @property
@@ -112,11 +120,11 @@ class Session:
             return self._segmentation(self.step)
 
     def sibling(self, history: Sequence[Step] = (), undone: int = 0) -> Session:
-        """Return a session for another object on the same image: embedding and refiner's features are shared, the histories are apart.
+        """Return a session for another object on the same image. Both share the embedding and the refiner's features; each has a history of its own.
 
         Args:
             history: Steps that were made already, the empty start first; none for a fresh start.
-            undone: How many of them, counted from the end, are undone and wait for `redo`.
+            undone: How many of the last steps are undone and wait for `redo`.
         """
         other = copy.copy(self)
         other._lock = threading.RLock()
@@ -142,7 +150,7 @@ class Session:
     def clicks(self, clicks: Sequence[Click], box: Box | None = None) -> Segmentation:
         """Add several clicks, and a box if one is given, and run the decoder once for all of them; one entry in the history.
 
-        With a refiner, a mask of one's own or an automatic cut is mended around each of them, one after the other; one entry still.
+        With a refiner, a mask of one's own or an automatic cut is changed around each of them, one after the other. If one of them fails, none is made.
 
         Raises:
             PromptError: If there is nothing to add, or a click or the box lies outside the image.
@@ -154,18 +162,12 @@ class Session:
         if box is not None:
             self._check_box(box)
         with self._lock:
-            before = self._history
-            # A refiner mends a mask that came from elsewhere around the last click alone, so that there each has its turn.
-            singly = self._model.refines and self.step.full is not None and len(clicks) > 1
-            try:
-                for group in [(click,) for click in clicks] if singly else [clicks]:
-                    prompt = self.step.prompt
-                    result = self._predict(replace(prompt, clicks=(*prompt.clicks, *group), box=box or prompt.box))
-            except BaseException:  # all of them, or none
-                self._history = before
-                raise
-            self._history = before.as_one(self._history)
-            return result
+            step = self.step
+            # A refiner changes a mask that came from elsewhere only around the last click, so that each click needs an answer of its own.
+            singly = self._model.refines and step.full is not None and len(clicks) > 1
+            for group in [(click,) for click in clicks] if singly else [clicks]:
+                step = self._step_after(step, replace(step.prompt, clicks=(*step.prompt.clicks, *group), box=box or step.prompt.box))
+            return self._push(step)
 
     def box(self, x0: float, y0: float, x1: float, y1: float) -> Segmentation:
         """Set the object's box, half open, in pixels of the image; it replaces an earlier box and joins the clicks made so far.
@@ -181,11 +183,11 @@ class Session:
     def scribble(self, points: Sequence[Sequence[float]], positive: bool = True) -> Segmentation:
         """Draw a line over the object, or over what is not the object, and return the new mask; one entry in the history.
 
-        Five clicks along the line are what SAM's prompt encoder sees of it; a refiner that draws prompts sees the whole line.
+        SAM's prompt encoder sees five clicks along the line; a refiner sees the whole line.
 
         Args:
-            points: The line's corners (x, y) in pixels of the image, from where it begins to where it ends; one alone is a dot.
-            positive: Whether what lies under it belongs to the object.
+            points: The line's corners (x, y) in pixels of the image, from its beginning to its end; a single point is a dot.
+            positive: Whether the pixels under the line belong to the object.
 
         Raises:
             PromptError: If there is no point, or one lies outside the image.
@@ -200,9 +202,9 @@ class Session:
             return self._predict(replace(prompt, clicks=(*prompt.clicks, *evenly(stroke)), strokes=(*prompt.strokes, stroke)))
 
     def mask(self, mask: np.ndarray) -> Segmentation:
-        """Continue from a mask of one's own: it becomes the current mask, and the next click corrects it.
+        """Take a user's own mask as the current mask; the next click corrects it.
 
-        Earlier clicks and box are dropped (undo brings them back): they spoke of another mask.
+        Earlier clicks and the box are dropped, because they belong to another mask; undo brings them back.
 
         Args:
             mask: (H, W) bool, or (H, W) float logits, original frame.
@@ -220,7 +222,7 @@ class Session:
             return self._push(Step(Prompt(previous_logits=low_res_logits), score=1.0, full=full))
 
     def auto(self, instances: bool = False) -> Segmentation:
-        """Cut without a prompt; the result can be corrected by clicks. Earlier clicks and box are dropped (undo brings them back).
+        """Cut without a prompt; the next click corrects the result. Earlier clicks and the box are dropped; undo brings them back.
 
         Args:
             instances: Also look for the separate objects, if the automatic cut is a `SplittingCut`; it takes as long as some clicks.
@@ -231,7 +233,7 @@ class Session:
         return self.adopt(self.cut(instances))
 
     def cut(self, instances: bool = False) -> Segmentation:
-        """Return what `auto` would give, and change nothing: for those who compute in one thread and decide in another.
+        """Return the result of `auto` without changing the session, for callers that compute in one thread and `adopt` the result in another.
 
         Raises:
             ModelError: If the model has no automatic mode.
@@ -244,7 +246,7 @@ class Session:
         return cut
 
     def adopt(self, cut: Segmentation) -> Segmentation:
-        """Take an automatic cut of this image as the current mask; the next click corrects it. Earlier clicks and box are dropped (undo brings them back).
+        """Take an automatic cut of this image as the current mask; the next click corrects it. Earlier clicks and the box are dropped; undo brings them back.
 
         Raises:
             ShapeError: If it is not of the image's size.
@@ -254,7 +256,7 @@ class Session:
             return self._push(Step(Prompt(previous_logits=low_res_logits), score=cut.score, full=cut.logits, instances=cut.instances))
 
     def text(self, names: Sequence[str], background: Sequence[str] | None = None) -> Segmentation:
-        """Name the current mask and its instances: each gets the name that most of its pixels have in the image's label map, "" where most have none.
+        """Name the current mask and its instances. Each gets the name of most of its pixels in the image's label map, or "" if most of them have no name.
 
         The masks stay as they are. Undo takes the names back.
 
@@ -277,7 +279,7 @@ class Session:
             return self._push(replace(self.step, name=labels.most_frequent(result.mask), instances=named))
 
     def undo(self) -> Segmentation:
-        """Take the last interaction back and return the result it restores.
+        """Take back the last interaction and return the mask before it.
 
         Raises:
             PromptError: If there is nothing to undo.
@@ -285,7 +287,7 @@ class Session:
         return self._move(-1, "undo")
 
     def redo(self) -> Segmentation:
-        """Make an undone interaction again and return the result it restores.
+        """Repeat an undone interaction and return its mask.
 
         Raises:
             PromptError: If there is nothing to redo.
@@ -293,50 +295,48 @@ class Session:
         return self._move(1, "redo")
 
     def reset(self) -> Segmentation:
-        """Start over on the same image, with the embedding kept and the history emptied; returns the empty result."""
+        """Empty the history, keep the embedding, and return the empty result."""
         with self._lock:
             self._history = History()
             return self.result
 
     def save(self, path: str | Path) -> Path:
-        """Write the embedding and the history to one file, from which `Segmenter.open(image, saved=path)` goes on.
+        """Write the embedding and the history to one file; `Segmenter.open(image, saved=path)` continues from it.
 
-        The file is bound to the image, the model's weights and the preprocessing, and is refused with any other.
+        The file works only with this image, these weights and this preprocessing; `open` refuses it with any other.
         """
         from fretsaw import session_file
 
         return session_file.write(Path(path), self.image, self._model, self.embedding, self.history)
 
     def _predict(self, prompt: Prompt) -> Segmentation:
-        """Ask the model about the image or a part of it, and push its answer."""
-        view, state = self._view_for(prompt), self._state_before()
+        """Add the model's answer to a prompt to the history, and return the new mask."""
+        return self._push(self._step_after(self.step, prompt))
+
+    def _step_after(self, step: Step, prompt: Prompt) -> Step:
+        """Ask the model about the image, or about a part of it, and return the step that follows; the history stays as it is."""
+        view, state = self._view_for(step, prompt), _state_at(step)
         seen = self._whole if view is None else self.views.seen(view)
-        if view != self.step.view:
-            prompt, state = replace(prompt, previous_logits=self._start_of(self.result.logits, view, seen)), RefinerState[np.ndarray]()
+        if view != step.view:
+            prompt, state = replace(prompt, previous_logits=self._start_of(self._segmentation(step).logits, view, seen)), RefinerState[np.ndarray]()
         answer = self._model.answer(seen, prompt if view is None else prompt_within(prompt, view), state)
-        full = self._keep_untouched(answer.logits) if self._model.refines and view is None else None
-        return self._push(Step(replace(prompt, previous_logits=answer.logits), answer.score, full, refiner_state=answer.state, view=view))
+        full = self._keep_untouched(step, answer.logits) if self._model.refines and view is None else None
+        return Step(replace(prompt, previous_logits=answer.logits), answer.score, full, refiner_state=answer.state, view=view)
 
-    def _state_before(self) -> RefinerState[np.ndarray]:
-        """Return what the refiner knows at the current step. A mask that no refiner made came from elsewhere."""
-        step = self.step
-        return step.refiner_state if step.refiner_state is not None else RefinerState(given=step.prompt.previous_logits is not None)
+    def _view_for(self, step: Step, prompt: Prompt) -> Box | None:
+        """Return the part of the image to look at for the next answer, or None for all of it. A session without zoom stays on a step's view while all clicks
+        lie there.
 
-    def _view_for(self, prompt: Prompt) -> Box | None:
-        """Return the part of the image that the next answer is made on; a session that does not zoom stays on a step's view while the clicks lie there.
-
-        With a refiner, a mask that came from elsewhere stays as it is where nothing was clicked, so that the whole image is looked at.
+        With a refiner, a mask that came from elsewhere keeps its pixels away from the clicks; therefore the model looks at the whole image.
         """
-        step = self.step
         if self._model.refines and step.full is not None:
             return None
         if self.zoom is None:
             return step.view if step.view is not None and holds(step.view, prompt) else None
-        return next_view(step.view, self.result.mask, prompt, self.zoom) if len(prompt.clicks) >= self.zoom.first_click else None
+        return next_view(step.view, self._segmentation(step).mask, prompt, self.zoom) if len(prompt.clicks) >= self.zoom.first_click else None
 
-    def _keep_untouched(self, logits: np.ndarray) -> np.ndarray | None:
-        """Where a mask that did not come from the decoder was refined in one region only, keep its own pixels everywhere else, bit for bit."""
-        before = self.step
+    def _keep_untouched(self, before: Step, logits: np.ndarray) -> np.ndarray | None:
+        """If a refiner changed only a region of a mask that did not come from the decoder, return that mask with the region's new logits; else None."""
         if before.full is None or before.prompt.previous_logits is None:
             return None
         changed = logits != before.prompt.previous_logits
@@ -368,7 +368,7 @@ class Session:
         return Segmentation(logits, step.score, image=self.image, instances=step.instances, name=step.name)
 
     def start_from(self, mask: np.ndarray) -> np.ndarray:
-        """Return the low-resolution logits that a prompt on a mask of one's own starts from, (1, 1, k, k) float32, as `mask` makes them.
+        """Return the low-resolution logits (1, 1, k, k) float32 that `mask` makes of a user's own mask.
 
         Args:
             mask: (H, W) bool, or (H, W) float logits, original frame.
@@ -384,7 +384,7 @@ class Session:
         return self._start_of(mask, None, self._whole)
 
     def _start_of(self, mask: np.ndarray, view: Box | None, seen: Seen) -> np.ndarray:
-        """Return a mask or logits (H, W) as what the decoder starts from, on the image or on a view."""
+        """Return a mask or logits (H, W) as low-resolution logits for the decoder, of the image or of a view."""
         part = mask if view is None else frames.crop(mask, view)
         logits = frames.mask_to_logits(part, seen.frame, self.logit_side)
         logits.flags.writeable = False
@@ -404,6 +404,11 @@ class Session:
             raise PromptError(f"expected a box that meets the image ({width} x {height}), got ({box.x0}, {box.y0}, {box.x1}, {box.y1})")
 
 
+def _state_at(step: Step) -> RefinerState[np.ndarray]:
+    """Return what a refiner knows at a step. A mask that no refiner made came from elsewhere."""
+    return step.refiner_state if step.refiner_state is not None else RefinerState(given=step.prompt.previous_logits is not None)
+
+
 def _logits_of(full: np.ndarray | MaskRuns) -> np.ndarray:
-    """Return (H, W) float32; a person's own mask is as certain as a mask prompt can say."""
+    """Return (H, W) float32 logits; those of a person's own mask have the largest values that a mask prompt has."""
     return np.where(full.mask(), np.float32(-EMPTY_LOGIT), np.float32(EMPTY_LOGIT)) if isinstance(full, MaskRuns) else full
