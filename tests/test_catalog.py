@@ -229,9 +229,18 @@ def test_list_as_table_and_as_json(cache):
     assert table.exit_code == 0
     assert re.search(r"sam2-hiera-tiny +click, auto +151\.3 MB +Apache-2\.0 +no +npm:@annotorious", table.output)
     assert re.search(r"u2netp .* present ", table.output)
-    models = json.loads(run("list", "--json").output)
+    models = json.loads(run("list", "--all", "--json").stdout)
     assert [model["name"] for model in models] == list(catalog.CATALOGUE)
     assert set(models[0]) == {"name", "mode", "size", "licence", "source", "present"}
+
+
+def test_list_leaves_out_what_nobody_can_fetch_and_says_so(cache):
+    shown, whole = (json.loads(run("list", *options, "--json").stdout) for options in ((), ("--all",)))
+    by_hand = [model["name"] for model in whole if model["source"].startswith("hand:")]
+    assert by_hand
+    assert [model for model in whole if model["name"] not in by_hand] == shown
+    assert re.search(rf"{len(by_hand)} models are not shown.*--all", run("list", "--json").stderr)
+    assert "--all shows" not in run("list", "--all").stderr
 
 
 def test_pull_fetches_and_says_where(small_catalogue, cache, npm):

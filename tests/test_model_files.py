@@ -600,7 +600,7 @@ def test_a_model_is_present_when_what_it_stands_on_is(name, tmp_path, monkeypatc
     cache = own_cache(tmp_path, monkeypatch)
 
     def present() -> bool:
-        (row,) = [row for row in json.loads(CliRunner().invoke(models.app, ["list", "--json"]).output) if row["name"] == name]
+        (row,) = [row for row in json.loads(CliRunner().invoke(models.app, ["list", "--json"]).stdout) if row["name"] == name]
         (info,) = [info for info in fretsaw.list_models() if info.name == name]
         facts = json.loads(CliRunner().invoke(models.app, ["info", name, "--json"]).output)
         assert row["present"] == info.present == facts["present"]

@@ -13,6 +13,7 @@ from fretsaw.catalog.clicked import build_clicked as build_clicked
 from fretsaw.catalog.entries import OtherModels, Parts
 from fretsaw.catalog.first_cut import with_first_cut
 from fretsaw.catalog.grc import build_grc as build_grc
+from fretsaw.catalog.high_resolution import build_high_resolution
 from fretsaw.catalog.named import build_maskclip as build_maskclip
 from fretsaw.catalog.named import build_s2clip as build_s2clip
 from fretsaw.catalog.named import build_trident as build_trident
@@ -37,7 +38,14 @@ def _build_file(path: Path, size: int | None, others: OtherModels) -> Parts:
     from fretsaw.methods import hrsam, sam_clicks
     from fretsaw.weights.files import sha256_of
 
-    builders = {"pmg_sam": build_pmg, "grc_sam": build_grc, "hrsam_lite": build_student, "fretsaw_tiny": build_short_sam2, "sam_ref": build_clicked}
+    builders = {
+        "pmg_sam": build_pmg,
+        "grc_sam": build_grc,
+        "hrsam_lite": build_student,
+        "fretsaw_tiny": build_short_sam2,
+        "fretsaw_hr": build_high_resolution,
+        "sam_ref": build_clicked,
+    }
     trained = builders.get(read_metadata(path).get("recipe", "")) if path.suffix == ".safetensors" else None
     if trained is not None:
         return trained(path, size, "", others)

@@ -12,7 +12,7 @@ from fretsaw.errors import MissingWeightsError, ModelError, shown
 from fretsaw.weights import read_metadata
 from fretsaw.weights.states import is_file
 
-NAMES = {"pmg_sam": "encoder", "sam_ref": "model", "hrsam_lite": "base"}
+NAMES = {"pmg_sam": "encoder", "sam_ref": "model", "hrsam_lite": "base", "fretsaw_hr": "base"}
 """{recipe: under which name the metadata of its files name the model underneath}; GrC-SAM's do so inside `grc_sam`, other recipes' files are whole."""
 
 

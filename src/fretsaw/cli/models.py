@@ -26,16 +26,22 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="A name from [b]fretsa
 
 
 @app.command("list")
-def list_command(as_json: Json = False) -> None:
-    """List all models: mode, size, licence, source, and whether their weights are on this machine.
+def list_command(
+    everything: Annotated[bool, typer.Option("--all", help="Show also models whose weights no program can fetch and that are not here.")] = False,
+    as_json: Json = False,
+) -> None:
+    """List the models that can be had: mode, size, licence, source, and whether their weights are on this machine.
 
     [b]Examples[/b]
 
       fretsaw models list
 
-      fretsaw models list --json
+      fretsaw models list --all --json
     """
-    models = catalog.list_models()
+    known = catalog.list_models()
+    models = [model for model in known if everything or model.present or not model.source.startswith("hand:")]
+    if len(models) < len(known):
+        print(f"{len(known) - len(models)} models are not shown, since their weights must be made or brought by hand; --all shows them", file=sys.stderr)
     if as_json:
         print(json.dumps([asdict(model) for model in models], indent=2))
         return

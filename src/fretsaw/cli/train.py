@@ -19,6 +19,7 @@ from fretsaw.outputs import Sources, named_files, remove_unfinished, require_wri
 from fretsaw.ownership import own
 
 RECIPES = {
+    "fretsaw_hr": "put HRSAM's parts in place of SAM 2 Hiera-T's global attention, and teach them by it: large images at linear cost",
     "fretsaw_tiny": "cut SAM 2 Hiera-T down to the model that ships, and teach it by the whole one",
     "grc_sam": "train the prompt-free model for foreground or classes over a frozen encoder",
     "hrsam_lite": "distil SAM 2 Hiera-T into HRSAM's recipe at a small size, over EfficientNet-Lite0",

@@ -14,11 +14,41 @@ RIDGE = 1e-4
 """Added to the diagonal of a covariance, as a share of its mean: keeps the fits solvable where units are nearly copies of each other."""
 
 
+RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
+"""Those that `fit_change` tries beyond `RIDGE`, as shares of the mean variance."""
+
+
 def fit_linear(inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Return weight (C', C) and bias (C',) of the linear map that comes closest to `targets` (N, C') from `inputs` (N, C)."""
     centre, wanted, covariance, cross = moments(inputs, targets)
     weights = torch.linalg.solve(covariance, cross)
     return weights.T.float(), (wanted - centre @ weights).float()
+
+
+def fit_change(inputs: Tensor, targets: Tensor, kept_inputs: Tensor, kept_targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Return weight (C', C) and bias (C',) of a linear map, drawn towards zero as far as rows that were kept apart want it.
+
+    Rows of one picture say nearly the same of what holds for the whole of it, so that a fit may know its few pictures by heart. Where every map does harm to
+    the pictures kept apart, it is zero.
+
+    Args:
+        inputs: (N, C).
+        targets: (N, C').
+        kept_inputs: (M, C) of other pictures.
+        kept_targets: (M, C').
+    """
+    centre, wanted, covariance, cross = moments(inputs, targets)
+    values, vectors = torch.linalg.eigh(covariance)
+    turned = vectors.T @ cross
+    zero = torch.zeros_like(cross), torch.zeros_like(wanted)
+    least, (weights, bias) = kept_targets.double().square().mean(), zero
+    for ridge in (0.0, *RIDGES):
+        tried = vectors @ (turned / (values + ridge * values.mean())[:, None])
+        offset = wanted - centre @ tried
+        error = (kept_inputs.to(tried.device).double() @ tried + offset - kept_targets.to(tried.device)).square().mean()
+        if error < least:
+            least, weights, bias = error, tried, offset
+    return weights.T.to(inputs.device, torch.float), bias.to(inputs.device, torch.float)
 
 
 def moments(inputs: Tensor, targets: Tensor, seen: Callable[[Tensor], Tensor] = lambda rows: rows) -> tuple[Tensor, Tensor, Tensor, Tensor]:
