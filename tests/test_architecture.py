@@ -38,6 +38,7 @@ DIRECTION = (
         "backbones",
         "clicks",
         "weights",
+        "addresses",
         "memory",
     ),
     "methods",
