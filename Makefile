@@ -31,7 +31,8 @@ check: .venv/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
-	$(BIN)/python -m pytest tests/test_architecture.py
+	$(BIN)/python -m pytest tests/test_architecture.py tests/test_seams.py
+	$(BIN)/python tests/layers.py
 	$(BIN)/python tests/sizes.py
 	@if command -v node > /dev/null && command -v npm > /dev/null; then $(MAKE) --no-print-directory check-page; \
 	else echo "skipped: the checks of the page's scripts need node and npm (absent): apt-get install nodejs npm"; fi
