@@ -168,7 +168,7 @@ CHECKS: list[tuple[str, Check]] = [
     (r"with some name", lambda f, o, t: bool(o.objects) and all(row[0].strip() for row in o.objects)),
     (r"^(?:an |a |a clear )?(?:error|refusal|refuse)\b(?! with)", lambda f, o, t: o.code != 0 and bool(o.errors.strip())),
     (r"nam(?:es|ing) (?:the )?annotation", lambda f, o, t: "annotation" in o.errors),
-    (r"names the formats", lambda f, o, t: all(name in o.errors for name in ("coco", "labelme", "yolo"))),
+    (r"names the formats", lambda f, o, t: sum(name in o.errors.lower() for name in ("coco", "labelme", "yolo", "voc")) >= 2),
     (r"one line", lambda f, o, t: o.one_line),
     (r"exit (?P<code>\d)", lambda f, o, t: o.code == int(f["code"]) or ("named" in t and o.code == 0 and "left out" not in o.said)),
     (r"a word on .*|(?:leave them|skip it).* with a word", _words),
@@ -203,7 +203,7 @@ def judge(right: str, outcome: Outcome) -> tuple[bool | None, list[str]]:
         return False, ["no traceback"]
     right = re.sub(r"[;,] (?:today|never one)\b.*", "", right)
     checked: list[str] = []
-    for option in re.split(r"[,;]? or (?!\.\./|refusal)|[,;]? or (?=\.\./)", right):
+    for option in re.split(r"[,;]? \(?or (?!\.\./|refusal)|[,;]? or (?=\.\./)", right):
         held = []
         for pattern, check in CHECKS:
             if (found := re.search(pattern, option.strip())) is not None:

@@ -28,7 +28,7 @@ DEVELOPMENT = EXTRAS["dev"]
 RUNTIME = {extra: requirements for extra, requirements in EXTRAS.items() if extra != "dev"}
 EVERYTHING = [*CORE, *(requirement for requirements in EXTRAS.values() for requirement in requirements)]
 
-MODULES = {"opencv-python-headless": "cv2", "pillow": "PIL", "scikit-image": "skimage"}
+MODULES = {"pyyaml": "yaml", "opencv-python-headless": "cv2", "pillow": "PIL", "scikit-image": "skimage"}
 """The import name of each distribution whose own name, with underscores, is another."""
 
 FLOOR_ONLY = {"h11": "uvicorn", "protobuf": "onnx"}
@@ -44,6 +44,7 @@ SAFE = {
     "opencv-python-headless": "4.12",
     "pillow": "13.0",
     "protobuf": "6.33.5",
+    "pyyaml": "5.4",
     "starlette": "1.3.1",
     "torch": "2.10",
     "tqdm": "4.66.3",

@@ -107,7 +107,7 @@ def test_a_file_that_gives_no_object_it_should_have_given_is_a_failure_and_costs
 
 def test_boxes_alone_are_named_as_boxes_and_nothing_is_written(tmp_path, capsys, monkeypatch):
     boxed = AnnotatedPicture("b.jpg", (20, 30), boxes=(NamedBox("cat", Box(1, 1, 5, 5), place="annotation 1"),) * 2)
-    monkeypatch.setitem(reading.WHOLE, "coco", (coco.PATH, lambda files: [boxed]))
+    monkeypatch.setitem(reading.WHOLE, "coco", (coco.PATH, lambda files, sizes: [boxed]))
     assert run("convert", coco_file(tmp_path / "b.json", []), "-o", tmp_path / "out", "--to", "png") == 1
     assert "expected masks, got 0 objects, 2 left out: 2 boxes; --masks MODEL makes masks of boxes" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
@@ -125,9 +125,9 @@ def test_files_appear_when_all_of_them_are_there(tmp_path, monkeypatch):
     seen = []
     before = labelme.read
 
-    def read(files):
+    def read(files, sizes):
         seen.append(sorted(path.name for path in (tmp_path / "out").iterdir() if not path.name.startswith(".")))
-        return before(files)
+        return before(files, sizes)
 
     monkeypatch.setattr(labelme, "read", read)
     for name in "abc":
@@ -221,7 +221,7 @@ def test_boxes_become_masks_with_a_score(tmp_path, capsys, monkeypatch, model):
         AnnotatedPicture("c.jpg", (20, 30), boxes=boxes),
         AnnotatedPicture("d.jpg", (20, 30), boxes=boxes),
     ]
-    monkeypatch.setitem(reading.WHOLE, "coco", (coco.PATH, lambda files: pictures))
+    monkeypatch.setitem(reading.WHOLE, "coco", (coco.PATH, lambda files, sizes: pictures))
     made = coco_file(tmp_path / "b.json", [])
     assert run("convert", made, "--masks", "tiny", "--images", tmp_path / "photos", "-o", tmp_path / "out", "--to", "coco", "--json") == 0
     facts = json.loads(capsys.readouterr().out)

@@ -22,6 +22,7 @@ from fretsaw.interchange.names import MOST_CHARACTERS, class_name, picture_name
 from fretsaw.interchange.pictures import AnnotatedPicture, NamedMask
 from fretsaw.interchange.reading import find_annotations, readers, the_source
 from fretsaw.interchange.untrusted import parse_xml
+from fretsaw.types import Box
 from hostile import png as png_file
 
 SQUARE = [[1.0, 1.0, 5.0, 1.0, 5.0, 4.0, 1.0, 4.0]]
@@ -122,7 +123,8 @@ class TestNames:
                 for path, content in written(writer, "good", "odd").items()
             }
             [picture] = read(files)
-            assert ([item.name for item in picture.objects], len(picture.left_out)) == (["good"], 1)
+            # In VOC the other object covers this one, of which the box is left.
+            assert ([item.name for item in (*picture.objects, *picture.boxes)], len(picture.left_out)) == (["good"], 1)
         files = written(yolo.write, "good", "odd")
         files[yolo.NAMES] = files[yolo.NAMES].replace(b'"odd"', json.dumps(name).encode())
         [picture] = yolo.read(files, {"a.png": (8, 10)})
@@ -303,8 +305,9 @@ class TestRows:
         files = {yolo.NAMES: b"names:\n  0: cat\n", "labels/a.txt": b"0 0 0 1 0 1 1\n7 0 0 1 0 1 1\n0 0.5 0.5 0.2 0.2\n0 0 0 nan 1 1 1\n\xc2\xb2 0 0 1 0 1 1\n"}
         [picture] = yolo.read(files, {"a.png": (8, 10)})
         assert len(picture.objects) == 1
-        assert [sentence.partition(": ")[0] for sentence in picture.left_out] == ["line 2", "line 3", "line 4", "line 5"]
-        assert picture.left_out[1].endswith("got 4 numbers, which make a box")
+        assert [sentence.partition(": ")[0] for sentence in picture.left_out] == ["line 2", "line 4", "line 5"]
+        assert [(box.name, box.box) for box in picture.boxes] == [("cat", Box(4.0, 3.2, 6.0, 4.8))]
+        assert picture.left_out[1].endswith("as a share of the picture's sides, got 'nan'")
 
     def test_of_cvat(self):
         shapes = '<box label="b"/><polygon label="p" points="1,1;5,1;5,4"/><mask label="m" left="8" top="0" width="5" height="2" rle="0,10"/>'

@@ -20,16 +20,26 @@ from typing import Any
 import numpy as np
 
 from fretsaw.errors import DataError, ShapeError, shown
+from fretsaw.interchange import shapes
+from fretsaw.interchange.coco import UNNAMED
+from fretsaw.interchange.json_files import Shapes, json_pictures
 from fretsaw.interchange.names import class_name, picture_name
-from fretsaw.interchange.pictures import AnnotatedPicture, Files, NamedMask, checked_size, required, told
-from fretsaw.interchange.untrusted import LeftOut, boundary, field, parse_json
+from fretsaw.interchange.pictures import AnnotatedPicture, Files, NamedBox, NamedMask, checked_size, required
+from fretsaw.interchange.untrusted import LeftOut, field
 from fretsaw.masks import require_mask
+from fretsaw.outputs import IMAGE_SUFFIXES
 
 PATH = "tasks.json"
 LENGTH_SIZES = (3, 4, 8, 16)
 """Bits of the four kinds of length fields, as Label Studio itself writes them."""
 
 CHANNELS = 4
+ANNOTATIONS = ("annotations", "completions")
+"""What holds a task's annotations, in new files and in those of versions before 1.0."""
+NOT_DRAWN = ("choices", "labels", "rating", "textarea", "relation", "number", "datetime", "pairwise", "taxonomy", "ranker")
+"""Kinds of results that say something about a picture or its regions, rather than draw."""
+RECTANGLE = ("x", "y", "width", "height", "rotation")
+ELLIPSE = ("x", "y", "radiusX", "radiusY", "rotation")
 
 
 def encode_brush(mask: np.ndarray) -> list[int]:
@@ -143,9 +153,10 @@ def write(pictures: Iterable[AnnotatedPicture]) -> Files:
 
 
 def read(files: Mapping[str, bytes]) -> list[AnnotatedPicture]:
-    """Return the pictures of exported tasks: the brush masks of each one's first annotation that was not cancelled.
+    """Return the pictures of exported tasks: the regions of each one's first annotation that was not cancelled, or else of its first prediction.
 
-    A task or a mask that cannot be used is left out with a sentence; see `AnnotatedPicture.left_out`.
+    Brush masks, polygons, rectangles and ellipses are read, rectangles as boxes. A task or a region that cannot be used is left out with a sentence;
+    see `AnnotatedPicture.left_out`.
 
     Raises:
         DataError: If it is no such file, or none of its tasks can be used.
@@ -155,16 +166,13 @@ def read(files: Mapping[str, bytes]) -> list[AnnotatedPicture]:
 
 def each(files: Mapping[str, bytes]) -> Iterator[AnnotatedPicture]:
     """`read`, one picture at a time."""
-    expected = "Label Studio's tasks with brush labels"
-    with boundary(PATH, expected):
-        entries, rows = LeftOut(), LeftOut()
-        tasks = parse_json(required(files, PATH), entries)
-        if not isinstance(tasks, list):
-            raise DataError(f"expected {expected}, got {shown(tasks)}")
-        yield from told(_pictures(tasks, entries, rows), entries, rows, expected)
+    return json_pictures(PATH, required(files, PATH), "Label Studio's tasks", list, _pictures)
 
 
 def _pictures(tasks: list[Any], entries: LeftOut, rows: LeftOut) -> Iterator[AnnotatedPicture]:
+    if tasks and all(isinstance(task, dict) and not task.keys() & {"data", *ANNOTATIONS, "predictions"} for task in tasks[:20]):
+        minimal = any(task.keys() & {"annotation_id", "annotator", "lead_time"} for task in tasks[:20])
+        raise DataError(f"expected Label Studio's JSON export, got {'its JSON-MIN, which does not hold all; export as JSON' if minimal else shown(tasks[0])}")
     for number, task in enumerate(tasks, 1):
         picture = None
         with entries.row(f"task {number}", "a task"):
@@ -174,32 +182,94 @@ def _pictures(tasks: list[Any], entries: LeftOut, rows: LeftOut) -> Iterator[Ann
 
 
 def _picture(task: Any, number: int, rows: LeftOut) -> AnnotatedPicture:
-    name = picture_name(field(field(task, "data", dict), "image", object), f"task {number}")
-    annotations = [row for row in field(task, "annotations", list) if not (isinstance(row, dict) and row.get("was_cancelled"))]
-    if not annotations:
-        raise DataError("expected an annotation, got none that was not cancelled")
-    found = field(annotations[0], "result", list)
-    brushes = []
-    for place, row in ((f"task {number}, result {k}", row) for k, row in enumerate(found, 1)):
-        kind = row.get("type") if isinstance(row, dict) else None
-        if kind == "brushlabels":
-            brushes.append((place, row))
-        elif kind not in ("choices", "rating", "textarea", "relation"):  # what is said about the picture or its regions, rather than drawn
-            rows.lose(f"{place}: expected brush labels, got {shown(kind)}")
+    name = picture_name(_address(field(task, "data", dict)), f"task {number}")
+    drawing, regions = _drawn(task, number, rows)
     meta = task.get("meta")
     about = {"original_height": meta.get("height"), "original_width": meta.get("width")} if isinstance(meta, dict) else {}
     size = None
-    for row in [*(row for _, row in brushes), about]:
+    for row in [*(row for _, row in regions), about]:
         if size is None and row.get("original_height") is not None:
-            size = checked_size(row["original_height"], row.get("original_width"), len(brushes))
+            size = checked_size(row["original_height"], row.get("original_width"), len(regions))
     if size is None:
         raise DataError("expected the picture's size in 'original_height' and 'original_width' of a result or in 'meta', got none")
-    objects = []
-    for place, row in brushes:
-        with rows.row(place, "a brush mask"):
-            value = field(row, "value", dict)
-            labels = field(value, "brushlabels", list)
-            if not labels:
-                raise DataError("expected a label, got a mask without one")
-            objects.append(NamedMask(class_name(labels[0], place), decode_brush(field(value, "rle", list), size)))
-    return AnnotatedPicture(name, size, tuple(objects))
+    items, labels = Shapes(), _labels_by_region(regions)
+    for place, row in regions:
+        named = row.get("type")
+        kind = named if isinstance(named, str) else ""
+        if kind in NOT_DRAWN:
+            continue
+        with rows.row(place, "a brush mask, a polygon, a rectangle or an ellipse", kind.removesuffix("labels")):
+            items.add(_item(row, kind.removesuffix("labels"), labels, size, place, drawing))
+    return AnnotatedPicture(name, size, items.masks, boxes=items.boxes)
+
+
+def _address(data: dict[str, Any]) -> object:
+    """Return the picture's name or address: what is called image or img, else the first text that ends as pictures' names do, else the first text."""
+    texts = {key: value for key, value in data.items() if isinstance(value, str) and value.strip()}
+    for key in ("image", "img"):
+        if key in data:
+            return texts.get(key, data[key])
+    for value in texts.values():
+        if value.partition("?")[0].lower().endswith(tuple(IMAGE_SUFFIXES)) or "/data/local-files/" in value:
+            return value
+    return next(iter(texts.values()), None)
+
+
+def _drawn(task: dict[str, Any], number: int, rows: LeftOut) -> tuple[dict[str, Any], list[tuple[str, dict[str, Any]]]]:
+    """Return the annotation or prediction that counts, and its results with their places."""
+    annotations = next((task[key] for key in ANNOTATIONS if isinstance(task.get(key), list)), [])
+    good = [row for row in annotations if isinstance(row, dict) and not row.get("was_cancelled")]
+    if not good:
+        predictions = [row for row in task.get("predictions") or () if isinstance(row, dict)] if isinstance(task.get("predictions"), list) else []
+        if annotations or not predictions:
+            raise DataError(f"expected an annotation, got {'one that was cancelled' if annotations else 'a task that nobody has labelled'}")
+        rows.note(f"task {number}: nobody has labelled it; its prediction counts{_whose(predictions[0])}")
+        good = predictions
+    elif len(good) > 1:
+        rows.note(f"task {number}: has {len(good)} annotations; the first counts")
+    listed = field(good[0], "result", list)
+    found = []
+    for place, row in ((f"task {number}, result {k}", row) for k, row in enumerate(listed, 1)):
+        if isinstance(row, dict):
+            found.append((place, row))
+        else:
+            rows.lose(f"{place}: expected an object, got {shown(row)}")
+    return good[0], found
+
+
+def _whose(prediction: dict[str, Any]) -> str:
+    version = prediction.get("model_version")
+    return f", by {shown(version, 40)}" if isinstance(version, str) and version else ""
+
+
+def _labels_by_region(regions: list[tuple[str, dict[str, Any]]]) -> dict[str, str]:
+    """Return the class names that stand in results of their own, by the id of the region they belong to: `Labels` and `Choices` for each region."""
+    found: dict[str, str] = {}
+    for kind, key in (("choices", "choices"), ("labels", "labels")):
+        for _, row in regions:
+            value = row.get("value")
+            if row.get("type") == kind and isinstance(row.get("id"), str) and isinstance(value, dict) and isinstance(value.get(key), list) and value[key]:
+                found[row["id"]] = value[key][0]
+    return found
+
+
+def _item(row: dict[str, Any], kind: str, labels: Mapping[str, str], size: tuple[int, int], place: str, drawing: dict[str, Any]) -> NamedMask | NamedBox:
+    value = field(row, "value", dict)
+    chosen = value.get(f"{kind}labels")
+    label = chosen[0] if isinstance(chosen, list) and chosen else labels.get(row.get("id", ""), UNNAMED)
+    name = class_name(label, place)
+    score = row.get("score", drawing.get("score"))
+    sure = float(score) if isinstance(score, int | float) and 0 <= score <= 1 else None
+    if kind == "brush":
+        return NamedMask(name, decode_brush(field(value, "rle", list), size), sure)
+    if kind == "polygon":
+        return NamedMask(name, shapes.polygon(shapes.from_percent(shapes.vertices(value.get("points")), size), size), sure)
+    if kind == "rectangle":
+        x, y, width, height, turn = (shapes.number(value.get(side, 0 if side == "rotation" else None), side) for side in RECTANGLE)
+        corners = shapes.from_percent(np.array([[x, y], [x + width, y], [x + width, y + height], [x, y + height]]), size)
+        return NamedBox(name, shapes.box_around(shapes.rotated(corners, corners[0].tolist(), turn), size), sure, place)
+    if kind == "ellipse":
+        x, y, radius_x, radius_y, turn = (shapes.number(value.get(side, 0 if side == "rotation" else None), side) for side in ELLIPSE)
+        (cx, cy), (rx, ry) = shapes.from_percent(np.array([[x, y], [radius_x, radius_y]]), size).tolist()
+        return NamedMask(name, shapes.ellipse(cx, cy, rx, ry, size, turn), sure)
+    raise DataError(f"expected a brush mask, a polygon, a rectangle or an ellipse, got {shown(row.get('type'))}, which encloses nothing")

@@ -9,7 +9,10 @@ from pathlib import Path
 
 from fretsaw.errors import DataError, FretsawError, ImageError, OutputError
 from fretsaw.images import picture_size
-from fretsaw.interchange import coco, cvat, label_studio, labelme, png, voc, yolo
+from fretsaw.interchange import coco, coco_results, cvat, datumaro, geojson, isat, label_studio, labelme, png, sa1b, supervisely, via, voc, yolo
+from fretsaw.interchange.detection import SUFFIXES, format_of_content, sets_of
+from fretsaw.interchange.json_files import PictureSizes
+from fretsaw.interchange.names import NameIndex
 from fretsaw.interchange.pictures import AnnotatedPicture
 from fretsaw.interchange.untrusted import came
 from fretsaw.outputs import IMAGE_SUFFIXES
@@ -21,14 +24,27 @@ LARGE = 2**23
 PEEK = 65536
 """Bytes at either end of a file by which its format is told."""
 
-WHOLE: Mapping[str, tuple[str, Callable[[Mapping[str, bytes]], Iterable[AnnotatedPicture]]]] = {
-    "coco": (coco.PATH, coco.each),
-    "label-studio": (label_studio.PATH, label_studio.each),
-    "cvat": (cvat.PATH, cvat.each),
+WHOLE: Mapping[str, tuple[str, Callable[[Mapping[str, bytes], PictureSizes], Iterable[AnnotatedPicture]]]] = {
+    "coco": (coco.PATH, lambda files, sizes: coco.each(files)),
+    "coco-results": (coco_results.PATH, lambda files, sizes: coco_results.each(files)),
+    "label-studio": (label_studio.PATH, lambda files, sizes: label_studio.each(files)),
+    "cvat": (cvat.PATH, lambda files, sizes: cvat.each(files)),
+    "datumaro": (datumaro.PATH, lambda files, sizes: datumaro.each(files)),
+    "via": (via.PATH, lambda files, sizes: via.each(files[via.PATH], sizes)),
 }
 """Formats of one file for all pictures: the path under which their reader expects it, and the reader."""
 
-READABLE = (*WHOLE, "labelme", "voc", "yolo", "png")
+SINGLE: Mapping[str, Callable[[str, Mapping[str, bytes], PictureSizes], Iterable[AnnotatedPicture]]] = {
+    "labelme": lambda name, files, sizes: labelme.read({name: files[name]}, sizes),
+    "sa1b": lambda name, files, sizes: sa1b.read({name: files[name]}),
+    "isat": lambda name, files, sizes: isat.read({name: files[name]}),
+    "supervisely": lambda name, files, sizes: supervisely.read(_Only(files, {name})),
+    "geojson": lambda name, files, sizes: geojson.each(name, files[name], sizes),
+    "voc": lambda name, files, sizes: voc.read_file(name, files[name], sizes),
+}
+"""Formats of one file a picture that can be read by itself."""
+
+READABLE = (*WHOLE, *SINGLE, "yolo", "png")
 Reader = Callable[[], Iterable[AnnotatedPicture]]
 
 
@@ -78,32 +94,9 @@ class FilesBelow(Mapping[str, bytes]):
 
 def find_annotations(folder: Path) -> list[Source]:
     """Return what annotations lie in a folder and its subfolders, by their layout and by what the files begin with; none is read in full."""
-    found: dict[Path, Source] = {}
-
-    def add(format: str, path: Path) -> None:
-        found.setdefault(path, Source(format, path, "" if path == folder else path.relative_to(folder).as_posix()))
-
-    for name in _walk(folder, (".json", ".xml", ".yaml")):
-        path = folder / name
-        if path.name == png.NAMES:
-            add("png", folder)
-        elif path.name == yolo.NAMES and (path.parent / "labels").is_dir():
-            add("yolo", path.parent)
-        elif path.suffix == ".xml" and (root := _voc_root(folder, path)) is not None:
-            add("voc", root)
-        elif (format := _format_if_readable(path)) is not None:
-            add(format, folder if format == "labelme" else path)
-    return list(found.values())
-
-
-def _voc_root(folder: Path, path: Path) -> Path | None:
-    """Return the folder that holds the nearest `Annotations` above a file, with the masks beside it; pictures in subfolders have their files in subfolders."""
-    for above in path.parents:
-        if above.name == "Annotations" and (above.parent / "SegmentationObject").is_dir():
-            return above.parent
-        if above == folder:
-            break
-    return None
+    names = list(_walk(folder, SUFFIXES))
+    found = sets_of(names, _folders(folder), lambda name: _peek(folder / name))
+    return [Source(format, folder / place if place else folder, place) for format, place in found]
 
 
 def pictures_below(folder: Path) -> list[str]:
@@ -118,29 +111,24 @@ def format_of(path: Path) -> str | None:
         DataError: If it cannot be read.
     """
     try:
-        with path.open("rb") as file:
-            text = file.read(PEEK)
-            file.seek(max(0, path.stat().st_size - PEEK))
-            text += file.read(PEEK)
+        return format_of_content(path.name, _ends(path))
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    if path.suffix == ".xml":
-        return "cvat" if b"<annotations" in text else None
-    if path.suffix != ".json":
-        return None
-    if text.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"[":
-        return "label-studio" if b'"data"' in text and b'"annotations"' in text else None
-    if b'"shapes"' in text and b'"imagePath"' in text:
-        return "labelme"
-    return "coco" if sum(key in text for key in (b'"annotations"', b'"categories"', b'"images"', b'"segmentation"')) >= 3 else None
 
 
-def _format_if_readable(path: Path) -> str | None:
-    """Return the format of a file among others, None where nothing can be said about it: it must not cost the others."""
+def _ends(path: Path) -> bytes:
+    with path.open("rb") as file:
+        text = file.read(PEEK)
+        file.seek(max(len(text), path.stat().st_size - PEEK))
+        return text + file.read(PEEK)
+
+
+def _peek(path: Path) -> bytes:
+    """Return a file's beginning and end, nothing where it cannot be read: one file among others must not cost them."""
     try:
-        return format_of(path)
-    except DataError:
-        return None
+        return _ends(path)
+    except OSError:
+        return b""
 
 
 def the_source(path: Path, format: str | None = None) -> Source:
@@ -160,8 +148,13 @@ def the_source(path: Path, format: str | None = None) -> Source:
         raise DataError(f"expected a file or folder of annotations, got {path}, which does not exist")
     if path.is_file():
         chosen = format or format_of(path)
-        if chosen is None or chosen not in (*WHOLE, "labelme"):
-            raise DataError(f"{path}: expected a file of {', '.join(WHOLE)} or labelme, got {chosen or 'something else'}; a folder is given for the others")
+        if chosen == "yolo" and path.suffix.lower() in (".yaml", ".yml", ".names", ".txt"):
+            return Source(chosen, path.parent, ".")
+        if chosen not in (*WHOLE, *SINGLE):
+            raise DataError(
+                f"{path}: expected a file of {', '.join((*WHOLE, *SINGLE))}, or YOLO's YAML file (yolo), got {chosen or 'something else'}; "
+                "the format png is given by its folder"
+            )
         return Source(chosen, path, path.name)
     found = [source for source in find_annotations(path) if format in (None, source.format)]
     if len(found) != 1:
@@ -178,33 +171,64 @@ def readers(source: Source, images: Path | None = None) -> Iterator[tuple[str, R
         images: Where the pictures lie, for formats that do not say their size (YOLO); else `images` beside the labels, or the folder itself.
     """
     path = source.path
+    folder = path.parent if path.is_file() else path
+    sizes = _Pictures(images or folder)
     if source.format in WHOLE:
         expected, read = WHOLE[source.format]
         if source.format == "coco" and path.stat().st_size > LARGE:
             yield source.name, _named(source.name, lambda: _streamed(path))
         else:
-            yield source.name, _named(source.name, lambda: read({expected: _content(path)}))
+            yield source.name, _named(source.name, lambda: read({expected: _content(path)}, sizes))
         return
-    if path.is_file():
-        yield source.name, _named(source.name, lambda: labelme.read({path.name: _content(path)}))
-        return
-    files = FilesBelow(path, (".json", ".xml", ".txt", ".png", ".yaml"))
-    if source.format == "labelme":
-        names = [name for name in files if name.endswith(".json") and format_of(path / name) == "labelme"]
-        yield from ((name, _named(name, lambda name=name: labelme.read({name: files[name]}))) for name in names)
-    elif source.format == "voc":
-        names = [name for name in files if name.startswith("Annotations/") and name.endswith(".xml")]
-        yield from ((name, _named(name, lambda name=name: voc.read(_Only(files, {name})))) for name in names)
-    elif source.format == "png":
+    files = FilesBelow(folder, (".json", ".geojson", ".xml", ".txt", ".png", ".yaml", ".yml", ".names") if path.is_dir() else (path.name,))
+    if source.format == "png":
         names = [name for name in files if name.endswith("/" + png.NAMES)]
         yield from ((name, _named(name, lambda name=name: png.read(_Only(files, {name})))) for name in names)
+    elif source.format == "yolo":
+        yield from _yolo(folder, files, images)
+    elif source.format == "voc" and path.is_dir() and (stems := voc.stems(files)):
+        yield from ((stem, _named(stem, lambda stem=stem: voc.each(stem, files, sizes))) for stem in stems)
     else:
-        known = set(files)
-        place = images or (path / "images" if (path / "images").is_dir() else path)
-        for name in _walk(place, tuple(IMAGE_SUFFIXES)):
-            label = f"labels/{name.rpartition('.')[0]}.txt"
-            if label in known:
-                yield label, _named(label, lambda name=name: yolo.read(files, {name: _picture_size(place / name)}))
+        single = SINGLE[source.format]
+        names = [path.name] if path.is_file() else [name for name in files if format_of_content(name, _peek(path / name)) == source.format]
+        yield from ((name, _named(name, lambda name=name: single(name, files, sizes))) for name in names)
+
+
+def _yolo(folder: Path, files: FilesBelow, images: Path | None) -> Iterator[tuple[str, Reader]]:
+    place = images or (folder / "images" if (folder / "images").is_dir() else folder)
+    told_of, named = yolo.About(), yolo.names_file(files, files.__getitem__)
+    if named is not None:
+        try:
+            told_of = yolo.about(named, files[named])
+        except DataError as error:
+            yield named, _named(named, lambda error=error: _raise(error))
+            return
+    labels = [name for name in files if yolo.is_label_file(name) and ("labels" in name.split("/") or yolo.looks_like_labels(files[name][:4096]))]
+    for label, picture in yolo.pairs(labels, pictures_below(place)):
+
+        def read(label: str = label, picture: str | None = picture) -> Iterator[AnnotatedPicture]:
+            return yolo.each(label, files[label], picture, None if picture is None else _picture_size(place / picture), told_of)
+
+        yield label, _named(label, read)
+
+
+def _raise(error: DataError) -> Iterator[AnnotatedPicture]:
+    raise error
+    yield
+
+
+class _Pictures:
+    """Finds a picture's name and size by what a file calls it; looks what pictures there are when it is first asked."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._index: NameIndex | None = None
+
+    def __call__(self, name: str) -> tuple[str, tuple[int, int]] | None:
+        if self._index is None:
+            self._index = NameIndex(pictures_below(self._folder))
+        found = self._index.find(name)
+        return None if found is None else (found, _picture_size(self._folder / found))
 
 
 class _Only(Mapping[str, bytes]):
@@ -252,6 +276,12 @@ def _content(path: Path) -> bytes:
     if size > MOST_BYTES:
         raise DataError(f"{path.name}: expected at most {MOST_BYTES} bytes of annotations, got {size}")
     return path.read_bytes()
+
+
+def _folders(folder: Path) -> Iterator[str]:
+    for root, folders, _ in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from ((Path(root) / name).relative_to(folder).as_posix() for name in folders)
 
 
 def _walk(folder: Path, suffixes: tuple[str, ...]) -> Iterator[str]:
