@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 import re
 import shlex
+import sys
 from collections.abc import Iterator
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,10 @@ ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = sorted(path for folder in ("benchmarks", "experiments", "docs") for path in (ROOT / folder).rglob("*.py"))
 DOCUMENTS = [*sorted(path for folder in (".", "docs", "experiments", "examples") for path in (ROOT / folder).glob("*.md")), *SCRIPTS]
 DOCUMENTS += sorted((ROOT / "src" / "fretsaw" / "recipes").glob("*/__init__.py"))
+
+OURS = {"fretsaw", "benchmarks", "experiments"}
+OPTIONAL = {"py_sod_metrics", "onnxruntime", "triton", "xformers"}
+"""What a program imports from an environment of its own, or leaves out where it is absent."""
 
 
 def text_of(document: Path) -> str:
@@ -77,6 +83,47 @@ def test_fretsaw_has_the_commands_options_and_settings(document):
             settings = [rest[i + 1] for i, word in enumerate(rest[:-1]) if word == "--set" and "=" in rest[i + 1]]
             plain = [setting for setting in settings if not re.search(r"=(\.\.\.|[A-Z]+)?$", setting)]
             configure(import_module(f"fretsaw.recipes.{words[1]}.run").Config, plain, placeholders=True)
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_programs_import_what_exists(script):
+    """Also inside functions: of our own modules, file and name; of others, that they are installed, or an extra that a program asks for by itself."""
+    for node in ast.walk(ast.parse(script.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            modules = {alias.name: () for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            modules = {node.module: tuple(alias.name for alias in node.names)}
+        else:
+            continue
+        for module, names in modules.items():
+            top = module.split(".")[0]
+            if top not in OURS:
+                known = top in sys.stdlib_module_names or top in OPTIONAL or find_spec(top) is not None or script.with_name(f"{top}.py").is_file()
+                assert known, f"{script.name} imports {module}"
+                continue
+            place = ROOT.joinpath("src" if top == "fretsaw" else "", *module.split("."))
+            files = [path for path in (place.with_suffix(".py"), place / "__init__.py") if path.is_file()]
+            if not files:
+                assert place.is_dir(), f"{script.name} imports {module}"
+            defined = top_level_names(files[0]) if files else set()
+            missing = {name for name in names if name not in defined and not (place / f"{name}.py").is_file() and not (place / name).is_dir()}
+            assert not missing, f"{script.name} imports {missing} from {module}"
+
+
+def top_level_names(module: Path) -> set[str]:
+    """Return what a module defines or imports at its top level."""
+    names: set[str] = set()
+    for node in ast.parse(module.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names.update(alias.asname or alias.name for alias in node.names)
+        else:
+            names.update(part.id for part in ast.walk(node) if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store))
+            names.update(part.name for part in ast.walk(node) if isinstance(part, ast.FunctionDef | ast.ClassDef))
+    if module.parent.name == "fretsaw":  # `fretsaw/__init__.py` finds its names when they are asked for
+        names.update(getattr(import_module("fretsaw"), "__all__", ()))
+    return names
 
 
 def test_the_commands_are_found():

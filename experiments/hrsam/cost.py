@@ -301,7 +301,7 @@ def main() -> None:
     if options.report:
         options.report.write_text(json.dumps(report, indent=1))
     if options.pictures:
-        from hrsam_pictures import draw
+        from experiments.hrsam.figures import draw
 
         print("\n".join(map(str, draw(report, options.pictures))))
 

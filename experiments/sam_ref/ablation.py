@@ -18,7 +18,6 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +33,7 @@ from fretsaw.evaluation.overlap import boundary_iou
 from fretsaw.evaluation.protocols import CURVE_TARGET, SAM
 from fretsaw.images import read_image
 from fretsaw.methods.sam_ref.model import SamRef
+from fretsaw.types import RefinerState
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the checkout, for `benchmarks` and `experiments`
 
@@ -51,19 +51,19 @@ class GlobalOnly:
     def prepare(self, pixels: Tensor, embedding: Any) -> Any:
         return self.refiner.prepare(pixels, embedding)
 
-    def refine(self, features: Any, coords: Tensor, labels: Tensor, logits: Tensor, previous: Tensor | None, state: Any) -> tuple[Tensor, Mapping[str, Tensor]]:
-        return self.refiner.refine(features, coords, labels, logits, None, None)
+    def refine(self, features: Any, coords: Tensor, labels: Tensor, logits: Tensor, previous: Tensor | None, state: Any) -> tuple[Tensor, RefinerState[Tensor]]:
+        return self.refiner.refine(features, coords, labels, logits, None, RefinerState())
 
 
 class PatchOnGlobal(GlobalOnly):
     """Table 3, row 2: PatchDiff at every click that changed something, pasted onto GlobalDiff's mask."""
 
-    def refine(self, features: Any, coords: Tensor, labels: Tensor, logits: Tensor, previous: Tensor | None, state: Any) -> tuple[Tensor, Mapping[str, Tensor]]:
-        around, after = self.refiner.refine(features, coords, labels, logits, None, None)
+    def refine(self, features: Any, coords: Tensor, labels: Tensor, logits: Tensor, previous: Tensor | None, state: Any) -> tuple[Tensor, RefinerState[Tensor]]:
+        around, after = self.refiner.refine(features, coords, labels, logits, None, RefinerState())
         if previous is None:
             return around, after
         # An error region that was empty before has grown: PatchDiff answers, on the mask before; what it changed there is taken over.
-        empty = {"error_map": torch.full_like(self.refiner.enlarged(logits), -30.0)}
+        empty = RefinerState(error_map=torch.full_like(self.refiner.enlarged(logits), -30.0))
         patched, _ = self.refiner.refine(features, coords, labels, logits, previous, empty)
         return torch.where(patched != previous, patched, around), after
 

@@ -21,7 +21,7 @@ import argparse
 import json
 import statistics
 import sys
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from fretsaw.evaluation.protocols import SAM
 from fretsaw.evaluation.timing import sat_latency, seconds_per_click
 from fretsaw.methods.sam_clicks import best_of_three
 from fretsaw.methods.sam_ref.model import SamRef
-from fretsaw.types import ImageEmbedding
+from fretsaw.types import ImageEmbedding, RefinerState
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the checkout, for `benchmarks` and `experiments`
 
@@ -44,17 +44,29 @@ LEVELS = (32, 64)
 """Channels of SAM 2's finer maps, for refiners with random weights."""
 
 
+@dataclass(frozen=True)
+class Unprepared:
+    """An image and its embedding, as they come."""
+
+    pixels: torch.Tensor
+    embedding: ImageEmbedding
+
+    @property
+    def nbytes(self) -> int:
+        return self.pixels.nbytes + self.embedding.nbytes
+
+
 class PreparedAgain:
     """A refiner that keeps nothing of the image: the paper's way."""
 
     def __init__(self, refiner: SamRef) -> None:
         self._refiner, self.map_scale = refiner, refiner.map_scale
 
-    def prepare(self, pixels: torch.Tensor, embedding: ImageEmbedding) -> tuple[torch.Tensor, ImageEmbedding]:
-        return pixels, embedding
+    def prepare(self, pixels: torch.Tensor, embedding: ImageEmbedding) -> Unprepared:
+        return Unprepared(pixels, embedding)
 
-    def refine(self, features: Any, *asked: Any) -> tuple[torch.Tensor, Mapping[str, torch.Tensor]]:
-        return self._refiner.refine(self._refiner.prepare(*features), *asked)
+    def refine(self, features: Unprepared, *asked: Any) -> tuple[torch.Tensor, RefinerState[torch.Tensor]]:
+        return self._refiner.refine(self._refiner.prepare(features.pixels, features.embedding), *asked)
 
 
 def refiners(file: str | None, model: str, widths: list[int], device: str, dtype: torch.dtype) -> dict[str, Any]:

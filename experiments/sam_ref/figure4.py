@@ -19,7 +19,7 @@ from fretsaw import api, catalog, frames, images
 from fretsaw.clicks.encode import disk_maps
 from fretsaw.methods.sam_clicks import best_of_three, prompt_points
 from fretsaw.methods.sam_ref.places import changed_box, error_region_grew, last_place, paste_crop
-from fretsaw.types import Box, Click, Prompt
+from fretsaw.types import Box, Click, Prompt, RefinerState
 
 SIDE = 460
 """Width of a panel in pixels."""
@@ -65,7 +65,7 @@ def main() -> None:
     with torch.no_grad():
         embedding = model.encode(pixels)
         features = refiner.prepare(pixels, embedding)
-        previous, state, asked = None, None, None
+        previous, state, before, asked = None, RefinerState(), RefinerState(), None
         for k in range(len(clicks)):
             prompt = Prompt(tuple(clicks[: k + 1]), previous_logits=previous.numpy() if previous is not None else None)
             coarse, _ = best_of_three(*model.decode(embedding, model.embed(prompt, frame)))
@@ -81,7 +81,7 @@ def main() -> None:
         local, local_errors, _ = refiner.patch_diff(result.feature, coarse, torch.tensor([[crop.x0, crop.y0, crop.x1, crop.y1]]))
         pasted = paste_crop(local, crop, old)
         patched_errors = paste_crop(local_errors, crop, torch.full_like(coarse, -30.0))
-    grew = asked is not None and error_region_grew(result.error_map, before["error_map"] if before else None)
+    grew = asked is not None and error_region_grew(result.error_map, before.error_map)
 
     def full(logits: torch.Tensor) -> np.ndarray:
         return frames.logits_to_image(logits.numpy(), frame)[0, 0]

@@ -156,7 +156,7 @@ class GridMasks:
 
         Args:
             image: (H, W, 3) uint8 RGB.
-            open_crop: Encodes a crop (h, w, 3), a view of the image, and returns what answers prompts on it; see `sam_crops`.
+            open_crop: Encodes a crop (h, w, 3), a view of the image, and returns what answers prompts on it, for example a `SamCrop`.
             progress: Called with (prompts done, prompts in all) after every batch.
 
         Returns:
@@ -316,15 +316,6 @@ class SamCrop:
 
     def enlarge(self, logits: Tensor) -> Tensor:
         return enlarge_logits(logits[:, None], self._frame)[:, 0]
-
-
-def sam_crops(model: SamClicks) -> Callable[[np.ndarray], SamCrop]:
-    """Return what `GridMasks.generate` takes as `open_crop`: it encodes a crop with the model."""
-
-    def open_crop(crop: np.ndarray) -> SamCrop:
-        return SamCrop(model, model.encode(model.pixels_of(crop)), model.preprocessing.frame_of(crop))
-
-    return open_crop
 
 
 # Small parts ---------------------------------------------------------------------------------------------------------------------------------------
