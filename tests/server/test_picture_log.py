@@ -255,32 +255,132 @@ def test_a_damaged_picture_costs_no_other_and_is_repaired_or_deleted(make_client
     assert client.post("/api/exports", json={"format": "coco"}).status_code == 202
     client.__exit__(None, None, None)
     findings = {row.identity: row for row in check(tmp_path / "data")}
-    assert findings[place.name].lost
+    whole_log = damage not in (broken_in_the_middle, folder_in_its_place)
+    assert findings[place.name].trouble
+    assert findings[place.name].lost is not whole_log
     assert all(not row.lost for identity, row in findings.items() if identity != place.name)
     assert any(file.name in (LOG, RECORD) for file in (tmp_path / "data" / "damaged").rglob("*"))
     client = make_client()
     assert [row["damaged"] for row in client.get("/api/images").json()["images"]] == ["", "", ""]
     assert client.get(first).status_code == 200
-    # What could be read is there: all of it where only the record beside a whole log was broken.
+    # What could be read is there: all of it where only the record beside a whole log was broken; without its name, where the command that gave it was.
     names = [item["name"] for item in client.get(first).json()["objects"]]
-    assert names == ([] if damage in (broken_in_the_middle, folder_in_its_place) else ["ball"])
+    assert names == (["ball"] if whole_log else [""] if damage is broken_in_the_middle else [])
     if names:
         assert client.post(f"{first}/objects/1/undo").json()["undoable"] == 1
     assert client.post(f"{first}/objects", json={"name": "new"}).status_code == 201
 
 
 @pytest.mark.parametrize("change", ["gone", "twice", "swapped"])
-def test_what_lies_before_a_whole_line_that_is_gone_or_there_twice_is_brought_back(make_client, folder, tmp_path, change):
+def test_what_lies_around_a_whole_line_that_is_gone_or_there_twice_is_brought_back(make_client, folder, tmp_path, change):
     first, place = damaged_server(make_client, folder, tmp_path / "data")
     lines = (place / LOG).read_bytes().splitlines(keepends=True)
     at = len(lines) - 2
     tail = {"gone": lines[at + 1 :], "twice": [lines[at], *lines[at:]], "swapped": [lines[at + 1], lines[at]]}[change]
     (place / LOG).write_bytes(b"".join([*lines[:at], *tail]))
     [finding] = check(tmp_path / "data")
-    assert finding.lost
+    assert finding.lost is (change == "gone")
     assert "could be read" in finding.mended
-    [item] = make_client().get(first).json()["objects"]
-    assert (item["name"], len(item["clicks"])) == ("ball", 1 if change == "twice" else 0)
+    client = make_client()
+    [item] = client.get(first).json()["objects"]
+    assert (item["name"], len(item["clicks"]), item["undoable"]) == ("ball", 2, 2)
+    assert len(client.post(f"{first}/objects/1/undo").json()["clicks"]) == 1
+
+
+def busy_server(make_client) -> tuple[str, list[dict]]:
+    """Return the address of a picture with every kind of command behind it, and its objects; the server has ended."""
+    client = make_client()
+    first = f"/api/images/{client.get('/api/images').json()['images'][0]['id']}"
+    for name, xs in (("ball", (60, 30, 90)), ("cat", (70,)), ("dog", (10, 20))):
+        item = f"{first}/objects/{client.post(f'{first}/objects', json={'name': name}).json()['id']}"
+        for x in xs:
+            client.post(f"{item}/clicks", json={"x": x, "y": 45})
+        client.post(f"{item}/undo")
+        client.post(f"{item}/clicks", json={"x": 33, "y": 50})
+        client.post(f"{item}/scribbles", json={"points": [[5, 5], [9, 9]], "positive": False})
+        client.patch(item, json={"color": "#123456"})
+    objects = client.get(first).json()["objects"]
+    client.__exit__(None, None, None)
+    return first, objects
+
+
+MASKS_SET_BY = {"click", "undo", "scribble"}
+
+
+def test_whichever_line_of_a_log_is_damaged_all_others_are_brought_back(make_client, folder, tmp_path):
+    """Before a record.json stands beside it, and the first line too."""
+    data = tmp_path / "data"
+    first, before = busy_server(make_client)
+    place = data / "images" / first.rpartition("/")[2]
+    assert not (place / RECORD).exists()
+    whole = (place / LOG).read_bytes().splitlines(keepends=True)
+    kept = {path.name: path.read_bytes() for path in (place / "steps").iterdir()}
+    commands = [json.loads(line.partition(b" ")[2]) for line in whole]
+    last_masks = {row["arguments"]["object"]: number for number, row in enumerate(commands) if row["name"] in MASKS_SET_BY}
+    for number, (line, command) in enumerate(zip(whole[:-1], commands, strict=False)):
+        for name, content in kept.items():
+            (place / "steps" / name).write_bytes(content)
+        (place / RECORD).unlink(missing_ok=True)
+        (place / LOG).write_bytes(b"".join([*whole[:number], line[:40] + b"#" + line[41:], *whole[number + 1 :]]))
+        [finding] = check(data, folder)
+        assert (finding.lost, finding.name) == (True, "0.png")
+        assert "1 broken lines" in finding.mended
+        assert f"command {number + 1} is lost" in finding.mended
+        store = Store(data)
+        record = store.read(place.name)
+        store.close()
+        assert (record.revision, record.size, record.name) == (len(whole), (90, 120), "0.png")
+        assert (record.hash == "") == (number == 0)
+        for item, was in zip(record.objects, before, strict=True):
+            lost = command["name"] if command["effects"][0].get("object") == item.id else ""
+            assert item.name == ("" if lost == "add" else was["name"])
+            assert item.color == was["color"] or lost == "describe"
+            if last_masks[item.id] != number:
+                assert ([list(click) for click in item.clicks], item.rle, item.position) == (was["clicks"], was["rle"], was["undoable"])
+
+
+def test_a_repaired_picture_without_its_first_command_goes_on(make_client, folder, tmp_path):
+    first, before = busy_server(make_client)
+    log = tmp_path / "data" / "images" / first.rpartition("/")[2] / LOG
+    log.write_bytes(b"#" + log.read_bytes()[1:])
+    assert [row.lost for row in check(tmp_path / "data", folder)] == [True]
+    client = make_client()
+    after = client.get(first).json()
+    assert (after["name"], after["objects"]) == ("0.png", before)
+    taken_back = client.post(f"{first}/objects/1/undo").json()
+    assert client.post(f"{first}/objects/1/redo").json()["rle"] == before[0]["rle"] != taken_back["rle"]
+    client = make_client()
+    assert [item["rle"] for item in client.get(first).json()["objects"]] == [item["rle"] for item in before]
+
+
+@settings(max_examples=60, deadline=None)
+@given(commands=st.lists(st.tuples(st.integers(1, 3), EDITS), max_size=8), data=st.data())
+def test_any_damage_of_a_log_is_repaired_into_something_that_can_be_read(tmp_path_factory, commands, data):
+    store = Store(tmp_path_factory.mktemp("log"))
+    try:
+        record = begun(store)
+        for number, edit in commands:
+            before = next((row for row in record.objects if row.id == number), ObjectRecord(number, "", "#000000", EMPTY))
+            item = ObjectRecord(**{name: getattr(before, name) for name in before.__slots__} | edit)
+            item.position = min(item.position, len(item.steps))
+            record = put(store, record, item)
+        path = store.place(IDENTITY) / LOG
+        lines = path.read_bytes().splitlines(keepends=True)
+        kinds = data.draw(st.lists(st.sampled_from(["kept", "kept", "gone", "broken", "twice"]), min_size=len(lines), max_size=len(lines)))
+        path.write_bytes(b"".join({"kept": line, "gone": b"", "broken": b"x" + line, "twice": 2 * line}[kind] for line, kind in zip(lines, kinds, strict=True)))
+        store.repair(IDENTITY, "a.png")
+        found = store.read(IDENTITY)
+        if found is None:
+            assert not {"kept", "twice"} & set(kinds)
+            return
+        last = max((number for number, kind in enumerate(kinds, 1) if kind in ("kept", "twice")), default=0)
+        assert found.revision == last
+        if not {"gone", "broken"} & set(kinds):
+            assert found.objects == record.objects
+        if found.size != (0, 0):
+            assert put(store, found, ObjectRecord(9, "new", "#000000", masks.encode_rle(np.zeros(found.size, bool)))).revision == last + 1
+    finally:
+        store.close()
 
 
 def test_a_folder_that_is_moved_away_is_not_made_anew_and_goes_on_when_it_is_back(make_client, folder, tmp_path):

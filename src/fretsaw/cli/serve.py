@@ -75,7 +75,7 @@ def serve(
     settings = for_command(folder, host, token, data, allowed_hosts=allowed_host or (), public_url=public_url, read_only=read_only)
     settings = replace(settings, memory_bytes=memory * 2**20)
     if check:
-        _check(settings.data)
+        _check(settings.data, settings.folder)
         return
     if not read_only and settings.data.is_dir():
         with own(settings.data, "a server"):  # a second server is refused before its model is loaded; the server's own lock comes with its store
@@ -93,11 +93,11 @@ def serve(
         run(app, door, settings, lambda: shutil.rmtree(settings.data) if settings.shown else None)
 
 
-def _check(data: Path) -> None:
+def _check(data: Path, folder: Path | None) -> None:
     """Print what is found in the saved work and what is done about it; exit status 1 if something could not be brought back."""
     from fretsaw.server.check import check
 
-    findings = list(check(data))
+    findings = list(check(data, folder))
     for finding in findings:
         if finding.trouble:
             print(f"{finding.name}: {finding.trouble}; {finding.mended}")

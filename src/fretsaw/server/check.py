@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fretsaw.errors import OutputError, StaleSessionError
+from fretsaw.server.gallery import Gallery
 from fretsaw.server.records import ImageRecord
 from fretsaw.server.refusals import DamagedError
 from fretsaw.server.store import Store
@@ -32,11 +33,12 @@ class Finding:
     lost: bool = False
 
 
-def check(data: Path) -> Iterator[Finding]:
+def check(data: Path, folder: Path | None = None) -> Iterator[Finding]:
     """Yield a finding for every picture with saved work, repairing what is damaged; the damaged files themselves are kept, set aside.
 
     Args:
         data: The folder where a server keeps its work; nobody else may own it.
+        folder: The served folder, which knows the names of its pictures where their work does not any more.
 
     Raises:
         BusyError: If a server is running on it.
@@ -44,15 +46,15 @@ def check(data: Path) -> Iterator[Finding]:
     """
     if not (data / "images").is_dir():
         raise OutputError(f"{data}: expected a folder with a server's saved work, found none")
-    store = Store(data)
+    store, gallery = Store(data), Gallery(folder)
     try:
         for identity in sorted(store.identities()):
-            yield _examined(store, identity)
+            yield _examined(store, identity, gallery.name_of(identity))
     finally:
         store.close()
 
 
-def _examined(store: Store, identity: str) -> Finding:
+def _examined(store: Store, identity: str, name: str | None) -> Finding:
     trouble: list[str] = []
     mended: list[str] = []
     lost = False
@@ -60,8 +62,9 @@ def _examined(store: Store, identity: str) -> Finding:
         record = store.read(identity)
     except DamagedError as error:
         trouble.append(str(error).partition("; ")[0])
-        mended.append(store.repair(identity))
-        lost, record = True, store.read_only(identity)
+        said, lost = store.repair(identity, name)
+        mended.append(said)
+        record = store.read_only(identity)
     unreadable = _unreadable_steps(store, record) if record is not None else 0
     if unreadable:
         trouble.append(f"{unreadable} interactions cannot be read")

@@ -11,12 +11,11 @@ import numpy as np
 
 from fretsaw import masks
 from fretsaw.clicks.simulate import depths
-from fretsaw.clicks.strokes import single_clicks
 from fretsaw.errors import PromptError, ShapeError, StaleSessionError
 from fretsaw.history import Step
 from fretsaw.masks import MaskRuns
-from fretsaw.segmentation import Segmentation, distinct_color
-from fretsaw.server.records import ObjectRecord, PartRecord
+from fretsaw.segmentation import Segmentation
+from fretsaw.server.records import ObjectRecord, PartRecord, object_color, shown_prompt
 from fretsaw.server.refusals import LimitError, NotHereError
 from fretsaw.session import Session
 from fretsaw.session_file import read_step
@@ -27,9 +26,6 @@ if TYPE_CHECKING:
 
 PREVIEW_SIDE = 1024
 """Longest side of a preview's mask; it is shown for a moment only, and must come at once."""
-
-COLORS = ("#3b82f6", "#f97316", "#10b981", "#e11d48", "#a855f7", "#eab308", "#06b6d4", "#ec4899", "#84cc16", "#6366f1")
-"""Of the first objects; calmer than what tells hundreds of classes apart."""
 
 LEAST_COMPONENT = 0.01
 """Share of a mask below which a connected component of it is a speck rather than an object."""
@@ -322,8 +318,7 @@ class ObjectEdits:
     def _new(self, name: str, color: str | None = None, offset: int = 0) -> ObjectRecord:
         """Return an empty object that is not in the record yet; `offset` counts those made before it by the same command."""
         number = max((item.id for item in self._picture.record.objects), default=0) + 1 + offset
-        color = color or (COLORS[number - 1] if number <= len(COLORS) else "#{:02x}{:02x}{:02x}".format(*distinct_color(number - 1)))
-        return ObjectRecord(number, name, color, masks.encode_rle(np.zeros(self._picture.pixels().shape[:2], bool)))
+        return ObjectRecord(number, name, color or object_color(number), masks.encode_rle(np.zeros(self._picture.pixels().shape[:2], bool)))
 
     def _place(
         self, named: Sequence[tuple[str, np.ndarray]], command: str, arguments: Mapping[str, Any], *others: tuple[ObjectRecord, ObjectRecord]
@@ -411,7 +406,6 @@ class ObjectEdits:
                 name = f"{item.id}-{last}"
                 self._picture.store.keep_step(self._picture.record.id, name, step)
             names[step] = name
-        prompt = session.step.prompt
         after = replace(
             item,
             steps=list(names.values()),
@@ -422,9 +416,7 @@ class ObjectEdits:
             area=result.area,
             parts=[_part_record(part) for part in result.instances if part.area],
             revision=item.revision + 1,
-            clicks=[(click.x, click.y, click.positive) for click in single_clicks(prompt.clicks, prompt.strokes)],
-            scribbles=list(prompt.strokes),
-            prompt_box=(prompt.box.x0, prompt.box.y0, prompt.box.x1, prompt.box.y1) if prompt.box is not None else None,
+            **shown_prompt(session.step.prompt),
         )
         return after, names, [name for step, name in known.items() if step not in names]
 

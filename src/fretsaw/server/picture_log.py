@@ -74,6 +74,20 @@ def read(path: Path, start: int = 0) -> Reading:
     return Reading(tuple(commands), end, size)
 
 
+def sound(path: Path) -> tuple[list[Command], int]:
+    """Return every sound command of a log, wherever it stands, and the number of broken lines; the beginning of a line at the end is none of them.
+
+    Raises:
+        OSError: If the file cannot be read.
+    """
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return [], 0
+    parsed = [_parsed(line) for line in lines[:-1]]
+    return [command for command in parsed if command is not None], parsed.count(None)
+
+
 def is_torn_start(path: Path) -> bool:
     """Return whether a log holds nothing but the beginning of its first line, or nothing at all; anything else in it may have been work.
 

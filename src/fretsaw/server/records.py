@@ -7,7 +7,12 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from fretsaw.types import Stroke
+from fretsaw.clicks.strokes import single_clicks
+from fretsaw.segmentation import distinct_color
+from fretsaw.types import Prompt, Stroke
+
+COLORS = ("#3b82f6", "#f97316", "#10b981", "#e11d48", "#a855f7", "#eab308", "#06b6d4", "#ec4899", "#84cc16", "#6366f1")
+"""Of the first objects; calmer than what tells hundreds of classes apart."""
 
 RECORD_BYTES, OBJECT_BYTES, POINT_BYTES, NAME_BYTES = 4096, 1024, 128, 64
 """About what a picture, an object, a place on the picture and the name of an interaction take as Python's objects, beside run lengths."""
@@ -106,6 +111,21 @@ class ImageRecord:
     def nbytes(self) -> int:
         """About what it takes in memory."""
         return RECORD_BYTES + sum(_memory_of(item) for item in self.objects)
+
+
+def shown_prompt(prompt: Prompt) -> dict[str, Any]:
+    """Return a prompt as an object's fields `clicks`, `scribbles` and `prompt_box`."""
+    box = prompt.box
+    return {
+        "clicks": [(click.x, click.y, click.positive) for click in single_clicks(prompt.clicks, prompt.strokes)],
+        "scribbles": list(prompt.strokes),
+        "prompt_box": (box.x0, box.y0, box.x1, box.y1) if box is not None else None,
+    }
+
+
+def object_color(number: int) -> str:
+    """Return the colour of the object of a number, where nobody has chosen one."""
+    return COLORS[number - 1] if number <= len(COLORS) else "#{:02x}{:02x}{:02x}".format(*distinct_color(number - 1))
 
 
 def _memory_of(item: ObjectRecord) -> int:

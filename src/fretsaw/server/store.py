@@ -26,22 +26,22 @@ import time
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from fretsaw.errors import DataError, OutputError
+from fretsaw.errors import DataError, OutputError, StaleSessionError
 from fretsaw.history import Step
 from fretsaw.images import sync_folder, write_bytes
 from fretsaw.ownership import own
 from fretsaw.server import picture_log
 from fretsaw.server.changes import PERSON, Command, picture_effect, replay
-from fretsaw.server.records import IMAGE_RECORD, ImageRecord
+from fretsaw.server.records import IMAGE_RECORD, ImageRecord, ObjectRecord, shown_prompt
 from fretsaw.server.refusals import DamagedError, NotHereError
-from fretsaw.session_file import write_step
+from fretsaw.server.salvage import Salvage, salvage
+from fretsaw.session_file import read_step, write_step
 
 IDENTITY = re.compile(r"[0-9a-f]{24}")
 LOG = "log.jsonl"
@@ -316,44 +316,70 @@ class Store:
             path.unlink(missing_ok=True)
             total -= size
 
-    def repair(self, identity: str) -> str:
-        """Bring back what can be read of a picture's damaged work and set the damaged files aside; return a sentence that says how much.
+    def repair(self, identity: str, name: str | None = None) -> tuple[str, bool]:
+        """Bring back what can be read of a picture's damaged work and set the damaged files aside.
+
+        Args:
+            identity: Of the picture.
+            name: Its file's, where the served folder knows it.
+
+        Returns:
+            Sentences that say what was done and what is lost, and whether anything is.
 
         Raises:
             OutputError: If the folder cannot be written.
         """
-        place = self.place(identity)
-        record = self._most_readable(identity)
+        place, is_upload = self.place(identity), self.is_upload(identity)
+        found = self._salvaged(identity, name or f"picture-{identity[:8]}")
         aside = self.folder / "damaged" / f"{identity}-{secrets.token_hex(3)}"
         try:
             aside.mkdir(mode=PRIVATE_FOLDER, parents=True)
-            for name in (LOG, RECORD):
-                if (place / name).exists():
-                    os.replace(place / name, aside / name)
+            for file in (LOG, RECORD):
+                if (place / file).exists():
+                    os.replace(place / file, aside / file)
             self._ends.pop(identity, None)
-            if record is not None:
+            if found is not None:
+                record = replace(found.record, uploaded=is_upload)
                 self._write_record(record, 0)
-                return f"{record.name}: repaired; {record.revision} commands and {len(record.living)} objects could be read; the damaged files are in {aside}"
-            if self.is_upload(identity):
+                said = f"{record.name}: repaired; {found.commands} commands and {len(record.living)} objects could be read"
+                return "; ".join((said, *found.lost, f"the damaged files are in {aside}")), bool(found.lost)
+            if is_upload:
                 self.begin(ImageRecord(identity, f"picture-{identity[:8]}", uploaded=True), "upload")
-                return f"{identity}: none of the work could be read; the uploaded picture is kept, and the damaged files are in {aside}"
+                return f"{identity}: none of the work could be read; the uploaded picture is kept, and the damaged files are in {aside}", True
             shutil.rmtree(place, ignore_errors=True)
         except OSError as error:
             raise OutputError(f"expected a folder that can be written, got: {error.strerror or error}") from error
-        return f"{identity}: nothing could be read; the damaged files are in {aside}"
+        return f"{identity}: nothing could be read; the damaged files are in {aside}", True
 
-    def _most_readable(self, identity: str) -> ImageRecord | None:
-        """Return the newest record that the sound parts of record.json and log give; the log alone may reach further than a broken record.json."""
-        place, found = self.place(identity), []
-        for with_record in (True, False):
-            try:
-                state, start = _read_record(place / RECORD) if with_record else ({}, 0)
-                reading = picture_log.read(place / LOG, start)
-            except (DataError, OSError):
-                continue
-            if (record := _longest(state, reading.commands if reading.end >= start else (), identity)) is not None:
-                found.append(record)
-        return max(found, key=lambda record: record.revision, default=None)
+    def _salvaged(self, identity: str, name: str) -> Salvage | None:
+        """Return what the sound parts of record.json, log and interactions' files give."""
+        place = self.place(identity)
+        try:
+            commands, broken = picture_log.sound(place / LOG)
+        except OSError:
+            commands, broken = [], 0
+        files = [path.name for path in (place / STEPS).iterdir()] if (place / STEPS).is_dir() else []
+        try:
+            state, _ = _read_record(place / RECORD)
+            found = salvage(_plain(_validated(state, identity)), commands, files, identity, name) if state else None
+        except (DataError, OSError):
+            found = None
+        found = found or salvage({}, commands, files, identity, name)
+        if found is None:
+            return None
+        objects = [self._with_read_prompt(found.record, item) if item.id in found.gaps else item for item in found.record.objects]
+        lost = (*((f"{broken} broken lines",) if broken else ()), *found.lost)
+        return replace(found, record=replace(found.record, objects=objects), lost=lost)
+
+    def _with_read_prompt(self, record: ImageRecord, item: ObjectRecord) -> ObjectRecord:
+        """Return an object with the clicks, lines and box that its current interaction's file holds; as it is where that cannot be read."""
+        if not item.position:
+            return replace(item, clicks=[], scribbles=[], prompt_box=None)
+        try:
+            prompt = read_step(self.step_path(record.id, item.steps[item.position - 1]), record.size).prompt
+        except StaleSessionError:
+            return item
+        return replace(item, **shown_prompt(prompt))
 
     def _write_record(self, record: ImageRecord, log_bytes: int) -> None:
         text = IMAGE_RECORD.dump_json(record)
@@ -387,26 +413,10 @@ def _read_record(path: Path) -> tuple[dict[str, Any], int]:
         raise DataError("record.json is no record") from error
 
 
-def _longest(state: dict[str, Any], commands: Sequence[Command], identity: str) -> ImageRecord | None:
-    """Return the record after as many commands as follow one another and fit: up to a gap, a line that is there twice, or an effect that does not fit."""
-
-    def after(count: int) -> ImageRecord | None:
-        try:
-            return _validated(replay(deepcopy(state), commands[:count]), identity)
-        except DataError:
-            return None
-
-    found = after(len(commands))
-    if found is None:
-        found, fits, fails = after(0), 0, len(commands)
-        while fails - fits > 1:
-            middle = (fits + fails) // 2
-            record = after(middle)
-            if record is None:
-                fails = middle
-            else:
-                found, fits = record, middle
-    return found
+def _plain(record: ImageRecord) -> dict[str, Any]:
+    row = IMAGE_RECORD.dump_python(record, mode="json")
+    assert isinstance(row, dict)
+    return row
 
 
 def _validated(state: dict[str, Any], identity: str) -> ImageRecord:
