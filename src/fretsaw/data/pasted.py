@@ -25,6 +25,9 @@ from fretsaw.layers.resampling import resize_image
 SIDE = 768
 """Longest side of the photos made."""
 
+SHARES = 0.3, 0.85
+"""Least and most of an object's longest side over the photo's shortest."""
+
 SHRINK = 0.01
 """Of an outline, as a share of the square root of its area: what is cut away so that no background of the object's own photo comes along."""
 
@@ -59,24 +62,28 @@ def make(folder: Path, count: int, objects: Sequence[Sample], grounds: Sequence[
     return make_once(folder, count, ".jpg", draw)
 
 
-def paste_objects(rng: np.random.Generator, objects: Sequence[Sample], ground: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
+def paste_objects(
+    rng: np.random.Generator, objects: Sequence[Sample], ground: np.ndarray, side: int = SIDE, shares: tuple[float, float] = SHARES
+) -> tuple[np.ndarray, list[np.ndarray]]:
     """Paste one to three objects on a photo, the later ones before the earlier.
 
     Args:
         rng: Draws objects, sizes, places, light.
         objects: Samples.
-        ground: (H, W, 3) uint8; it is brought to `SIDE`.
+        ground: (H, W, 3) uint8; it is brought to `side`.
+        side: Longest side of the photo.
+        shares: Least and most of an object's longest side over the photo's shortest; drawn evenly.
 
     Returns:
         The photo, and one mask (H, W) bool an object: what of it can be seen.
     """
-    scale = SIDE / max(ground.shape[:2])
+    scale = side / max(ground.shape[:2])
     height, width = (max(1, round(n * scale)) for n in ground.shape[:2])
     canvas = resize_image(ground, height, width).astype(np.float32)
     masks: list[np.ndarray] = []
     areas: list[int] = []
     for _ in range(int(rng.integers(1, 4))):
-        pixels, alpha = _draw_object(rng, objects, round(rng.uniform(0.3, 0.85) * min(height, width)))
+        pixels, alpha = _draw_object(rng, objects, round(rng.uniform(*shares) * min(height, width)))
         y, x = (int(rng.integers(-n // 6, max(1, full - n + n // 6))) for n, full in zip(alpha.shape, (height, width), strict=True))
         rows, columns = slice(max(y, 0), min(y + alpha.shape[0], height)), slice(max(x, 0), min(x + alpha.shape[1], width))
         part = slice(rows.start - y, rows.stop - y), slice(columns.start - x, columns.stop - x)

@@ -262,15 +262,19 @@ def build_encoder(encoder: Sam2ImageEncoder, parts: HighResolutionParts, stored:
 
 
 def change_of(trained: HighResolutionEncoder, encoder: Sam2ImageEncoder, rank: int) -> dict[str, Tensor]:
-    """Return a trained encoder as its change over SAM 2's: matrices by their nearest change of a rank, what is new whole, what did not change not at all."""
+    """Return a trained encoder as its change over SAM 2's: matrices by their nearest change of a rank, what `started` leaves out whole, what did not change not at all."""
     with torch.random.fork_rng(devices=[]):
         start = started(HighResolutionEncoder(copy.deepcopy(encoder), trained.parts))
     return compress(trained.state_dict(), start, rank)
 
 
 def started(encoder: HighResolutionEncoder) -> dict[str, Tensor]:
-    """Return what SAM 2's weights say of an untrained encoder; the scans start at random and are left out."""
-    return {name: value for name, value in encoder.state_dict().items() if ".scan." not in name}
+    """Return what SAM 2's weights say of an untrained encoder, as far as a file holds the change of it alone.
+
+    Left out are the scans, which start at random, and the last layers of the changed attentions: their fit to the teacher is of full rank.
+    """
+    whole = tuple(f"trunk.blocks.{number}.{part}." for number in encoder.changed for part in ("scan", "proj"))
+    return {name: value for name, value in encoder.state_dict().items() if not name.startswith(whole)}
 
 
 def without(encoder: HighResolutionEncoder, *, padding: bool = True, anchor: bool = True, scan: bool = True) -> HighResolutionEncoder:

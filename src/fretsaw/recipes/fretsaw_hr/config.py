@@ -65,7 +65,7 @@ class FretsawHrConfig:
     block_weight: float = 0.3
     prompts: int = 2
     mask_weight: float = 0.05
-    rank: int = 48
+    rank: int = 64
     log_every: int = 10
     validate_every: int = 200
     seed: int = 0
