@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from fretsaw.errors import DataError
+from fretsaw.errors import DataError, shown
 from fretsaw.interchange import coco
 from fretsaw.interchange.classes import ClassList, ObjectClass
 from fretsaw.interchange.json_files import Shapes, json_pictures
@@ -49,7 +49,7 @@ def _pictures(found: list[Any], entries: LeftOut, rows: LeftOut) -> Iterator[Ann
     classes = ClassList(tuple(ObjectClass(str(number), number) for number in sorted(ids)))
     for identity, listed in of_picture.items():
         picture = None
-        with entries.row(f"image {identity}", "a size"):
+        with entries.row(f"image {shown(identity, 40)}", "a size", "image"):
             picture = _picture(identity, listed, classes, rows)
         if picture is not None:
             yield picture
