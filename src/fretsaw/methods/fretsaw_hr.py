@@ -262,7 +262,7 @@ def build_encoder(encoder: Sam2ImageEncoder, parts: HighResolutionParts, stored:
 
 
 def change_of(trained: HighResolutionEncoder, encoder: Sam2ImageEncoder, rank: int) -> dict[str, Tensor]:
-    """Return a trained encoder as its change over SAM 2's: matrices by their nearest change of a rank, what `started` leaves out whole, what did not change not at all."""
+    """Return a trained encoder as its change over SAM 2's: matrices by their nearest change of a rank, what `started` leaves out whole, the rest not at all."""
     with torch.random.fork_rng(devices=[]):
         start = started(HighResolutionEncoder(copy.deepcopy(encoder), trained.parts))
     return compress(trained.state_dict(), start, rank)
