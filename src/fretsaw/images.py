@@ -26,20 +26,20 @@ import threading
 import uuid
 import warnings
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeGuard, cast
 
 import cv2
 import numpy as np
 import PIL.PngImagePlugin
 import PIL.TiffImagePlugin
-import PIL.WebPImagePlugin  # like the one for TIFF it registers itself with Pillow
+import PIL.WebPImagePlugin  # pyright: ignore[reportUnusedImport] (like the one for TIFF it registers itself with Pillow)
 from PIL import Image
 
 from fretsaw.errors import ImageError, OutputError, ShapeError
-from fretsaw.masks import describe, mask_to_box, require_mask
+from fretsaw.masks import describe, is_array, mask_to_box, require_mask
 
 ImageSource = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Image.Image | np.ndarray
 """What `read_image` takes."""
@@ -156,7 +156,7 @@ def image_hash(image: np.ndarray) -> str:
 
 
 @contextmanager
-def _complaints(name: str) -> Iterator[None]:
+def _complaints(name: str) -> Generator[None, None, None]:
     """Turn whatever a decoder throws into one `ImageError`: on broken input Pillow raises about any kind of exception, MemoryError included."""
     try:
         yield
@@ -168,7 +168,7 @@ def _complaints(name: str) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _quiet() -> Generator[None, None, None]:
     """Keep Pillow's warnings about odd files away: what matters is raised.
 
     Which warnings are shown is a global of Python's. All threads that read share one filter, for Pillow alone, which the last of them takes away.
@@ -190,7 +190,7 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _pillow_allows(pixel_limit: int) -> Iterator[None]:
+def _pillow_allows(pixel_limit: int) -> Generator[None, None, None]:
     """Raise Pillow's limit, a global of its module, while a caller's own higher limit is in force; by default nothing is touched."""
     if pixel_limit <= PIXEL_LIMIT:
         yield
@@ -204,7 +204,7 @@ def _pillow_allows(pixel_limit: int) -> Iterator[None]:
 
 
 @contextmanager
-def _opened(source: Any, pixel_limit: int, size: tuple[int, int] | None = None, smallest: int = 2) -> Iterator[tuple[Image.Image, str]]:
+def _opened(source: Any, pixel_limit: int, size: tuple[int, int] | None = None, smallest: int = 2) -> Generator[tuple[Image.Image, str], None, None]:
     """Give whatever the source is as an image that is not decoded yet, its size checked, and a name for messages; any exception inside is an `ImageError`."""
     with ExitStack() as held:
         held.enter_context(_quiet())
@@ -213,7 +213,7 @@ def _opened(source: Any, pixel_limit: int, size: tuple[int, int] | None = None, 
             image = source
         elif isinstance(source, bytes | bytearray | memoryview):
             name = "bytes"
-            image = held.enter_context(_identified(io.BytesIO(source), name, pixel_limit))
+            image = held.enter_context(_identified(io.BytesIO(cast("bytes", source)), name, pixel_limit))
         elif callable(getattr(source, "read", None)):
             name = _printable(getattr(source, "name", "") or "file object")
             with _complaints(name):
@@ -221,7 +221,7 @@ def _opened(source: Any, pixel_limit: int, size: tuple[int, int] | None = None, 
             if not isinstance(content, bytes):
                 raise ImageError(f"{name}: expected a file opened in binary mode, got one that reads {type(content).__name__}")
             image = held.enter_context(_identified(io.BytesIO(content), name, pixel_limit))
-        elif isinstance(source, str | os.PathLike):
+        elif _is_path(source):
             name = _printable(source)
             image = held.enter_context(_identified(held.enter_context(_file(source, name)), name, pixel_limit))
         else:
@@ -234,7 +234,7 @@ def _opened(source: Any, pixel_limit: int, size: tuple[int, int] | None = None, 
 
 
 @contextmanager
-def _file(source: str | os.PathLike[str], name: str) -> Iterator[IO[bytes]]:
+def _file(source: str | os.PathLike[str], name: str) -> Generator[IO[bytes], None, None]:
     try:
         # Asked before opening, since opening a pipe would wait for its other end.
         if not Path(source).is_file():
@@ -247,14 +247,18 @@ def _file(source: str | os.PathLike[str], name: str) -> Iterator[IO[bytes]]:
         yield file
 
 
+def _is_path(value: object) -> TypeGuard[str | os.PathLike[str]]:
+    return isinstance(value, str | os.PathLike)
+
+
 def _printable(name: object) -> str:
     """Return a file's name so that it fits on one line and into any terminal, whatever bytes it is made of."""
-    text = os.fsdecode(name) if isinstance(name, str | bytes | os.PathLike) else str(name)
+    text = os.fsdecode(name) if _is_path(name) or isinstance(name, bytes) else str(name)
     return text if text and text.isprintable() else ascii(text)
 
 
 @contextmanager
-def _identified(file: IO[bytes], name: str, pixel_limit: int) -> Iterator[Image.Image]:
+def _identified(file: IO[bytes], name: str, pixel_limit: int) -> Generator[Image.Image, None, None]:
     """Find the format by content.
 
     Pillow's own `open` warns about half of what is allowed here, so the plugins are asked directly.
@@ -282,7 +286,7 @@ def _identified(file: IO[bytes], name: str, pixel_limit: int) -> Iterator[Image.
 @contextmanager
 def _decoded(
     source: Any, pixel_limit: int, size: tuple[int, int] | None = None, smallest: int = 2
-) -> Iterator[tuple[Image.Image, Callable[[np.ndarray], np.ndarray], str]]:
+) -> Generator[tuple[Image.Image, Callable[[np.ndarray], np.ndarray], str], None, None]:
     """Give the decoded first frame of whatever the source is, a function that turns an upright array into a view with its rows, and a name for messages."""
     with _opened(source, pixel_limit, size, smallest) as (image, name):
         image.load()
@@ -313,7 +317,7 @@ def _upright_size(image: Image.Image) -> tuple[int, int]:
     width, height = image.size
     orientation = 1
     with suppress(Exception):
-        if isinstance(image, PIL.TiffImagePlugin.TiffImageFile) and image._exif is None:
+        if isinstance(image, PIL.TiffImagePlugin.TiffImageFile) and image._exif is None:  # pyright: ignore[reportPrivateUsage] (nothing public says whether the pixels were turned)
             # Pillow turns a TIFF while it decodes it, and some versions tell the turned size before.
             width, height = image.tag_v2[256], image.tag_v2[257]
         orientation = _png_orientation(image) if isinstance(image, PIL.PngImagePlugin.PngImageFile) else image.getexif().get(_ORIENTATION, 1)
@@ -423,7 +427,7 @@ def _array_to_rgb(array: np.ndarray, pixel_limit: int) -> np.ndarray:
 def _check_array(array: np.ndarray, pixel_limit: int) -> None:
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
         raise ImageError(f"array: expected (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), got {describe(array)}")
-    if array.dtype not in (np.uint8, np.uint16, np.bool_):
+    if array.dtype not in map(np.dtype, (np.uint8, np.uint16, np.bool_)):
         raise ImageError(f"array: expected uint8, uint16 or bool, got {describe(array)}; floats have no fixed range: scale them to 0 .. 255 and convert")
     _check_size(array.shape[0], array.shape[1], "array", pixel_limit)
 
@@ -439,19 +443,20 @@ def _on_white(rgba: np.ndarray) -> np.ndarray:
     return ((rgba[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
 
 
-def write_bytes(path: str | os.PathLike[str], content: bytes, durable: bool = False, mode: int = 0o666) -> Path:
+def write_bytes(path: str | os.PathLike[str], content: bytes, durable: bool = False, mode: int = 0o666, make_folders: bool = True) -> Path:
     """Write a file atomically; see `write_pieces`."""
-    return write_pieces(path, (content,), durable, mode)
+    return write_pieces(path, (content,), durable, mode, make_folders)
 
 
-def write_pieces(path: str | os.PathLike[str], pieces: Iterable[bytes], durable: bool = False, mode: int = 0o666) -> Path:
-    """Write a file atomically: a temporary file in the same folder takes the name when it is complete. Folders above are made.
+def write_pieces(path: str | os.PathLike[str], pieces: Iterable[bytes], durable: bool = False, mode: int = 0o666, make_folders: bool = True) -> Path:
+    """Write a file atomically: a temporary file in the same folder takes the name when it is complete.
 
     Args:
         path: Of the file; what stands there is replaced.
         pieces: Its content, one piece after the other; it need not fit into memory.
         durable: Return only when file and name are on the disk, so that they outlive a failure of power.
         mode: Permissions before the process's umask is taken away: 0o600 for what nobody else may read.
+        make_folders: Make the folders above. Without it, a folder that was moved away is not made anew in its old place.
 
     Raises:
         OutputError: If that is not possible, for example because the path is a folder, or not writable, or the disk is full.
@@ -460,7 +465,8 @@ def write_pieces(path: str | os.PathLike[str], pieces: Iterable[bytes], durable:
     try:
         temporary = target.with_name(f".{uuid.uuid4().hex}.part")
         absent = [folder for folder in target.parents if durable and not folder.exists()]
-        target.parent.mkdir(parents=True, exist_ok=True)
+        if make_folders:
+            target.parent.mkdir(parents=True, exist_ok=True)
         try:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
             with open(temporary, "wb", opener=lambda name, _: os.open(name, flags, mode)) as file:
@@ -519,10 +525,8 @@ def encode_image(image: np.ndarray | Image.Image, suffix: str) -> bytes:
     return buffer.getvalue()
 
 
-def _to_pil(array: np.ndarray) -> Image.Image:
-    channels = array.shape[2] if isinstance(array, np.ndarray) and array.ndim == 3 else 0
-    depth = array.dtype == np.uint8 or (channels == 0 and array.dtype == np.bool_) if isinstance(array, np.ndarray) else False
-    if not depth or array.ndim not in (2, 3) or channels not in (0, 3, 4) or array.size == 0:
+def _to_pil(array: object) -> Image.Image:
+    if not (is_array(array, 2, np.uint8) or is_array(array, 2, np.bool_) or (is_array(array, 3, np.uint8) and array.shape[2] in (3, 4))):
         raise ShapeError(f"image: expected (H, W) bool or uint8, (H, W, 3) or (H, W, 4) uint8, got {describe(array)}")
     return Image.fromarray(np.ascontiguousarray(_to_8_bit(array)))
 
@@ -556,7 +560,7 @@ def require_image(image: object) -> np.ndarray:
     Raises:
         ShapeError: If it is anything else.
     """
-    if isinstance(image, np.ndarray) and image.ndim == 3 and image.shape[2] == 3 and image.dtype == np.uint8 and image.size > 0:
+    if is_array(image, 3, np.uint8) and image.shape[2] == 3:
         return image
     raise ShapeError(f"image: expected a numpy array (H, W, 3) of uint8, got {describe(image)}")
 
@@ -608,7 +612,7 @@ def cutout(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     Raises:
         ShapeError: If the arrays are of another kind, differ in size, or the probabilities leave [0, 1].
     """
-    floating = isinstance(mask, np.ndarray) and mask.ndim == 2 and np.issubdtype(mask.dtype, np.floating)
+    floating = is_array(mask, 2, np.floating)
     _check_same_size(require_image(image), mask if floating else require_mask(mask))
     if floating and not (mask.min() >= 0 and mask.max() <= 1):
         raise ShapeError(f"mask_probs: expected values in [0, 1], got {mask.min()} to {mask.max()}; logits go through a sigmoid first")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard, cast
 
 import cv2
 import numpy as np
@@ -28,15 +28,24 @@ LONGEST_DRAWN, FARTHEST_DRAWN = 2**22, 2**26
 outline, compute in 32 bits, and check none of it."""
 
 
+def is_array(value: object, axes: int | None = None, kind: type[np.generic] = np.generic) -> TypeGuard[np.ndarray]:
+    """Whether a value of any origin is a numpy array; with `axes`, one of so many axes, with at least one element, and of a kind of numbers."""
+    if not isinstance(value, np.ndarray):
+        return False
+    found = cast("np.ndarray", value)
+    return axes is None or (found.ndim == axes and found.size > 0 and np.issubdtype(found.dtype, kind))
+
+
 def require_mask(mask: object, name: str = "mask") -> np.ndarray:
     """Return `mask` unchanged if it is a numpy array (H, W) of bool with at least one pixel.
 
     Raises:
         ShapeError: If it is anything else; the message says what came.
     """
-    if isinstance(mask, np.ndarray) and mask.ndim == 2 and mask.dtype == np.bool_ and mask.size > 0:
+    if is_array(mask, 2, np.bool_):
         return mask
-    hint = "; compare it with a threshold first, for example logits > 0" if isinstance(mask, np.ndarray) and mask.dtype != np.bool_ else ""
+    other = is_array(mask) and mask.dtype != np.bool_
+    hint = "; compare it with a threshold first, for example logits > 0" if other else ""
     raise ShapeError(f"{name}: expected a numpy array (H, W) of bool with at least one pixel, got {describe(mask)}{hint}")
 
 
@@ -65,9 +74,9 @@ def encode_rle(mask: np.ndarray) -> dict[str, Any]:
     rows = require_mask(mask)[:: max(1, mask.shape[0] // 64)]
     if np.count_nonzero(rows[:, 1:] != rows[:, :-1]) * 16 < rows.size:
         # A mask with few outlines: finding them along rows is ten times as fast as turning a large mask, which encoding it does.
-        encoded: dict[str, Any] = coco_mask.frPyObjects(uncompressed_rle(mask), *mask.shape)  # type: ignore[assignment]
+        encoded = cast("dict[str, bytes]", coco_mask.frPyObjects(uncompressed_rle(mask), *mask.shape))  # type: ignore[arg-type]
     else:
-        encoded = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))  # type: ignore[assignment]
+        encoded = cast("dict[str, bytes]", coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8)))
     return {"size": list(mask.shape), "counts": encoded["counts"].decode("ascii")}
 
 
@@ -117,7 +126,7 @@ def decode_rle(rle: Mapping[str, Any], size: tuple[int, int] | None = None) -> n
 
 def _checked_runs(rle: object, size: tuple[int, int] | None) -> tuple[tuple[int, int], np.ndarray]:
     """Return the size and the run lengths, int64, all of 0 or more, which cover exactly its pixels; `ShapeError` otherwise."""
-    if not isinstance(rle, Mapping) or not {"size", "counts"} <= rle.keys():
+    if not _is_mapping(rle) or not {"size", "counts"} <= rle.keys():
         raise ShapeError(f"run lengths: expected a mapping with the keys 'size' and 'counts', got {shown(rle)}")
     height, width = _size(rle["size"])
     if size is not None and (height, width) != tuple(size):
@@ -159,17 +168,29 @@ class MaskRuns:
         return np.repeat(np.arange(self.lengths.size) % 2 == 1, self.lengths).reshape(self.size)
 
 
-def _size(size: Any) -> tuple[int, int]:
-    sides = list(size) if isinstance(size, list | tuple | np.ndarray) and len(size) == 2 else []
+def _is_list(value: object) -> TypeGuard[Sequence[Any]]:
+    return isinstance(value, list | tuple)
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | np.integer | float)
+
+
+def _is_mapping(value: object) -> TypeGuard[Mapping[str, Any]]:
+    return isinstance(value, Mapping)
+
+
+def _size(size: object) -> tuple[int, int]:
+    sides: list[Any] = list(size) if (_is_list(size) or is_array(size)) and len(size) == 2 else []
     # A whole number may have been written as 40.0.
-    whole = [int(side) for side in sides if isinstance(side, int | np.integer | float) and -(2**31) < side < 2**31 and side == int(side)]
+    whole = [int(side) for side in sides if _is_number(side) and -(2**31) < side < 2**31 and side == int(side)]
     height, width = whole if len(whole) == 2 else (0, 0)
     if height < 1 or width < 1 or height * width > MOST_SIZED_PIXELS:
         raise ShapeError(f"size: expected two sides [H, W] of at least 1 with fewer than 2 ** 31 pixels, got {shown(size)}")
     return height, width
 
 
-def _counts(counts: Any, pixels: int) -> np.ndarray:
+def _counts(counts: object, pixels: int) -> np.ndarray:
     """Return the lengths of the runs as int64, whichever way they are written: each in 0 .. pixels, and so few that their sum cannot wrap round."""
     # Runs of length 0 are allowed anywhere, but not any number of them.
     most = 2 * pixels + 2
@@ -184,14 +205,14 @@ def _counts(counts: Any, pixels: int) -> np.ndarray:
     return lengths.astype(np.int64)
 
 
-def _whole_numbers(counts: Any) -> np.ndarray:
+def _whole_numbers(counts: object) -> np.ndarray:
     """Return a list of whole numbers as an array, without asking what numpy would make of it: it may hold anything, of any size."""
-    if isinstance(counts, list | tuple) and counts:
+    if _is_list(counts) and counts:
         try:
             return np.frombuffer(array("q", counts), np.int64)
         except (TypeError, OverflowError):
             pass
-    elif isinstance(counts, np.ndarray) and counts.ndim == 1 and counts.size and np.issubdtype(counts.dtype, np.integer):
+    elif is_array(counts, 1, np.integer):
         return counts
     raise ShapeError(f"run lengths: expected a string, bytes or a list of whole numbers as counts, got {shown(counts)}")
 
@@ -332,11 +353,10 @@ def checked_coco(segmentation: object, size: tuple[int, int]) -> dict[str, Any]:
         ShapeError: If it is neither, of another size, or drawn from here to nowhere.
     """
     height, width = _size(size)
-    if isinstance(segmentation, Mapping):
+    if _is_mapping(segmentation):
         _, counts = _checked_runs(segmentation, (height, width))
-        rle: Any = coco_mask.frPyObjects({"size": [height, width], "counts": counts.astype(np.uint32)}, height, width)  # type: ignore[arg-type]
-        return rle
-    if not isinstance(segmentation, list | tuple) or not segmentation:
+        return cast("dict[str, Any]", coco_mask.frPyObjects({"size": [height, width], "counts": counts.astype(np.uint32)}, height, width))  # type: ignore[arg-type]
+    if not _is_list(segmentation) or not segmentation:
         raise ShapeError(f"segmentation: expected run lengths or a list of polygons, got {shown(segmentation)}")
     rings = [_ring(ring) for ring in segmentation]
     if min(len(ring) for ring in rings) < 3:
@@ -347,7 +367,8 @@ def checked_coco(segmentation: object, size: tuple[int, int]) -> dict[str, Any]:
         raise ShapeError(
             f"segmentation: expected outlines of at most {LONGEST_DRAWN} pixels together, at most {FARTHEST_DRAWN} away, got {drawn:.3g} pixels, {far:.3g} away"
         )
-    return coco_mask.merge(coco_mask.frPyObjects([ring.ravel().tolist() for ring in rings], height, width))  # type: ignore[arg-type,return-value]
+    drawn_apart = coco_mask.frPyObjects([ring.ravel().tolist() for ring in rings], height, width)
+    return cast("dict[str, Any]", coco_mask.merge(drawn_apart))  # type: ignore[arg-type]
 
 
 def mask_to_box(mask: np.ndarray) -> tuple[int, int, int, int]:
@@ -478,7 +499,7 @@ def nms(boxes: np.ndarray, scores: np.ndarray, iou_threshold: float) -> np.ndarr
         raise ConfigError(f"iou_threshold: expected a number in [0, 1], got {iou_threshold}")
     order = np.argsort(-scores, kind="stable")
     area = (boxes[:, 2:] - boxes[:, :2]).clip(min=0).prod(axis=1)
-    kept = []
+    kept: list[np.intp] = []
     while order.size:
         best, rest = order[0], order[1:]
         kept.append(best)
@@ -507,7 +528,7 @@ def stability_score(mask_logits: np.ndarray, threshold: float = 0.0, offset: flo
 
     Source: Segment Anything (Kirillov et al. 2023), appendix B, stable masks.
     """
-    if not isinstance(mask_logits, np.ndarray) or mask_logits.dtype.kind != "f" or mask_logits.ndim < 2:
+    if not is_array(mask_logits) or mask_logits.dtype.kind != "f" or mask_logits.ndim < 2:
         raise ShapeError(f"mask_logits: expected floats (..., H, W), got {describe(mask_logits)}")
     if not offset >= 0:
         raise ConfigError(f"offset: expected a number >= 0, got {offset}")

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 from fretsaw.errors import MemoryLimitError
 
@@ -59,7 +59,7 @@ def capacity(device: str = "cpu") -> int | None:
     import torch
 
     if device.startswith("cuda"):
-        return torch.cuda.get_device_properties(device).total_memory
+        return int(cast("Any", torch.cuda).get_device_properties(device).total_memory)
     if device.startswith("mps"):
         return torch.mps.recommended_max_memory()
     limits = [int(text) for path in CGROUP_LIMITS if path.is_file() and (text := path.read_text().strip()).isdigit()]

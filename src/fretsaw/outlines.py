@@ -7,6 +7,7 @@ check what comes in; the functions here trust their arguments.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import cast
 
 import numpy as np
 
@@ -44,7 +45,7 @@ def _pair(order: np.ndarray) -> np.ndarray:
 def _cycles(along_row: list[int], along_column: list[int], outer: list[bool]) -> list[list[int]]:
     """Return the tokens of each ring. A ring's first token is its topmost, then leftmost: set below right of it means outer, and the walk goes right first."""
     seen = bytearray(len(outer))
-    cycles = []
+    cycles: list[list[int]] = []
     for start in range(len(outer)):
         if seen[start]:
             continue
@@ -103,7 +104,8 @@ def unite_rings(rings: Iterable[np.ndarray], height: int, width: int) -> np.ndar
 def window(ring: np.ndarray, height: int, width: int) -> int:
     """Return the pixels of a picture that lie in the box around a ring: what filling it costs beside its crossings."""
     low, high = (np.clip(limit, 0, (width, height)) for limit in (ring.min(axis=0), ring.max(axis=0)))
-    return int(np.prod(np.ceil(high) - np.floor(low)))
+    sides = cast("np.ndarray", np.ceil(high) - np.floor(low))
+    return int(sides.prod())
 
 
 def _filled(rings: Iterable[np.ndarray], height: int, width: int) -> Iterator[tuple[tuple[slice, slice], np.ndarray]]:
@@ -117,7 +119,7 @@ def _filled(rings: Iterable[np.ndarray], height: int, width: int) -> Iterator[tu
         return
     x0, y0 = np.concatenate(rings).T
     stop = np.cumsum([len(ring) for ring in rings])
-    following = np.arange(1, x0.size + 1)
+    following = np.arange(1, int(x0.size) + 1)
     following[stop - 1] = np.concatenate([[0], stop[:-1]])
     x1, y1 = x0[following], y0[following]
     first, count = _rows(y0, y1, height)

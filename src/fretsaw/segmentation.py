@@ -52,7 +52,7 @@ class Segmentation:
 
     def __post_init__(self) -> None:
         logits = self.logits
-        if not (isinstance(logits, np.ndarray) and logits.ndim == 2 and logits.size and np.issubdtype(logits.dtype, np.floating)):
+        if not masks.is_array(logits, 2, np.floating):
             raise ShapeError(f"logits: expected a numpy array (H, W) of floats with at least one pixel, got {masks.describe(logits)}")
         score = float(self.score)
         if not math.isfinite(score):
@@ -210,7 +210,7 @@ class LabelMap:
 
     def __post_init__(self) -> None:
         labels, names, probabilities = self.labels, tuple(self.names), self.probabilities
-        if not (isinstance(labels, np.ndarray) and labels.ndim == 2 and labels.size and np.issubdtype(labels.dtype, np.integer)):
+        if not masks.is_array(labels, 2, np.integer):
             raise ShapeError(f"labels: expected a numpy array (H, W) of integers with at least one pixel, got {masks.describe(labels)}")
         if labels.min() < -1 or labels.max() >= len(names):
             raise ShapeError(f"labels: expected -1 to {len(names) - 1} for {len(names)} names, got {labels.min()} to {labels.max()}")
@@ -218,9 +218,8 @@ class LabelMap:
         if twice:
             raise ConfigError(f"names: expected different names, got {twice[0]!r} twice")
         if probabilities is not None:
-            shape = probabilities.shape if isinstance(probabilities, np.ndarray) else ()
-            fits = len(shape) == 3 and shape[0] == len(names) and 0 < shape[1] <= labels.shape[0] and 0 < shape[2] <= labels.shape[1]
-            if not fits:
+            shape = probabilities.shape if masks.is_array(probabilities, 3) else (-1, -1, -1)
+            if shape[0] != len(names) or not 0 < shape[1] <= labels.shape[0] or not 0 < shape[2] <= labels.shape[1]:
                 raise ShapeError(f"probabilities: expected (K, H, W) = {(len(names), *labels.shape)}, got {masks.describe(probabilities)}")
             object.__setattr__(self, "probabilities", _read_only(np.asarray(probabilities, np.float32)))
         object.__setattr__(self, "labels", _read_only(np.asarray(labels, np.int32)))
@@ -274,7 +273,8 @@ class LabelMap:
         if name not in self.names:
             raise ConfigError(f"expected one of the names {', '.join(self.names)}, got {name!r}")
         height, width = self.labels.shape
-        return _read_only(cv2.resize(self.probabilities[self.names.index(name)], (width, height), interpolation=cv2.INTER_LINEAR))
+        own: np.ndarray = self.probabilities[self.names.index(name)]
+        return _read_only(cv2.resize(own, (width, height), interpolation=cv2.INTER_LINEAR))
 
     @cached_property
     def masks(self) -> Mapping[str, np.ndarray]:
@@ -301,7 +301,7 @@ class LabelMap:
     def legend(self) -> dict[str, Any]:
         """Return what the values of a saved label image mean, ready for JSON: size, the value of pixels without a name, and id, name, colour, area of each."""
         rows = [{"id": i, "name": name, "color": list(distinct_color(i)), "area": self.areas[name]} for i, name in enumerate(self.names)]
-        return {"size": list(self.labels.shape), "unlabelled": self._unlabelled, "labels": rows}
+        return {"size": list(self.labels.shape), "unlabelled": self.unlabelled, "labels": rows}
 
     def to_dict(self) -> dict[str, Any]:
         """Return the legend with, for each name that occurs, its half-open box and its mask as run lengths, ready for JSON."""
@@ -328,7 +328,8 @@ class LabelMap:
         return _save(self, path, format, LABEL_MAP_WRITERS, "labels")
 
     @property
-    def _unlabelled(self) -> int:
+    def unlabelled(self) -> int:
+        """The value of pixels without a name in a saved label image."""
         return 255 if len(self.names) <= MOST_PALETTE_NAMES else 65535
 
 
@@ -403,8 +404,8 @@ def _save_coco(result: Segmentation, path: Path) -> Path:
 def _save_labels(result: LabelMap, path: Path) -> Path:
     if path.suffix.lower() != ".png":
         raise OutputError(f"{path}: expected a path that ends in .png for labels, got {path.suffix or 'none'!r}")
-    values = np.where(result.labels < 0, result._unlabelled, result.labels)
-    if result._unlabelled == 255:
+    values = np.where(result.labels < 0, result.unlabelled, result.labels)
+    if result.unlabelled == 255:
         picture = Image.fromarray(values.astype(np.uint8)).convert("L")
         picture.putpalette([channel for number in range(255) for channel in distinct_color(number)] + [0, 0, 0])
     else:

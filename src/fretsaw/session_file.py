@@ -7,11 +7,11 @@ preprocessing; a file that does not fit is refused, since an embedding of anothe
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -49,7 +49,7 @@ def write(path: Path, image: np.ndarray, model: ClickModel, embedding: Embedding
         OutputError: If the folder cannot be written.
     """
     arrays = {f"{EMBEDDING}{name}": array for name, array in model.pack(embedding).items()}
-    steps = []
+    steps: list[dict[str, Any]] = []
     for i, step in enumerate(history):
         steps.append(_step_to_json(step))
         arrays |= {f"step.{i}.{name}": array for name, array in _step_arrays(step).items()}
@@ -109,19 +109,20 @@ def _packed(arrays: Mapping[str, np.ndarray], metadata: dict[str, str]) -> bytes
 
 
 @contextmanager
-def _opened(path: Path, what: str) -> Iterator[tuple[dict[str, str], dict[str, np.ndarray]]]:
-    """Give a file's metadata and arrays; whatever goes wrong with them is the file's fault and said in one line.
+def _opened(path: Path, what: str) -> Generator[tuple[dict[str, str], dict[str, np.ndarray]], None, None]:
+    """Give a file's metadata and arrays. Any error inside the block becomes a `StaleSessionError` of one line.
 
-    What is expected is checked one by one below; this is for everything that nobody thought of.
+    The functions below check each value; this catches what they do not foresee.
     """
-    from safetensors import SafetensorError, safe_open
+    import safetensors
 
+    open_file: Any = safetensors.safe_open
     try:
-        with safe_open(path, framework="np") as file:
+        with open_file(path, framework="np") as file:
             yield file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (safe_open is no mapping)
     except StaleSessionError:
         raise
-    except (SafetensorError, FretsawError, *BROKEN) as error:
+    except (safetensors.SafetensorError, FretsawError, *BROKEN) as error:
         said = f"no {error} in it" if isinstance(error, KeyError) else str(error) or type(error).__name__
         raise StaleSessionError(f"expected {what} at {path}, got: {one_line(said, 500)}") from error
 
@@ -246,8 +247,7 @@ MOST_PIXELS = 2**31
 
 def _step_from(step: Any, arrays: Mapping[str, np.ndarray], expected: Expected) -> Step:
     """Return a step; everything that it holds is checked against the image and the model before memory is taken for it."""
-    if not isinstance(step, dict):
-        raise TypeError(f"expected a step as a JSON object, got {shown(step)}")
+    step = _object(step, "a step")
     size = expected.size or _stated_size(step, arrays)
     logits = _logits(arrays["logits"], expected.side) if "logits" in arrays else None
     prompt = Prompt(
@@ -260,7 +260,7 @@ def _step_from(step: Any, arrays: Mapping[str, np.ndarray], expected: Expected) 
     if len(rows) > MOST_PARTS:
         raise ValueError(f"expected at most {MOST_PARTS} parts, got {len(rows)}")
     parts = tuple(_part(row, arrays.get(f"instance.{number}"), size) for number, row in enumerate(rows))
-    view = step.get("view")
+    view: Any = step.get("view")
     return Step(
         prompt,
         _number(step["score"], "score"),
@@ -274,18 +274,20 @@ def _step_from(step: Any, arrays: Mapping[str, np.ndarray], expected: Expected) 
 
 def _stated_size(step: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> tuple[int, int] | None:
     """Return the image's size (H, W) as the step itself says it, or None where it says nothing."""
-    parts = step.get("instances")
     if "mask_size" in arrays:
-        size = _require_array("mask_size", arrays["mask_size"], (2,), whole=True).tolist()
+        size: Any = _require_array("mask_size", arrays["mask_size"], (2,), whole=True).tolist()
     elif "full" in arrays:
         size = list(arrays["full"].shape)
     else:
-        size = parts[0]["size"] if isinstance(parts, list) and parts and isinstance(parts[0], dict) and "size" in parts[0] else None
+        parts = _list(step.get("instances", []), "instances")
+        size = _object(parts[0], "an instance").get("size") if parts else None
     if size is None:
         return None
-    if not (isinstance(size, list) and len(size) == 2 and all(type(side) is int and side > 0 for side in size) and size[0] * size[1] < MOST_PIXELS):
+    sides = _list(size, "the image's size")
+    height, width = sides if len(sides) == 2 else (0, 0)
+    if type(height) is not int or type(width) is not int or min(height, width) < 1 or height * width >= MOST_PIXELS:
         raise ValueError(f"expected the size of an image, got {shown(size)}")
-    return size[0], size[1]
+    return height, width
 
 
 def _require_array(name: str, array: np.ndarray | None, shape: tuple[int, ...] | None, whole: bool = False) -> np.ndarray:
@@ -318,10 +320,16 @@ def _logits(logits: np.ndarray, side: int | None) -> np.ndarray:
     return logits
 
 
-def _list(value: Any, name: str) -> list[Any]:
+def _list(value: object, name: str) -> list[Any]:
     if not isinstance(value, list):
         raise TypeError(f"expected {name} as a list, got {shown(value)}")
-    return value
+    return cast("list[Any]", value)
+
+
+def _object(value: object, name: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError(f"expected {name} as a JSON object, got {shown(value)}")
+    return cast("dict[str, Any]", value)
 
 
 def _number(value: Any, name: str) -> float:

@@ -109,7 +109,7 @@ class Entry:
     mode: str
     weights: Weights
     build: Builder | None = None
-    networks: Mapping[str, str] = field(default_factory=dict)
+    networks: Mapping[str, str] = field(default_factory=dict[str, str])
     assemble: Assembler | None = None
     needs: tuple[str, ...] = ()
 

@@ -10,7 +10,7 @@ from fretsaw.catalog.entries import Network
 from fretsaw.catalog.lookup import find, weights_path
 from fretsaw.catalog.table import CATALOGUE
 from fretsaw.errors import MissingWeightsError, ModelError, shown
-from fretsaw.weights import Cache, Progress, checksum, fitting, missing_parts_message
+from fretsaw.weights import Cache, Progress, Weights, checksum, fitting, missing_parts_message
 from fretsaw.weights.files import sha256_of
 from fretsaw.weights.states import is_file
 
@@ -36,7 +36,8 @@ def fetch(name: str, networks: Mapping[str, str], *, progress: Progress | None =
         MissingWeightsError: If any are missing and cannot be fetched; one message names all of them, with size and licence.
     """
     check_roles(networks)
-    found, missing = {}, []
+    found: dict[str, Network] = {}
+    missing: list[tuple[Weights, MissingWeightsError]] = []
     for role, network in networks.items():
         if network not in CATALOGUE and is_file(Path(network)):
             with fitting(Path(network), WANTED[role]):

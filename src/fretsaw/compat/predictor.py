@@ -112,11 +112,11 @@ class SamPredictor:
         """
         if image_format not in IMAGE_FORMATS:
             raise ConfigError(f"image_format: expected one of {', '.join(IMAGE_FORMATS)}, got {image_format!r}")
-        if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
+        if not masks.is_array(image, 3, np.uint8) or image.shape[2] != 3:
             raise ShapeError(f"image: expected a numpy array (H, W, 3) of uint8, got {masks.describe(image)}")
         if image_format == "BGR":
             image = image[..., ::-1]
-        resized = torch.from_numpy(np.ascontiguousarray(self.transform.apply_image(image)))
+        resized = torch.as_tensor(np.ascontiguousarray(self.transform.apply_image(image)))
         self.set_torch_image(resized.permute(2, 0, 1)[None], image.shape[:2])
 
     @torch.no_grad()
@@ -207,13 +207,13 @@ class SamPredictor:
         coords_torch = labels_torch = boxes_torch = mask_torch = None
         if point_coords is not None:
             coords, labels = _checked_points(point_coords, point_labels)
-            coords_torch = torch.from_numpy(frames.points_to_model(coords, frame)).float()[None]
-            labels_torch = torch.from_numpy(labels)[None]
+            coords_torch = torch.as_tensor(frames.points_to_model(coords, frame)).float()[None]
+            labels_torch = torch.as_tensor(labels)[None]
         if box is not None:
             corners = _finite("box", np.asarray(box, np.float64))
             if corners.shape not in ((4,), (1, 4)):
                 raise ShapeError(f"box: expected 4 numbers x0, y0, x1, y1, got shape {corners.shape}; predict_torch takes several boxes")
-            boxes_torch = torch.from_numpy(frames.points_to_model(corners.reshape(2, 2), frame).reshape(1, 4)).float()
+            boxes_torch = torch.as_tensor(frames.points_to_model(corners.reshape(2, 2), frame).reshape(1, 4)).float()
         if mask_input is not None:
             mask_torch = torch.as_tensor(np.asarray(mask_input), dtype=torch.float32)
             if mask_torch.ndim != 3:
