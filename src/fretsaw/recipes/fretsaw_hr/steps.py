@@ -17,8 +17,8 @@ from fretsaw.training.losses import standardised_mse
 from fretsaw.training.prompt_losses import prompted_losses, random_prompts
 from fretsaw.types import ImageEmbedding
 
-NEW = ("padding", "anchor.", "scan.")
-"""How the names of a changed block's new parameters begin."""
+NEW = ("padding", "scan.")
+"""How the names of a changed block's parameters begin that are not SAM 2's; the anchor map's keys and values begin as SAM 2's own."""
 
 
 class FretsawHrDistillation(nn.Module):
