@@ -247,7 +247,7 @@ def test_refusals_load_no_torch(tmp_path):
     commands = [
         ["auto", "photos", "-o", "photos"],
         ["auto", "photos/a.png", "-o", "x.avif"],
-        ["auto", "photos", "-o", "-"],
+        ["auto", "photos/a.png", "-o", "-", "--json"],
         ["auto", "photos/a.png", "-o", "x.jpg", "--format", "cutout"],
         ["auto", "photos", "-o", "out", "--model", "maskclip"],
         ["click", "photos/a.png", "-p", "1,1", "-o", "photos/a.png", "--overwrite"],

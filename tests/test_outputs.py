@@ -161,7 +161,10 @@ def test_a_folder_of_results_below_the_photos_is_left_out_of_the_search_and_said
     out = folder / "deep" / "er"
     sources = Sources([folder], recursive=True, out=out)
     assert [str(below) for _, below in sources.images] == ["a.png", "b.JPG", "deep/a.png", "deep/c.webp"]
-    assert sources.notes == [f"{out} is left out of the search: the results go there"]
+    assert sources.notes == [
+        f"{out} is left out of the search: the results go there",
+        f"{folder}: 1 file that is no picture by its name is left out (1 .txt), first notes.txt",
+    ]
     assert {job.target.parent for job in sources.plan(out)} == {out, out / "deep"}
     fresh = folder / "masks"
     assert len(Sources([folder], recursive=True, out=fresh).plan(fresh)) == 5

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
-from fretsaw import catalog, images, session_file
+from fretsaw import addresses, catalog, images, session_file
 from fretsaw.catalog import refiners
 from fretsaw.errors import DeviceError, ModelError
 from fretsaw.segmentation import LabelMap, Segmentation
@@ -32,6 +32,13 @@ if TYPE_CHECKING:
     ImageLike = str | Path | bytes | np.ndarray | Image.Image
 
 DTYPES = ("float32", "bfloat16", "float16")
+
+
+def _pixels(image: ImageLike) -> np.ndarray:
+    """Return an image as RGB; one that lies at a public address is fetched by the rules of SECURITY.md."""
+    if isinstance(image, str) and addresses.is_address(image):
+        return images.read_image(addresses.Address(image).read())
+    return images.read_image(image)
 
 
 class Segmenter:
@@ -59,7 +66,7 @@ class Segmenter:
         """Read and encode an image; returns the session that takes clicks.
 
         Args:
-            image: Path, bytes of an image file, PIL image, or (H, W, 3) uint8 RGB.
+            image: Path, address (`https://...` or `data:...`), bytes of an image file, PIL image, or (H, W, 3) uint8 RGB.
             saved: A file written by `Session.save`, from which embedding and history are restored instead of computed.
 
         Raises:
@@ -71,7 +78,7 @@ class Segmenter:
             raise ModelError(f"expected a model with an image embedding for a session, got {self.name}; fretsaw.list_models() names their modes")
         from fretsaw.runtimes.torch import TorchClickModel
 
-        pixels, model = images.read_image(image), TorchClickModel(self.parts.clicks, self.refiner)
+        pixels, model = _pixels(image), TorchClickModel(self.parts.clicks, self.refiner)
         embedding, history = session_file.read(Path(saved), pixels, model) if saved is not None else (None, ())
         return Session(pixels, model, self.parts.automatic, embedding, history, self.parts.text, self.zoom, self.parts.taps)
 
@@ -79,7 +86,7 @@ class Segmenter:
         """Cut an image without any prompt.
 
         Args:
-            image: Path, bytes of an image file, PIL image, or (H, W, 3) uint8 RGB.
+            image: Path, address (`https://...` or `data:...`), bytes of an image file, PIL image, or (H, W, 3) uint8 RGB.
             instances: Look for the separate objects and keep them in `Segmentation.instances`; otherwise it is empty.
 
         Raises:
@@ -100,7 +107,7 @@ class Segmenter:
         """
         if self.parts.semantic is None:
             raise ModelError(f"expected a model with a semantic mode, got {self.name}; fretsaw.list_models() names their modes")
-        return self.parts.semantic(images.read_image(image))
+        return self.parts.semantic(_pixels(image))
 
     @overload
     def text(self, image: ImageLike, names: Sequence[Name], background: Sequence[str] | None = None, settings: TextSettings | None = None) -> LabelMap: ...
@@ -110,11 +117,13 @@ class Segmenter:
         self, image: list[ImageLike], names: Sequence[Name], background: Sequence[str] | None = None, settings: TextSettings | None = None
     ) -> list[LabelMap]: ...
 
-    def text(self, image, names, background=None, settings=None):
+    def text(
+        self, image: ImageLike | list[ImageLike], names: Sequence[Name], background: Sequence[str] | None = None, settings: TextSettings | None = None
+    ) -> LabelMap | list[LabelMap]:
         """Give every pixel one of the names, or none.
 
         Args:
-            image: Path, bytes of an image file, PIL image, or (H, W, 3) uint8 RGB; or a list of them.
+            image: Path, address (`https://...` or `data:...`), bytes of an image file, PIL image, or (H, W, 3) uint8 RGB; or a list of them.
             names: One item a class: "sofa", or "sofa; couch" or ["sofa", "couch"] where several words mean it. The first word is its name in the result.
             background: Words for what is none of them; None means common surroundings (`fretsaw.methods.s2clip.words.BACKGROUND_WORDS`). An empty list
                 means that every pixel has one of the names.
@@ -131,8 +140,8 @@ class Segmenter:
         if self.parts.text is None:
             raise ModelError(f"expected a model with a text mode, got {self.name}; fretsaw.list_models() names their modes")
         if isinstance(image, list):
-            return [self.parts.text(images.read_image(one), names, background, settings) for one in image]
-        return self.parts.text(images.read_image(image), names, background, settings)
+            return [self.parts.text(_pixels(one), names, background, settings) for one in image]
+        return self.parts.text(_pixels(image), names, background, settings)
 
     def limit_threads(self, count: int) -> None:
         """Let the model use so many threads of the processor at once when the calling thread asks it."""

@@ -11,6 +11,7 @@ Two rules hold for every command:
 from __future__ import annotations
 
 import errno
+import glob
 import os
 import re
 import time
@@ -19,6 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from fretsaw.errors import ImageError, OutputError
 
@@ -49,6 +51,19 @@ _FILE_NAME = re.compile(r"\.(?!v\d+$)[a-z][a-z0-9]{1,4}", re.IGNORECASE)
 """A suffix that a file's name has; numbers and versions (`run.2`, `masks.v2`) are parts of a folder's name."""
 
 
+class Incoming(Protocol):
+    """An image that is no file: it lies at an address or comes in by a pipe. Hashable; its text is what messages call it."""
+
+    @property
+    def name(self) -> str:
+        """What a file about it is called."""
+        ...
+
+    def read(self) -> bytes:
+        """Return the image's file; `ImageError` if it cannot be had."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class ImageTask:
     """One image to read and what is written of it.
@@ -59,9 +74,18 @@ class ImageTask:
         beside: Further files that are written with it.
     """
 
-    source: Path
+    source: Path | Incoming
     target: Path
     beside: tuple[Path, ...] = ()
+
+    @property
+    def image(self) -> Path | bytes:
+        """What is read: the file, or the bytes of what is no file, which are fetched now.
+
+        Raises:
+            ImageError: If they cannot be had.
+        """
+        return self.source if isinstance(self.source, Path) else self.source.read()
 
     @property
     def done(self) -> bool:
@@ -74,9 +98,11 @@ class Sources:
 
     Args:
         inputs: Images, taken whatever their suffix, and folders, of which files with an image suffix are taken in sorted order; hidden folders are left out.
+            A path that is not there and holds `*`, `?` or `[` stands for all that fit it, as in a shell. What is no file is taken as it is.
         recursive: Whether to go into subfolders.
         out: Where results go. A folder below an input folder is left out of the search.
         also: Other files that the run reads, such as a mask or weights, and folders of which it may read anything; None and what is not there are passed over.
+        allow_none: Whether there may be nothing in the inputs yet.
 
     Attributes:
         images: Pairs (path, path below the folder that it was found in); a file named directly is below its own folder.
@@ -86,19 +112,29 @@ class Sources:
         ImageError: If an input does not exist or cannot be opened, or nothing was found in the inputs at all.
     """
 
-    def __init__(self, inputs: Sequence[Path] = (), recursive: bool = False, out: Path | None = None, also: Iterable[Path | None] = ()) -> None:
-        self.images: list[tuple[Path, Path]] = []
+    def __init__(
+        self,
+        inputs: Sequence[Path | Incoming] = (),
+        recursive: bool = False,
+        out: Path | None = None,
+        also: Iterable[Path | None] = (),
+        allow_none: bool = False,
+    ) -> None:
+        self.images: list[tuple[Path | Incoming, Path]] = []
         self.notes: list[str] = []
         self._searched: dict[Identity, tuple[Path, bool]] = {}
         self._readers: dict[Path, Path | None] = {}
         self._out = _real(out) if out is not None else None
         for path in inputs:
-            self._add(path, recursive)
-        if inputs and not self.images:
+            if isinstance(path, Path):
+                self._add(path, recursive)
+            else:
+                self.images.append((path, Path(path.name)))
+        if inputs and not self.images and not allow_none:
             hint = "" if recursive else "; --recursive looks into subfolders"
             said = "".join(f" ({note})" for note in self.notes)
             raise ImageError(f"expected images ({', '.join(sorted(IMAGE_SUFFIXES))}), found none in {', '.join(map(str, inputs))}{said}{hint}")
-        self._files = {found: path for path, _ in self.images if (found := _identity(path)) is not None}
+        self._files = {found: path for path, _ in self.images if isinstance(path, Path) and (found := _identity(path)) is not None}
         for path in also:
             found = _identity(path) if path is not None else None
             if path is None or found is None:
@@ -196,7 +232,7 @@ class Sources:
     def _one_file(self, out: Path, suffixes: Sequence[str]) -> bool:
         """Whether `out` is the file of a single result; raises where it can be neither that nor a folder."""
         if str(out) == "-":
-            raise OutputError("expected a file or a folder for results, got '-': results cannot be written to standard output yet")
+            raise OutputError("expected a file or a folder for results, got '-': this command cannot write to standard output")
         if _is_folder(out) or _is_folder(_real(out)):
             return False
         fits = out.suffix.lower() in suffixes
@@ -218,8 +254,37 @@ class Sources:
             self.images.extend((file, file.relative_to(path)) for file in sorted(self._pictures_in(path, recursive)))
         elif _identity(path) is not None:
             self.images.append((path, Path(path.name)))
+        elif glob.has_magic(str(path)):
+            self._add_fitting(path, recursive)
         else:
             raise ImageError(f"expected an image or a folder of images, got {path}, which does not exist")
+
+    def _add_fitting(self, pattern: Path, recursive: bool) -> None:
+        """Add what fits a pattern: a shell that does not know these, or was kept from it by quotes, hands it on as it is."""
+        above = pattern
+        while glob.has_magic(str(above)):
+            above = above.parent
+        fitting = sorted(Path(name) for name in glob.glob(str(pattern), recursive=True))
+        if not fitting:
+            raise ImageError(f"expected images that fit {pattern}, found none")
+        others = []
+        for path in fitting:
+            if path.is_dir():
+                if "**" not in pattern.parts:
+                    self._add(path, recursive)
+            elif path.suffix.lower() in IMAGE_SUFFIXES:
+                self.images.append((path, path.relative_to(above)))
+            else:
+                others.append(path.name)
+        self._note_others(pattern, others)
+
+    def _note_others(self, place: Path, names: Sequence[str]) -> None:
+        """Say how many files were passed over because of their suffix, and which suffixes these are."""
+        if names:
+            kinds = Counter(Path(name).suffix.lower() or "no suffix" for name in names)
+            listed = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(5)) + (", ..." if len(kinds) > 5 else "")
+            what = "file that is no picture by its name is" if len(names) == 1 else "files that are no pictures by their names are"
+            self.notes.append(f"{place}: {len(names)} {what} left out ({listed}), first {min(names)}")
 
     def _pictures_in(self, folder: Path, recursive: bool) -> Iterator[Path]:
         def complain(error: OSError) -> None:
@@ -227,8 +292,10 @@ class Sources:
                 raise ImageError(f"{folder}: expected a folder that can be opened, got: {error.strerror}") from error
             self.notes.append(f"{error.filename} is left out: {error.strerror}")
 
+        others = []
         for root, folders, files in os.walk(folder, onerror=complain):
             here = Path(root)
+            others += [name for name in files if Path(name).suffix.lower() not in IMAGE_SUFFIXES and not name.startswith(".")]
             kept = []
             for name in sorted(folders) if recursive else ():
                 if name.startswith("."):
@@ -239,11 +306,12 @@ class Sources:
                 kept.append(name)
             folders[:] = kept
             yield from (here / name for name in files if Path(name).suffix.lower() in IMAGE_SUFFIXES and (here / name).is_file())
+        self._note_others(folder, others)
 
 
 def find_images(inputs: Sequence[Path], recursive: bool = False) -> list[tuple[Path, Path]]:
     """List the images that a user named, for a command that writes none; see `Sources`."""
-    return Sources(inputs, recursive).images
+    return [(path, below) for path, below in Sources(inputs, recursive).images if isinstance(path, Path)]
 
 
 def named_files(*values: str | Path | None) -> list[Path]:

@@ -6,17 +6,19 @@ import json
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fretsaw.cli import convert, evaluate, models, semantic, serve, text, train
-from fretsaw.cli.batch import Record, finish, run, said
+from fretsaw.cli.batch import Batch, Record, finish, run, said
 from fretsaw.cli.interrupts import Commands, Interrupted, unwinding
 from fretsaw.cli.loading import load_for
-from fretsaw.cli.options import Device, Dtype, Inputs, Json, Out, Overwrite, Recursive, Refiner, Size
+from fretsaw.cli.options import Device, Dtype, Inputs, Json, OneInput, Out, Overwrite, Private, Recursive, Refiner, Size, Watch
+from fretsaw.cli.pipes import PIPE, check_watched, inputs_of, require_one, results_at
+from fretsaw.cli.pipes import watch as watch_folders
 from fretsaw.errors import FretsawError, ImageError, OutputError, PromptError
 from fretsaw.outputs import LOSSLESS, PICTURES, TRANSPARENT, ImageTask, Sources, named_files, require_writable
 
@@ -74,6 +76,8 @@ def auto(
     instances: Annotated[bool, typer.Option("--instances", help="Look for the separate objects; with --format coco each is an annotation.")] = False,
     recursive: Recursive = False,
     overwrite: Overwrite = False,
+    watch: Watch = False,
+    private: Private = False,
     device: Device = None,
     dtype: Dtype = None,
     size: Size = None,
@@ -88,44 +92,75 @@ def auto(
       fretsaw auto photos/ -o masks/ --recursive
 
       fretsaw auto photos/ -o annotations.json --format coco
+
+      fretsaw auto - -o - --format cutout < photo.jpg > cut.png
+
+      fretsaw auto https://example.org/photo.jpg -o cut.png --format cutout
+
+      fretsaw auto inbox/ -o cut/ --format cutout --watch
     """
     _check_format(format, out)
-    one_file = format == "coco"
-    sources = Sources(inputs, recursive, None if one_file else out, named_files(model))
-    jobs = _one_file_jobs(sources, out) if one_file else sources.plan(out, FORMATS[format])
-    say_notes(sources)
-    if one_file:
-        from fretsaw.coco_file import CocoFile
+    given = inputs_of(inputs, private)
+    if watch:
+        check_watched(given, out, format)
 
-        with CocoFile(out, overwrite) as coco:
-            names = {path: str(below) for path, below in sources.images}
-            todo = [job for job in jobs if names[job.source] not in coco]
-            segmenter = load_for("auto", model, size=size, device=device, dtype=dtype) if todo else None
+    def load() -> Callable[[ImageTask], Segmentation]:
+        segmenter = load_for("auto", model, size=size, device=device, dtype=dtype)
+        return lambda job: segmenter.auto(job.image, instances=instances)
 
-            def annotate(job: ImageTask) -> Record:
-                assert segmenter is not None
-                result = segmenter.auto(job.source, instances=instances)
-                coco.add(names[job.source], result)
+    with results_at(out, FORMATS[format][0], as_json) as place:
+        if format == "coco":
+            sources = Sources(given, recursive, also=named_files(model))
+            batch = _one_coco_file(sources, place, load, overwrite, as_json)
+        else:
+
+            def plan(found: Sources) -> list[ImageTask]:
+                return found.plan(place, FORMATS[format])
+
+            def look() -> Sources:
+                return Sources(given, recursive, place, named_files(model), allow_none=watch)
+
+            sources = look()
+            require_one(out, sources)
+            jobs = plan(sources)
+            say_notes(sources)
+            todo = {job for job in jobs if overwrite or not job.done}
+            cut = load() if todo or watch else None
+
+            def save(job: ImageTask) -> Record:
+                assert cut is not None
+                result = cut(job)
+                result.save(job.target, format=format)
                 return _facts(result)
 
-            batch = run(jobs, annotate, lambda job: names[job.source] in coco, as_json)
-    else:
-        todo = {job for job in jobs if overwrite or not job.done}
-        segmenter = load_for("auto", model, size=size, device=device, dtype=dtype) if todo else None
+            batch = run(jobs, save, lambda job: job not in todo, as_json)
+            if watch:
+                batch = watch_folders(lambda: plan(look()), save, batch, as_json, jobs)
+        finish(batch, as_json)
 
-        def save(job: ImageTask) -> Record:
-            assert segmenter is not None
-            result = segmenter.auto(job.source, instances=instances)
-            result.save(job.target, format=format)
+
+def _one_coco_file(sources: Sources, out: Path, load: Callable[[], Callable[[ImageTask], Segmentation]], overwrite: bool, as_json: bool) -> Batch:
+    """Cut images into one file for all of them."""
+    from fretsaw.coco_file import CocoFile
+
+    jobs = _one_file_jobs(sources, out)
+    say_notes(sources)
+    with CocoFile(out, overwrite) as coco:
+        names = {path: below.as_posix() for path, below in sources.images}
+        cut = load() if any(names[job.source] not in coco for job in jobs) else None
+
+        def annotate(job: ImageTask) -> Record:
+            assert cut is not None
+            result = cut(job)
+            coco.add(names[job.source], result)
             return _facts(result)
 
-        batch = run(jobs, save, lambda job: job not in todo, as_json)
-    finish(batch, as_json)
+        return run(jobs, annotate, lambda job: names[job.source] in coco, as_json)
 
 
 @app.command()
 def click(
-    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="The image.", show_default=False)],
+    image: OneInput,
     out: Out,
     positive: Annotated[list[str] | None, typer.Option("-p", "--positive", metavar="X,Y", help="A point on the object; repeat for more.")] = None,
     negative: Annotated[list[str] | None, typer.Option("-n", "--negative", metavar="X,Y", help="A point on the background; repeat for more.")] = None,
@@ -141,6 +176,7 @@ def click(
     refiner: Refiner = None,
     format: Format = "mask",
     overwrite: Overwrite = False,
+    private: Private = False,
     device: Device = None,
     dtype: Dtype = None,
     size: Size = None,
@@ -159,6 +195,8 @@ def click(
       fretsaw click photo.jpg --mask mine.png -n 350,60 --refiner sam-ref -o mended.png
 
       fretsaw click photo.jpg --scribble '180,120 210,140 260,150' --scribble-out '20,20 300,20' -o mask.png
+
+      fretsaw click - -p 210,140 -o - --format cutout < photo.jpg > cut.png
     """
     from fretsaw.types import Box, Click
 
@@ -170,29 +208,31 @@ def click(
     region = Box(*_numbers(box, 4)) if box is not None else None
     if not clicks and not strokes and region is None and mask is None:
         raise PromptError("expected at least one of -p, -n, --scribble, --scribble-out, --box and --mask, got none")
-    sources = Sources([image], also=[mask, *named_files(model, refiner)])
+    given = inputs_of([image], private)
+    sources = Sources(given, also=[mask, *named_files(model, refiner)])
     if len(sources.images) != 1:
         raise ImageError(f"expected one image to click on, got the folder {image} with {len(sources.images)}")
-    [job] = sources.plan(out, FORMATS[format])
-    start = _start_mask(mask)
-    segmenter = None
-    if overwrite or not job.done:
-        segmenter = load_for("click", model, size=size, refiner=refiner, device=device, dtype=dtype)
+    with results_at(out, FORMATS[format][0], as_json) as place:
+        [job] = sources.plan(place, FORMATS[format])
+        start = _start_mask(mask)
+        segmenter = None
+        if overwrite or not job.done:
+            segmenter = load_for("click", model, size=size, refiner=refiner, device=device, dtype=dtype)
 
-    def cut(job: ImageTask) -> Record:
-        assert segmenter is not None
-        session = segmenter.open(job.source)
-        if start is not None:
-            session.mask(start)
-        if clicks or region:
-            session.clicks(clicks, region)
-        for corners, sign in strokes:
-            session.scribble(corners, sign)
-        result = session.result
-        result.save(job.target, format=format)
-        return _facts(result)
+        def cut(job: ImageTask) -> Record:
+            assert segmenter is not None
+            session = segmenter.open(job.image)
+            if start is not None:
+                session.mask(start)
+            if clicks or region:
+                session.clicks(clicks, region)
+            for corners, sign in strokes:
+                session.scribble(corners, sign)
+            result = session.result
+            result.save(job.target, format=format)
+            return _facts(result)
 
-    finish(run([job], cut, lambda job: segmenter is None, as_json), as_json)
+        finish(run([job], cut, lambda job: segmenter is None, as_json), as_json)
 
 
 @app.command()
@@ -265,7 +305,7 @@ def _facts(result: Segmentation) -> Record:
 def _check_format(format: str, out: Path) -> None:
     if format not in FORMATS:
         raise OutputError(f"expected a format out of {', '.join(FORMATS)}; got {format!r}")
-    if format == "coco" and out.suffix.lower() != ".json":
+    if format == "coco" and out.suffix.lower() != ".json" and str(out) != PIPE:
         raise OutputError(f"expected -o to end in .json for --format coco, which writes one file for all images; got {out}")
 
 

@@ -7,8 +7,19 @@ from typing import Annotated
 
 import typer
 
-Inputs = Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Images, or folders of images.", show_default=False)]
-Out = Annotated[Path, typer.Option("--out", "-o", help="A file for one input, else a folder; never over an input, nor among the inputs.", show_default=False)]
+IMAGES = "Images, folders of images, patterns in quotes ('photos/*.jpg'), https:// or data: addresses, or - for an image file on standard input."
+Inputs = Annotated[list[str], typer.Argument(metavar="IMAGES...", help=IMAGES, show_default=False)]
+OneInput = Annotated[str, typer.Argument(metavar="IMAGE", help="The image: a file, an address, or - for standard input.", show_default=False)]
+Private = Annotated[
+    bool, typer.Option("--allow-private-network", help="Addresses may lead to machines of a private network, this one included, and begin with http.")
+]
+Watch = Annotated[bool, typer.Option("--watch", help="Then wait for more images to come into the folders, until Ctrl-C.")]
+Out = Annotated[
+    Path,
+    typer.Option(
+        "--out", "-o", help="A file for one input, else a folder; never over an input, nor among the inputs. - is standard output.", show_default=False
+    ),
+]
 Recursive = Annotated[bool, typer.Option("--recursive", help="Go into subfolders, hidden ones and OUT left out; the tree is kept in OUT.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Write again what exists already; otherwise it is skipped.")]
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1 or mps; default: the best there is.", show_default=False)]

@@ -10,7 +10,8 @@ import typer
 
 from fretsaw.cli.batch import Record, finish, run, shares
 from fretsaw.cli.loading import load_for
-from fretsaw.cli.options import Device, Dtype, Inputs, Json, Out, Overwrite, Recursive, Size
+from fretsaw.cli.options import Device, Dtype, Inputs, Json, Out, Overwrite, Private, Recursive, Size
+from fretsaw.cli.pipes import inputs_of, require_one, results_at
 from fretsaw.errors import OutputError
 from fretsaw.outputs import PICTURES, ImageTask, Sources, named_files
 
@@ -30,6 +31,7 @@ def semantic(
     ] = "labels",
     recursive: Recursive = False,
     overwrite: Overwrite = False,
+    private: Private = False,
     device: Device = None,
     dtype: Dtype = None,
     size: Size = None,
@@ -45,23 +47,26 @@ def semantic(
     """
     if format not in FORMATS:
         raise OutputError(f"expected a format out of {', '.join(FORMATS)}; got {format!r}")
-    sources = Sources(inputs, recursive, out, named_files(model))
-    jobs = sources.plan(out, FORMATS[format], lambda target: beside(target, format))
-    for note in sources.notes:
-        print(f"fretsaw: {note}", file=sys.stderr)
-    todo = {job for job in jobs if overwrite or not job.done}
-    segmenter = load_for("semantic", model, size=size, device=device, dtype=dtype) if todo else None
+    given = inputs_of(inputs, private)
+    with results_at(out, "" if format == "all" else FORMATS[format][0], as_json) as place:
+        sources = Sources(given, recursive, place, named_files(model))
+        require_one(out, sources)
+        jobs = sources.plan(place, FORMATS[format], lambda target: beside(target, format))
+        for note in sources.notes:
+            print(f"fretsaw: {note}", file=sys.stderr)
+        todo = {job for job in jobs if overwrite or not job.done}
+        segmenter = load_for("semantic", model, size=size, device=device, dtype=dtype) if todo else None
 
-    def cut(job: ImageTask) -> Record:
-        assert segmenter is not None
-        result = segmenter.semantic(job.source)
-        write(result, job.target, format)
-        return {"areas": {name: area for name, area in result.areas.items() if area}}
+        def cut(job: ImageTask) -> Record:
+            assert segmenter is not None
+            result = segmenter.semantic(job.image)
+            write(result, job.target, format)
+            return {"areas": {name: area for name, area in result.areas.items() if area}}
 
-    def describe(record: Record) -> str:
-        return "; ".join(f"{name} {share}" for name, share in shares(record).items())
+        def describe(record: Record) -> str:
+            return "; ".join(f"{name} {share}" for name, share in shares(record).items())
 
-    finish(run(jobs, cut, lambda job: job not in todo, as_json), as_json, describe)
+        finish(run(jobs, cut, lambda job: job not in todo, as_json), as_json, describe)
 
 
 def beside(target: Path, format: str) -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +11,8 @@ import typer
 
 from fretsaw.cli.batch import Record, finish, run, shares
 from fretsaw.cli.loading import load_for
-from fretsaw.cli.options import Device, Json, Out, Overwrite
+from fretsaw.cli.options import IMAGES, Device, Json, Out, Overwrite, Private
+from fretsaw.cli.pipes import inputs_of, require_one, results_at
 from fretsaw.cli.progress import Steps
 from fretsaw.errors import ConfigError, OutputError
 from fretsaw.outputs import PICTURES, ImageTask, Sources, find_images, named_files
@@ -34,7 +36,7 @@ With = Annotated[
 
 
 def text(
-    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="An image, or a folder of images.", show_default=False)],
+    image: Annotated[str, typer.Argument(metavar="IMAGE", help=f"One of: {IMAGES}", show_default=False)],
     names: Annotated[list[str], typer.Argument(metavar="NAME...", help='What to look for; "sofa; couch" gives other words for the same.', show_default=False)],
     out: Out,
     format: Annotated[
@@ -52,6 +54,7 @@ def text(
     model: Model = "s2clip",
     networks: With = None,
     overwrite: Overwrite = False,
+    private: Private = False,
     device: Device = None,
     size: Annotated[int | None, typer.Option("--size", help="Side of SAM's input; default: its own.", show_default=False)] = None,
     as_json: Json = False,
@@ -67,33 +70,41 @@ def text(
       fretsaw text street.jpg road car sky -o labels.png --no-background --with sam=sam2-hiera-tiny
 
       fretsaw text room.jpg cat -o labels.png --with sam=runs/tiny/student.safetensors
+
+      fretsaw text - cat sofa -o - --format overlay < room.jpg > overlay.png
     """
     if format not in FORMATS:
         raise OutputError(f"expected a format out of {', '.join(FORMATS)}; got {format!r}")
     exchanged = _pairs(networks)
     files = _mask_files(names) if format == "masks" else {}
-    sources = Sources([image], out=out, also=named_files(model, *(exchanged or {}).values()))
-    jobs = sources.plan(out, FORMATS[format], lambda target: _beside(target, format, files))
-    todo = {job for job in jobs if overwrite or not job.done}
-    segmenter, settings = None, None
-    if todo:
-        from fretsaw.methods.s2clip.settings import TextSettings
+    given = inputs_of([image], private)
+    endings = FORMATS[format]
+    with results_at(out, endings[0] if endings else "", as_json) as place:
+        sources = Sources(given, out=place, also=named_files(model, *(exchanged or {}).values()))
+        require_one(out, sources)
+        jobs = sources.plan(place, endings, lambda target: _beside(target, format, files))
+        for note in sources.notes:
+            print(f"fretsaw: {note}", file=sys.stderr)
+        todo = {job for job in jobs if overwrite or not job.done}
+        segmenter, settings = None, None
+        if todo:
+            from fretsaw.methods.s2clip.settings import TextSettings
 
-        given = {"background_threshold": threshold, "short_side": short_side}
-        settings = TextSettings(**{key: value for key, value in given.items() if value is not None})
-        segmenter = load_for("text", model, size=size, networks=exchanged, device=device)
-    words = [] if no_background else background or None
+            chosen = {"background_threshold": threshold, "short_side": short_side}
+            settings = TextSettings(**{key: value for key, value in chosen.items() if value is not None})
+            segmenter = load_for("text", model, size=size, networks=exchanged, device=device)
+        words = [] if no_background else background or None
 
-    def cut(job: ImageTask) -> Record:
-        assert segmenter is not None
-        result = segmenter.text(job.source, names, words, settings)
-        _write(result, job.target, format, files)
-        return {"areas": result.areas}
+        def cut(job: ImageTask) -> Record:
+            assert segmenter is not None
+            result = segmenter.text(job.image, names, words, settings)
+            _write(result, job.target, format, files)
+            return {"areas": result.areas}
 
-    def describe(record: Record) -> str:
-        return "; ".join(f"{name} {share} of what was found" for name, share in shares(record).items()) or "nothing found"
+        def describe(record: Record) -> str:
+            return "; ".join(f"{name} {share} of what was found" for name, share in shares(record).items()) or "nothing found"
 
-    finish(run(jobs, cut, lambda job: job not in todo, as_json), as_json, describe)
+        finish(run(jobs, cut, lambda job: job not in todo, as_json), as_json, describe)
 
 
 layers = typer.Typer(name="layers", help="Measure what each layer of CLIP, and other networks, tell apart.", no_args_is_help=True, rich_markup_mode="rich")
