@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 import foreign
+from fretsaw import masks
 from fretsaw.images import write_bytes
 from fretsaw.interchange.formats import WRITERS
 from fretsaw.interchange.names import Stems
@@ -35,7 +36,7 @@ def put(pictures: list[AnnotatedPicture], format: str, folder: Path) -> None:
     stems = Stems()
     for path, content in WRITERS[format](replace(picture, stem=stems.take(picture.file_name)) for picture in pictures):
         write_bytes(folder / path, content)
-    if format == "yolo":
+    if format in ("yolo", PAINTED):
         foreign.put_pictures(pictures, folder / "images")
 
 
@@ -44,15 +45,24 @@ def got(folder: Path) -> list[AnnotatedPicture]:
     return [picture for _, read in readers(the_source(folder)) for picture in read()]
 
 
+PAINTED = "yolo-painted"
+"""The format in which each part of an object becomes an object."""
+
 SOURCES: dict[str, Callable[[list[AnnotatedPicture], Path], None]] = {
     **{name: lambda pictures, folder, name=name: put(pictures, name, folder) for name in WRITERS},
     **foreign.LAYOUTS,
 }
 
 
-def objects_of(pictures: Iterable[AnnotatedPicture], with_names: bool = True) -> list[tuple[str, bytes]]:
-    """Return what should come back of pictures: the names and pixels of all their objects, sorted."""
-    return sorted((item.name if with_names else "", np.packbits(item.mask).tobytes()) for picture in pictures for item in picture.objects)
+def objects_of(pictures: Iterable[AnnotatedPicture], with_names: bool = True, parts: bool = False) -> list[tuple[str, bytes]]:
+    """Return what should come back of pictures: the names and pixels of all their objects, or of all parts of these, sorted."""
+    found = []
+    for picture in pictures:
+        for item in picture.objects:
+            labels, stats = masks.components(item.mask)
+            shown = [labels == number for number in range(1, len(stats))] if parts else [item.mask]
+            found += [(item.name if with_names else "", np.packbits(mask).tobytes()) for mask in shown]
+    return sorted(found)
 
 
 def there_and_back(source: str, target: str, place: Path) -> tuple[int, int, int]:
@@ -62,8 +72,9 @@ def there_and_back(source: str, target: str, place: Path) -> tuple[int, int, int
     read = got(place / "a")
     put(read, target, place / "b")
     again = got(place / "b")
-    wanted = objects_of(expected, named)
-    return len(wanted), *(_shared(wanted, objects_of(found, named)) for found in (read, again))
+    parts = PAINTED in (source, target)
+    wanted = objects_of(expected, named, parts)
+    return len(wanted), *(_shared(wanted, objects_of(found, named, parts)) for found in (read, again))
 
 
 def _shared(wanted: list[tuple[str, bytes]], found: list[tuple[str, bytes]]) -> int:

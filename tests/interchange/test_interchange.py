@@ -126,6 +126,20 @@ def test_opencv_fills_a_yolo_line_by_the_same_rule():
     assert not canvas[30, 34] or mask[30, 34]
 
 
+@settings(max_examples=150, deadline=None)
+@given(bool_masks())
+def test_opencv_paints_rings_through_pixels_as_the_mask(mask):
+    """What Ultralytics and Supervision do: shares times the sides, cut to whole numbers, and cv2.fillPoly."""
+    import cv2
+
+    canvas = np.zeros(mask.shape, np.uint8)
+    for line in dict(yolo.write_painted([AnnotatedPicture("a.png", mask.shape, (NamedMask("x", mask),))]))["labels/a.txt"].splitlines():
+        ring = np.array(list(map(float, line.split()[1:]))).reshape(-1, 2)
+        assert len(ring) >= 3
+        cv2.fillPoly(canvas, [(ring * np.array(mask.shape[::-1])).astype(np.int32)], 1)
+    np.testing.assert_array_equal(canvas.astype(bool), mask)
+
+
 def test_brush_stream_by_hand():
     """One pixel: 32 bits say 4 values, 8 - 1 in 5 bits, sizes 3 4 8 16 less one, then one record: repeated, first size, length 4 - 1, value 255."""
     bits = f"{4:032b}" + "00111" + "0010" + "0011" + "0111" + "1111" + "1" + "00" + "011" + "11111111"
@@ -252,12 +266,12 @@ def test_masks_of_another_size_are_refused():
 # Folders
 
 
-@pytest.mark.parametrize("name", sorted(WRITERS))
+@pytest.mark.parametrize("name", sorted(WRITERS.keys() - {"yolo-painted"}))
 def test_what_is_written_to_a_folder_is_found_and_converted(name, tmp_path):
     pictures = disjoint_pictures(np.arange(72).reshape(8, 9) // 15)
     for path, content in WRITERS[name](pictures):
         write_bytes(tmp_path / "in" / path, content)
-    for picture in pictures if name == "yolo" else ():
+    for picture in pictures if name.startswith("yolo") else ():
         write_image(tmp_path / "in" / "images" / picture.file_name, np.zeros((*picture.size, 3), np.uint8))
     result = CliRunner().invoke(cli.app, ["convert", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--to", "coco"])
     assert result.exit_code == 0, result.output

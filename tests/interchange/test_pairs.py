@@ -23,5 +23,5 @@ def test_formats_are_told_by_what_stands_in_them(source, tmp_path):
     (tmp_path / "package.json").write_text('{"name": "x", "dependencies": {"image": "1", "objects": "2"}}')
     (tmp_path / "notes.txt").write_text("0 of 5 pictures are done\n")
     (tmp_path / "settings.yaml").write_text("learning_rate: 0.1\nsteps: [1, 2]\n")
-    expected = source.partition(" (")[0].removesuffix("-polygons")
+    expected = source.partition(" (")[0].removesuffix("-polygons").removesuffix("-painted")
     assert the_source(tmp_path).format == expected

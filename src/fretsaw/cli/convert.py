@@ -36,7 +36,7 @@ SHOWN = 5
 def convert(
     source: Annotated[Path, typer.Argument(metavar="ANNOTATIONS", help="A file, or a folder in the format's own layout.", show_default=False)],
     out: Annotated[Path, typer.Option("--out", "-o", help="A folder, which is made.", show_default=False)],
-    to: Annotated[str, typer.Option("--to", help="png, coco, coco-polygons, yolo, voc, labelme, label-studio or cvat.", show_default=False)],
+    to: Annotated[str, typer.Option("--to", help="png, coco, coco-polygons, yolo, yolo-painted, voc, labelme, label-studio or cvat.", show_default=False)],
     origin: Annotated[str | None, typer.Option("--from", help="The format that is read; default: found out.")] = None,
     images: Annotated[Path | None, typer.Option("--images", help="Where the pictures lie; YOLO's labels do not say their size, and --masks cuts them.")] = None,
     masks: Annotated[

@@ -13,6 +13,7 @@ WRITERS: Mapping[str, Callable[[Iterable[AnnotatedPicture]], Files]] = {
     "coco": coco.write,
     "coco-polygons": coco.write_polygons,
     "yolo": yolo.write,
+    "yolo-painted": yolo.write_painted,
     "voc": voc.write,
     "labelme": labelme.write,
     "label-studio": label_studio.write,

@@ -22,6 +22,7 @@ LACKS: dict[str, frozenset[str]] = {
     "coco": frozenset({EMPTY}),
     "coco-polygons": frozenset({EMPTY, HOLES}),
     "yolo": frozenset({EMPTY, SCORES, HOLES, PARTS}),
+    "yolo-painted": frozenset({EMPTY, SCORES, PARTS}),
     "voc": frozenset({EMPTY, SCORES, OVERLAPS}),
     "labelme": frozenset({EMPTY, SCORES}),
     "label-studio": frozenset({SCORES}),

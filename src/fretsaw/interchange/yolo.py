@@ -1,8 +1,8 @@
 """YOLO's labels: a text file a picture, a line an object, and a YAML file with the names.
 
 A line holds the class number and, divided by the picture's width and height, either one ring of x y pairs or a box (centre x, centre y, width, height); a
-detector adds its confidence at the end. The format knows neither holes nor parts; both are joined into the one ring by cuts of no width, which the even-odd
-filling of YOLO's own tools undoes.
+detector adds its confidence at the end. The format knows neither holes nor parts; both are joined into the one ring by cuts of no width, which even-odd
+filling undoes; tools that paint outlines too get rings of another kind (`painted`).
 
 The names stand in a YAML file of any name (`names:` as a list or by number), in `classes.txt` (labelImg), or in `obj.names` (darknet and CVAT). Labels lie
 where the last folder `images` of a picture's path is called `labels` instead, or beside the pictures.
@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import yaml
 
@@ -26,7 +27,7 @@ from fretsaw.interchange import shapes
 from fretsaw.interchange.classes import NO_CLASSES, ClassList, Gathered, ObjectClass
 from fretsaw.interchange.names import NameIndex, class_name, key
 from fretsaw.interchange.pictures import AnnotatedPicture, Files, NamedBox, NamedMask, checked_size, told
-from fretsaw.interchange.rings import joined_ring
+from fretsaw.interchange.rings import joined_ring, painted_rings
 from fretsaw.interchange.untrusted import LeftOut, boundary, whole_number
 
 NAMES = "data.yaml"
@@ -36,15 +37,37 @@ NO_LABELS = (*LISTS, "train.txt", "val.txt", "valid.txt", "test.txt", "class_nam
 """Text files that stand among labels and are none."""
 MOST_YAML_BYTES = 2**22
 WAITING = 2**23
+CENTRE = 0.01
+"""How near, in pixels, all vertices lie to pixel centres in a ring that was made to be painted."""
 FARTHEST_SHARE = 1.5
 """A share of a side beyond this is a pixel."""
 
 
-def write(pictures: Iterable[AnnotatedPicture]) -> Files:
+def whole(mask: np.ndarray) -> list[np.ndarray]:
+    """Return the exact outline along the edges of pixels as one ring, for tools that fill by the even-odd rule; none for an empty mask."""
+    ring = joined_ring(mask)
+    return [ring.astype(float)] if len(ring) else []
+
+
+def painted(mask: np.ndarray) -> list[np.ndarray]:
+    """Return a ring through pixel centres for each part, for tools that paint with cv2.fillPoly; Ultralytics and Supervision do. Painted, they are the mask."""
+    return [ring + 0.5 for ring in painted_rings(mask)]
+
+
+def write_painted(pictures: Iterable[AnnotatedPicture]) -> Files:
+    """`write` with `painted` rings: parts of an object become lines of their own."""
+    return write(pictures, painted)
+
+
+def write(pictures: Iterable[AnnotatedPicture], rings: Callable[[np.ndarray], list[np.ndarray]] = whole) -> Files:
     """Yield labels/<stem>.txt for each picture, also where it has no object, and data.yaml. Empty masks are left out.
 
     Class numbers count from 0 without gaps, as training needs it, in the order of the ids that the pictures' class lists tell. So lines wait until all pictures
     are there, in a temporary file.
+
+    Args:
+        pictures: As they come.
+        rings: `whole` or `painted`.
     """
     gathered = Gathered()
     with tempfile.SpooledTemporaryFile(WAITING) as waiting:
@@ -52,9 +75,11 @@ def write(pictures: Iterable[AnnotatedPicture]) -> Files:
             lines = []
             gathered.add(picture.classes, (item.name for item in picture.objects))
             for item in picture.objects:
-                ring = joined_ring(item.mask) / np.array(picture.size[::-1], float)
-                if len(ring):
-                    lines.append([gathered.place(item.name), " ".join(f"{value:.8g}" for value in ring.ravel())])
+                for ring in rings(item.mask):
+                    shares = (ring / np.array(picture.size[::-1])).ravel()
+                    if len(ring) < 3:  # a line of pixels: tools ask for three vertices
+                        shares = np.resize(shares, 6)
+                    lines.append([gathered.place(item.name), " ".join(f"{value:.8g}" for value in shares)])
             waiting.write(json.dumps([picture.stem, lines]).encode() + b"\n")
         classes = gathered.all().dense()
         numbers, places = classes.ids(), gathered.places
@@ -255,6 +280,10 @@ def _object(line: str, told_of: About, names: Mapping[int, str], size: tuple[int
     if len(values) == 4:
         (x, y), (width, height) = points
         return NamedBox(name, shapes.box(x - width / 2, y - height / 2, x + width / 2, y + height / 2, size), confidence, place)
+    if (np.abs(points % 1 - 0.5) < CENTRE).all():  # it goes from one pixel's centre to the next, as what is painted does
+        canvas = np.zeros(size, np.uint8)
+        cv2.fillPoly(canvas, [np.floor(points).astype(np.int32)], 1)
+        return NamedMask(name, canvas.view(np.bool_), confidence)
     return NamedMask(name, masks.from_polygons([points], size), confidence)
 
 

@@ -12,6 +12,7 @@ const FORMATS = {
   coco: ["COCO", "JSON, run lengths"],
   "coco-polygons": ["COCO polygons", "JSON, outlines"],
   yolo: ["YOLO", "segmentation labels"],
+  "yolo-painted": ["YOLO, painted", "rings through pixels, as Ultralytics paints them"],
   "label-studio": ["Label Studio", "JSON with brush masks"],
   cvat: ["CVAT", "XML with masks"],
   voc: ["Pascal VOC", "XML and palette PNG"],
