@@ -276,6 +276,52 @@ def test_recipes_do_not_import_each_other():
             assert used <= {folder.name}, f"recipes/{folder.name}/{path.name} imports the recipes {used - {folder.name}}: move what both need to training/"
 
 
+# Where a string from outside is read: options, settings, requests, formats, data sets, protocols, and names in weight files.
+EDGES = {"cli", "server", "interchange", "compat", "recipes", "evaluation", "data", "catalog", "weights", "backbones"}
+EDGES |= {"doctor", "outputs", "coco_file", "session_file", "segmentation", "images", "api", "addresses"}
+EDGE_FILES = {"build.py", "stored.py", "settings.py"}  # of a method's folder: they read the variant in a weight file, and the words of a benchmark's settings
+FACTS = {"type", "kind", "device", "suffix", "mode", "__name__", "platform"}  # of a device, a file, an error, a system: no names of ours
+
+
+def test_behind_the_edge_no_string_selects_code():
+    """No comparison of a name or an attribute with a literal string, and no table from strings to functions, where functions and objects are passed."""
+    defined = {node.name for tree in TREES.values() for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    found = []
+    for path, tree in TREES.items():
+        if part_of(path) in EDGES or path.name in EDGE_FILES:
+            continue
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Compare) and isinstance(node.left, ast.Name | ast.Attribute):
+                texts = [one for one in node.comparators if isinstance(one, ast.Constant) and isinstance(one.value, str) and one.value]
+                named = node.left.attr if isinstance(node.left, ast.Attribute) else node.left.id
+                if texts and named not in FACTS and isinstance(node.ops[0], ast.Eq | ast.NotEq):
+                    found.append(f"{path.relative_to(SOURCE)}:{node.lineno} {ast.unparse(node)}")
+            if isinstance(node, ast.Dict) and node.keys:
+                by_text = all(isinstance(key, ast.Constant) and isinstance(key.value, str) for key in node.keys)
+                if by_text and all(isinstance(value, ast.Lambda) or (isinstance(value, ast.Name) and value.id in defined) for value in node.values):
+                    found.append(f"{path.relative_to(SOURCE)}:{node.lineno} {ast.unparse(node)}")
+    assert found == []
+
+
+# Each says whether something is done, or states a fact. A new one that chooses between two ways of doing something is two functions instead.
+BOOLEANS = {
+    "training/processes.py agree wanted": "what one process wants",
+    "evaluation/instances.py auto instances": "whether instances are split as well",
+    "evaluation/predictors.py _open zoomed": "whether the crop is part of an image",
+}
+
+
+def test_booleans_do_not_choose_between_algorithms():
+    found = set()
+    for path, tree in TREES.items():
+        if part_of(path) in ("layers", "clicks", "training", "evaluation", "recipes"):
+            for node in ast.walk(tree):
+                if isinstance(node, ast.FunctionDef):
+                    taken = [one for one in (*node.args.args, *node.args.kwonlyargs) if one.annotation is not None and ast.unparse(one.annotation) == "bool"]
+                    found |= {f"{path.relative_to(SOURCE)} {node.name} {one.arg}" for one in taken}
+    assert found - set(BOOLEANS) == set(), "say in BOOLEANS why it is no choice between two algorithms, or pass a function"
+
+
 def test_importing_fretsaw_loads_nothing_heavy():
     code = "import sys, fretsaw; print([m for m in ('torch', 'transformers', 'fastapi', 'cv2', 'scipy') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

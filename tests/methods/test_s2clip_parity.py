@@ -17,6 +17,7 @@ from fretsaw.frames import Preprocessing, longest_side
 from fretsaw.methods.s2clip.features import embed_map, fuse, plain_values, project_windows
 from fretsaw.methods.s2clip.refine import Refinement, class_prompts, refine
 from fretsaw.methods.s2clip.regions import optimised_regions, original_regions
+from fretsaw.methods.s2clip.settings import NEGATIVE_THRESHOLDS
 from fretsaw.methods.s2clip.splice import sam_correlation, splice
 
 SAM_1024 = Preprocessing(longest_side, 1024)
@@ -54,8 +55,8 @@ def test_image_side_equals_published_trident(shared, name):
     ready = (window for own in mixed for window in project_windows(clip, own, grid))
     spliced = splice(ready, tensors["window_coords"].tolist(), tuple(config["map_tokens"]), grid)
     attention, values = tensors["sam_attention"][0], tensors["sam_values"][0]
-    rule = "refined" if config["refine_neg_cos"] else "plain"
-    correlation = sam_correlation(lambda rows: attention[:, rows].clone(), values.flatten(1, 2), config["cos_fac"], rule)
+    negative = NEGATIVE_THRESHOLDS["refined" if config["refine_neg_cos"] else "plain"]
+    correlation = sam_correlation(lambda rows: attention[:, rows].clone(), values.flatten(1, 2), config["cos_fac"], negative)
     embedded = embed_map(clip, spliced, correlation, tuple(values.shape[1:3])).flatten(0, 1)
     expected = torch.nn.functional.normalize(tensors["output"][0], dim=-1)
     torch.testing.assert_close(embedded, expected, atol=1e-4, rtol=0)

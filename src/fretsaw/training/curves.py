@@ -11,8 +11,8 @@ from fretsaw.errors import DataError, MissingExtraError, OutputError
 from fretsaw.images import write_bytes
 from fretsaw.training.loop import read_log
 
-NOT_LOSSES = frozenset({"step", "seconds", "lr"})
-"""What a line of the log holds beside losses and figures of the validation."""
+NOT_CURVES = frozenset({"step", "seconds"})
+"""What a line of the log holds beside losses, figures of the validation and the learning rate."""
 
 
 def can_draw() -> bool:
@@ -31,7 +31,7 @@ def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
     found: dict[str, list[tuple[int, float]]] = {}
     for line in read_log(folder):
         for name, value in line.items():
-            if name not in NOT_LOSSES or name == "lr":
+            if name not in NOT_CURVES:
                 found.setdefault(name, []).append((int(line["step"]), float(value)))
     if not found:
         raise DataError(f"expected at least one line in {folder / 'log.jsonl'}, got none; the first is written after a few steps")

@@ -23,8 +23,21 @@ from fretsaw.images import image_hash, read_image, write_bytes
 from fretsaw.methods.sam_clicks import SamClicks
 from fretsaw.training.embedding_cache import EmbeddingCache
 
-VIEWS = ("whole", "mirrored")
-"""The fixed views of a photo, in the order in which they are used."""
+View = Callable[[np.ndarray], np.ndarray]
+
+
+def whole(image: np.ndarray) -> np.ndarray:
+    """Return an image as it is."""
+    return image
+
+
+def mirrored(image: np.ndarray) -> np.ndarray:
+    """Return an image with left and right exchanged."""
+    return np.ascontiguousarray(image[:, ::-1])
+
+
+VIEWS: tuple[View, ...] = (whole, mirrored)
+"""The fixed views of a photo, in the order in which they are used. A view's name is part of its key in the cache."""
 
 
 class PlainViews(Dataset[tuple[str, str, Tensor]]):
@@ -39,7 +52,7 @@ class PlainViews(Dataset[tuple[str, str, Tensor]]):
     def __getitem__(self, index: int) -> tuple[str, str, Tensor]:
         path, view = self._photos[index // self._views], VIEWS[index % self._views]
         image = read_image(path)
-        return str(path), view_key(image_hash(image), view), to_frame(seen(image, view), self._preprocessing)
+        return str(path), view_key(image_hash(image), view), to_frame(view(image), self._preprocessing)
 
 
 class DistilViews(Dataset[tuple[Tensor, Tensor]]):
@@ -76,21 +89,16 @@ class DistilViews(Dataset[tuple[Tensor, Tensor]]):
         path = self._photos[np.random.default_rng((self._seed, turn)).permutation(len(self._photos))[place]]
         rng = np.random.default_rng((self._seed, turn, place))
         view = VIEWS[rng.integers(self._views)]
-        image = seen(read_image(path), view)
+        image = view(read_image(path))
         pixels = to_frame(image, self._preprocessing, rng)
         if self._cache is None:
             return pixels, to_frame(image, self._preprocessing)
         return pixels, self._cache.get(view_key(self._keys[str(path)], view)).final[0]
 
 
-def seen(image: np.ndarray, view: str) -> np.ndarray:
-    """Return an image as a view shows it."""
-    return np.ascontiguousarray(image[:, ::-1]) if view == "mirrored" else image
-
-
-def view_key(image: str, view: str) -> str:
-    """Return the key of a view in the cache; model and preprocessing are named by the cache itself."""
-    return f"{image[:32]}-{view}"
+def view_key(image: str, view: View) -> str:
+    """Return the key of a view of an image, given by its hash, in the cache; model and preprocessing are named by the cache itself."""
+    return f"{image[:32]}-{view.__name__}"
 
 
 def fill(

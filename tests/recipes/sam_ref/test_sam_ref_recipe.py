@@ -26,7 +26,7 @@ from fretsaw.methods.sam_ref.model import SamRef
 from fretsaw.recipes.sam_ref.crops import ERRORS, MARGIN, cut_crop, draw_crop, together
 from fretsaw.recipes.sam_ref.data import Places, collect
 from fretsaw.recipes.sam_ref.files import learned_change
-from fretsaw.recipes.sam_ref.losses import decoder_losses, refinement_losses
+from fretsaw.recipes.sam_ref.losses import answered, decoder_losses, nearest, refinement_losses
 from fretsaw.recipes.sam_ref.run import Config, run
 from fretsaw.recipes.sam_ref.stages import refine_batch
 from fretsaw.training.click_batches import ClickBatch
@@ -90,13 +90,13 @@ def test_stage_1s_losses_by_hand():
     coverage, valid = torch.tensor([[[[1.0, 0.0, 1.0]]]]), torch.tensor([[[[1.0, 1.0, 0.0]]]])
     logits = torch.tensor([[[[9.0, 9.0, 9.0]], [[-9.0, 9.0, -9.0]], [[9.0, -9.0, -9.0]], [[9.0, 9.0, 9.0]]]])
     predicted = torch.tensor([[0.9, 0.75, 0.5, 0.25]])
-    first, answer = decoder_losses(logits, predicted, coverage, valid, first=True)
+    first, answer = decoder_losses(logits, predicted, coverage, valid, nearest)
     assert torch.equal(answer, logits[:, 2:3]), "the first click teaches the mask that is nearest"
     # True IoUs of the three are 0, 1 and 1/2.
     assert first["iou"].item() == pytest.approx((0.75**2 + 0.5**2 + 0.25**2) / 3)
     assert first["dice"].item() == pytest.approx(0.0, abs=1e-3)
     assert first["nfl"].item() == pytest.approx(0.0, abs=1e-4)
-    later, answer = decoder_losses(logits, predicted, coverage, valid, first=False)
+    later, answer = decoder_losses(logits, predicted, coverage, valid, answered)
     assert torch.equal(answer, logits[:, 1:2]), "later it is the one that the decoder would answer with"
     # Nothing right: overlap 0, sizes 1 and 1, and the smoothing 1.
     assert later["dice"].item() == pytest.approx(1 - 1 / 3, rel=1e-3)

@@ -16,6 +16,7 @@ from fretsaw.images import write_bytes
 from fretsaw.layers.attention_taps import TokenTaps
 from fretsaw.methods.grc_sam.cut import FOREGROUND, GrcForeground, GrcLabels
 from fretsaw.methods.grc_sam.model import GrcSam, LinearHead, with_taps
+from fretsaw.methods.grc_sam.scores import ClassTokenScores, ReadScores, ReceivedScores
 from fretsaw.methods.sam_clicks import SamClicks
 from fretsaw.segmentation import BACKGROUND
 from fretsaw.weights import load_strictly, low_rank
@@ -23,6 +24,9 @@ from fretsaw.weights.metadata import SIDES, check_numbers, read_object
 
 METADATA = "grc_sam"
 """Key of the description in a file's metadata."""
+
+STRATEGIES: Mapping[str, ReadScores] = {"class_token": ClassTokenScores, "received": ReceivedScores}
+"""How attention is read, by the name in a model's file."""
 
 HEADS = ("grc", "linear")
 
@@ -42,7 +46,7 @@ class Description:
         size: Side S that it was trained at.
         names: Classes in the order of their ids; () for a binary model.
         layers: Layers that are read.
-        strategy: How; see `fretsaw.methods.grc_sam.scores.STRATEGIES`.
+        strategy: How; a name of `STRATEGIES`.
         width: Of the generator.
         above: Coarse response from which a window is refined.
         head: "grc", or "linear" for the 1 x 1 baseline.
@@ -106,7 +110,9 @@ def build_network(base: SamClicks, about: Description) -> GrcSam | LinearHead:
         return LinearHead(base.prompt_encoder.no_mask.shape[-1], about.outputs)
     if about.head != "grc":
         raise ModelError(f"expected a head out of {', '.join(HEADS)}; got {shown(about.head)}")
-    return GrcSam(base, about.outputs, about.width, about.layers, about.strategy, about.above)
+    if about.strategy not in STRATEGIES:
+        raise ConfigError(f"expected a strategy out of {', '.join(STRATEGIES)}; got {shown(about.strategy)}")
+    return GrcSam(base, about.outputs, about.width, about.layers, STRATEGIES[about.strategy], about.above)
 
 
 def assemble(

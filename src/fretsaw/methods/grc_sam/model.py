@@ -27,7 +27,7 @@ from fretsaw.frames import Preprocessing, squash
 from fretsaw.layers.attention_taps import TokenTaps, readable
 from fretsaw.methods.grc_sam.coarse import CoarseStage
 from fretsaw.methods.grc_sam.fine import FineStage
-from fretsaw.methods.grc_sam.scores import CONFIGURATIONS, STRATEGIES, LayerFusion
+from fretsaw.methods.grc_sam.scores import CONFIGURATIONS, ClassTokenScores, LayerFusion, ReadScores
 from fretsaw.methods.sam_clicks import SamClicks
 from fretsaw.types import PADDING, ImageEmbedding, PromptEmbedding
 
@@ -61,18 +61,16 @@ class MaskGenerator(nn.Module):
         layers: Their numbers.
         channels: C' of the embedding.
         width: C of the two stages: 256 in the paper.
-        strategy: A name of `STRATEGIES`.
+        scores: How the layers' attention is read.
         above: Coarse response from which a window is refined.
 
     Source: GrC-SAM (paper 000), figure 1, appendix A.3. Where the paper is silent (MLP ratio 2, a 1 x 1 fusion, a 3 x 3 fine convolution), sizes were chosen
     so that the generator of width 256 has the 2.0 M parameters that table 3 states.
     """
 
-    def __init__(self, encoder: nn.Module, layers: Sequence[int], channels: int, width: int, strategy: str = "class_token", above: float = 0.5) -> None:
+    def __init__(self, encoder: nn.Module, layers: Sequence[int], channels: int, width: int, scores: ReadScores = ClassTokenScores, above: float = 0.5) -> None:
         super().__init__()
-        if strategy not in STRATEGIES:
-            raise ConfigError(f"expected a strategy out of {', '.join(STRATEGIES)}; got {strategy!r}")
-        self.scores = STRATEGIES[strategy](encoder, layers)
+        self.scores = scores(encoder, layers)
         self.fusion = LayerFusion(len(layers))
         self.enter = nn.Conv2d(channels, width, 1) if channels != width else nn.Identity()
         self.coarse = CoarseStage(width)
@@ -88,7 +86,7 @@ class GrcSam(nn.Module):
         classes: K.
         width: Of the generator.
         layers: Numbers of the layers to read, or a name of `CONFIGURATIONS`; () takes the encoder's own choice.
-        strategy: See `MaskGenerator`.
+        scores: See `MaskGenerator`.
         above: See `MaskGenerator`.
 
     Raises:
@@ -99,14 +97,14 @@ class GrcSam(nn.Module):
     """
 
     def __init__(
-        self, base: SamClicks, classes: int, width: int = 256, layers: Sequence[int] | str = (), strategy: str = "class_token", above: float = 0.5
+        self, base: SamClicks, classes: int, width: int = 256, layers: Sequence[int] | str = (), scores: ReadScores = ClassTokenScores, above: float = 0.5
     ) -> None:
         super().__init__()
         encoder = base.image_encoder
         numbers = chosen_layers(encoder, layers)
         channels = base.prompt_encoder.no_mask.shape[-1]
         self._prompt_encoder: list[Any] = [base.prompt_encoder]  # in a list: the base model's
-        self.generator = MaskGenerator(encoder, numbers, channels, width, strategy, above)
+        self.generator = MaskGenerator(encoder, numbers, channels, width, scores, above)
         self.decoder: Any = copy.deepcopy(base.mask_decoder)
         self.head = nn.Conv2d(channels // 8, classes, 1)
 

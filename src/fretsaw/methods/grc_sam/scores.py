@@ -77,8 +77,8 @@ class ReceivedScores(nn.Module):
         return [received_attention(layer, tapped(taps, number)) for number, layer in zip(self.numbers, self._layers, strict=True)]
 
 
-STRATEGIES: Mapping[str, type[ClassTokenScores | ReceivedScores]] = {"class_token": ClassTokenScores, "received": ReceivedScores}
-"""How attention is read, by the name in a model's file."""
+ReadScores = type[ClassTokenScores] | type[ReceivedScores]
+"""How attention is read: built from the encoder and the numbers of its layers."""
 
 
 class LayerFusion(nn.Module):

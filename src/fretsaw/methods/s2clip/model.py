@@ -177,7 +177,7 @@ class S2clip(nn.Module):
         """Embed the spliced map, spread by SAM's correlation where SAM has one."""
         if self.sam is None or not isinstance(self.sam.image_encoder, SamImageEncoder):
             return embed_map(self.clip, spliced, None, None)
-        if settings.correlated_in == "whole":
+        if settings.strips == 1:
             return embed_map(self.clip, spliced, *self._correlation(image, settings, self._embedding(image, embedding)))
         middle, column = image.shape[1] // 2, spliced.shape[2] // 2
         halves = ((image[:, :middle], spliced[:, :, :column]), (image[:, middle:], spliced[:, :, column:]))
@@ -195,7 +195,7 @@ class S2clip(nn.Module):
         frame = self.sam.preprocessing.frame_of(image)
         grid = (max(1, frame.content_height // SAM_PATCH), max(1, frame.content_width // SAM_PATCH))
         values, rows = last_attention(self.sam.image_encoder, embedding.taps[LAST_INPUT], grid)
-        return sam_correlation(rows, values, settings.cosine_factor, settings.negative_cosine), grid
+        return sam_correlation(rows, values, settings.cosine_factor, settings.negative_threshold), grid
 
     def _embedding(self, image: np.ndarray, embedding: ImageEmbedding | None) -> ImageEmbedding | None:
         """Return SAM's embedding of an image; the one that is known already, if it holds what is needed."""

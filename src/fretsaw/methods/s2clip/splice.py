@@ -12,13 +12,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fretsaw.errors import ConfigError
-from fretsaw.methods.s2clip.settings import NegativeCosine
 
 LONGEST = 2048
 """No side of the image is larger for CLIP, however long the image is."""
 
 HIGHEST_THRESHOLD = 0.9
-NEGATIVE_THRESHOLD = 0.6
 ROWS_AT_ONCE = 256
 
 Window = tuple[int, int, int, int]
@@ -112,9 +110,7 @@ def spread(features: Tensor, correlation: Tensor, grid: tuple[int, int]) -> Tens
     return (resized.flatten(1) @ correlation.T).unflatten(1, grid)
 
 
-def sam_correlation(
-    attention_rows: Callable[[slice], Tensor], values: Tensor, cosine_factor: float = 1.2, negative_cosine: NegativeCosine = "refined"
-) -> Tensor:
+def sam_correlation(attention_rows: Callable[[slice], Tensor], values: Tensor, cosine_factor: float = 1.2, negative_threshold: float | None = None) -> Tensor:
     """Return SAM's correlation between places: its last attention where the values agree, averaged over the heads, rows scaled to sum 1.
 
     Args:
@@ -122,7 +118,7 @@ def sam_correlation(
             them for all heads would take 0.8 GB.
         values: (heads, N, c) of SAM's last block.
         cosine_factor: A pair counts if the cosine of its values exceeds this multiple of the row's mean (at most 0.9).
-        negative_cosine: "refined" takes a negative mean as it is, "plain" puts 0.6 in the place of the threshold there.
+        negative_threshold: The threshold where the mean is negative; None takes the multiple of the mean there too.
 
     Returns:
         (N, N).
@@ -132,8 +128,8 @@ def sam_correlation(
     units = F.normalize(values, dim=-1)
     heads, places = units.shape[:2]
     threshold = cosine_factor * torch.einsum("anc,ac->n", units, units.mean(dim=1)) / heads
-    if negative_cosine == "plain":
-        threshold = threshold.masked_fill(threshold < 0, NEGATIVE_THRESHOLD)
+    if negative_threshold is not None:
+        threshold = threshold.masked_fill(threshold < 0, negative_threshold)
     threshold = threshold.clamp_max(HIGHEST_THRESHOLD)
     result = units.new_empty(places, places)
     for start in range(0, places, ROWS_AT_ONCE):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from fretsaw.errors import ConfigError
 from fretsaw.methods.grc_sam.build import HEADS
@@ -82,7 +83,7 @@ class GrcSamConfig:
     workers: int = 1
     minutes: float = 0.0
     device: str = "cpu"
-    dtype: str = "float32"
+    dtype: Literal["float32", "bfloat16"] = "float32"
 
 
 def check_settings(config: GrcSamConfig) -> None:

@@ -18,6 +18,7 @@ from fretsaw.recipes.grc_sam.steps import GrcTraining, parameter_groups
 from fretsaw.recipes.grc_sam.validation import GrcValidation
 from fretsaw.training.embedding_cache import EmbeddingCache
 from fretsaw.training.loop import Schedule, Watcher, cosine, fit
+from fretsaw.training.precision import precision_named
 
 Config = GrcSamConfig
 """What `fretsaw train` fills in for this recipe."""
@@ -59,9 +60,7 @@ def train(config: GrcSamConfig, data: GrcData, base: SamClicks, watcher: Watcher
     torch.manual_seed(config.seed)
     base = base.to(config.device).requires_grad_(False)
     network = build_network(base, about).to(config.device).requires_grad_(True)
-    model = with_taps(base, layers, base.checksum, config.size).to_precision(
-        torch.bfloat16 if config.dtype == "bfloat16" and not config.unfreeze else torch.float32
-    )
+    model = with_taps(base, layers, base.checksum, config.size).to_precision(torch.float32 if config.unfreeze else precision_named(config.dtype))
     per_epoch = steps_per_epoch(config, data)
     joins_at = round(config.unfreeze * per_epoch) if config.unfreeze else None
     if joins_at is not None:

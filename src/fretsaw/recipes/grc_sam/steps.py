@@ -13,6 +13,7 @@ from fretsaw.recipes.grc_sam.config import GrcSamConfig
 from fretsaw.recipes.grc_sam.data import GrcBatch
 from fretsaw.recipes.grc_sam.losses import composite_losses, final_loss
 from fretsaw.training.embeddings import normalise, to_device
+from fretsaw.training.precision import autocast, precision_named
 
 
 class GrcTraining(nn.Module):
@@ -36,7 +37,7 @@ class GrcTraining(nn.Module):
                 embedding = model.encode(normalise(batch.pixels, model.preprocessing, config.device))
         offset = config.stride // 2
         labels = batch.labels[:, offset :: config.stride, offset :: config.stride].to(config.device, torch.int64)
-        with torch.autocast(config.device.split(":")[0], torch.bfloat16, enabled=config.dtype == "bfloat16"):
+        with autocast(config.device, precision_named(config.dtype)):
             result = self.network(embedding)
         if isinstance(result, Tensor):
             return {"loss": final_loss(result.float(), labels)}

@@ -18,6 +18,7 @@ from fretsaw.methods.sam_clicks import SamClicks, single
 from fretsaw.training.clicking import answer_clicks, draw_clicks
 from fretsaw.training.embeddings import row
 from fretsaw.training.losses import normalised_focal
+from fretsaw.training.precision import autocast, precision_named
 from fretsaw.types import ImageEmbedding
 
 
@@ -37,7 +38,7 @@ class HrsamDistillation(nn.Module):
         super().__init__()
         self.image_encoder = encoder
         self._teacher = [teacher]  # in a list: not a submodule, so it is not part of the checkpoint
-        self._device, self._half = device, dtype == "bfloat16"
+        self._device, self._dtype = device, precision_named(dtype)
 
     def forward(self, batch: Sequence[Tensor], done: int) -> dict[str, Tensor]:
         """Return the loss of (pixels (B, 3, S, S), the teacher's embedding (B, O, h, w) or its pixels (B, 3, S, S))."""
@@ -46,7 +47,7 @@ class HrsamDistillation(nn.Module):
         if teacher is not None:
             with torch.no_grad():
                 target = teacher.encode(target).final
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._half):
+        with autocast(self._device, self._dtype):
             final = self.image_encoder(pixels).final
         return {"loss": F.mse_loss(final.float(), target)}
 
@@ -70,7 +71,7 @@ class ClickLearning(nn.Module):
     def __init__(self, model: SamClicks, device: torch.device, dtype: str, most: int, decays: Sequence[float], k: float, seed: int = 0, rank: int = 0) -> None:
         super().__init__()
         self.model = model
-        self._device, self._half = device, dtype == "bfloat16"
+        self._device, self._dtype = device, precision_named(dtype)
         self._most, self._decays, self._k = most, tuple(decays), k
         self._seed = (seed, rank)
 
@@ -99,7 +100,7 @@ class ClickLearning(nn.Module):
         return {"loss": torch.stack(losses).mean(), "IoU": torch.stack(ious).mean(), "clicks": torch.tensor(clicks, device=self._device).mean()}
 
     def _encode(self, pixels: Tensor) -> ImageEmbedding:
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._half):
+        with autocast(self._device, self._dtype):
             return ImageEmbedding(self.model.image_encoder(pixels).final.float())
 
 

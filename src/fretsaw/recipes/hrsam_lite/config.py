@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ class HrsamLiteConfig:
     workers: int = 1
     minutes: float = 0.0
     device: str = "cpu"
-    dtype: str = "float32"
+    dtype: Literal["float32", "bfloat16"] = "float32"
     start: str = ""
     trunk: str = ""
     teacher: str = "sam2-hiera-tiny"

@@ -15,6 +15,7 @@ from fretsaw.methods.sam_clicks import SamClicks
 from fretsaw.recipes.hrsam_lite.config import HrsamLiteConfig
 from fretsaw.recipes.hrsam_lite.steps import HrsamLiteDistillation, freeze, parameter_groups
 from fretsaw.training.loop import Schedule, Watcher, cosine, fit
+from fretsaw.training.precision import precision_named
 from fretsaw.training.provenance import settings_text
 
 Config = HrsamLiteConfig
@@ -46,7 +47,7 @@ def run(config: HrsamLiteConfig, watcher: Watcher | None = None) -> int:
         student.load_trunk(load_state_dict(Path(config.trunk) if config.trunk else catalog.weights_path("efficientnet-lite0")))
     teacher = catalog.build(config.teacher, size=config.size).clicks
     assert teacher is not None
-    teacher = teacher.to(config.device).to_precision(torch.bfloat16 if config.dtype == "bfloat16" else torch.float32)
+    teacher = teacher.to(config.device).to_precision(precision_named(config.dtype))
     done = train(config, student, teacher, watcher)
     facts = {"steps": str(done), "teacher": teacher.checksum, "base": config.stated or config.teacher, "size": str(config.size)}
     export(student, Path(config.out) / "student.safetensors", {**facts, "config": settings_text(config)})

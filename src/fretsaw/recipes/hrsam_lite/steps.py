@@ -11,6 +11,7 @@ from fretsaw.methods.sam_clicks import SamClicks
 from fretsaw.recipes.hrsam_lite.config import HrsamLiteConfig
 from fretsaw.training.embeddings import normalise
 from fretsaw.training.losses import standardised_mse
+from fretsaw.training.precision import autocast, precision_named
 from fretsaw.training.prompt_losses import prompted_losses
 from fretsaw.types import ImageEmbedding
 
@@ -36,7 +37,7 @@ class HrsamLiteDistillation(nn.Module):
         pixels = normalise(views, teacher.preprocessing, config.device)
         with torch.no_grad():
             theirs = teacher.encode(pixels)
-        with torch.autocast(config.device.split(":")[0], torch.bfloat16, enabled=config.dtype == "bfloat16"):
+        with autocast(config.device, precision_named(config.dtype)):
             ours = self.student(pixels)
         ours = ImageEmbedding(ours.final.float(), tuple(level.float() for level in ours.high_res))
         final, fine, middle = map_losses(ours, theirs)

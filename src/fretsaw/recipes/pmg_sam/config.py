@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Literal
 
 from fretsaw.errors import ConfigError
 from fretsaw.methods.pmg_sam.build import PAPER, TINY, PmgSettings
@@ -109,7 +109,7 @@ class PmgSamConfig:
     workers: int = 1
     minutes: float = 0.0
     device: str = "cpu"
-    dtype: str = "float32"
+    dtype: Literal["float32", "bfloat16"] = "float32"
 
 
 def with_stage_defaults(config: PmgSamConfig) -> PmgSamConfig:

@@ -19,6 +19,7 @@ from fretsaw.methods.pmg_sam.pairing import DualBranch, DualFeatures, stage_taps
 from fretsaw.methods.sam_clicks import SamClicks
 from fretsaw.recipes.pmg_sam.config import PmgSamConfig
 from fretsaw.training.embeddings import normalise
+from fretsaw.training.precision import precision_named
 
 
 class Frozen:
@@ -84,7 +85,7 @@ def resolve(config: PmgSamConfig) -> Frozen:
     model = catalog.build(config.encoder, size=config.size).clicks
     if model is None:
         raise ConfigError(f"expected a model with an image encoder, got {config.encoder}")
-    model.to_precision(torch.bfloat16 if config.dtype == "bfloat16" else torch.float32)
+    model.to_precision(precision_named(config.dtype))
     if not config.saliency:
         return Frozen(model, load_u2netp(), U2NET_SMALL, config.device)
     saliency = U2Net(FULL)

@@ -14,6 +14,7 @@ from fretsaw.recipes.pmg_sam.config import STAGES, PmgSamConfig
 from fretsaw.recipes.pmg_sam.losses import coarse_pre_mask, mask_losses
 from fretsaw.training.best import BestSoFar
 from fretsaw.training.loop import Schedule, cosine
+from fretsaw.training.precision import autocast, precision_named
 
 
 class PmgTraining(nn.Module):
@@ -29,7 +30,7 @@ class PmgTraining(nn.Module):
         config = self._config
         features, target = batch
         small = F.avg_pool2d(target, 4)
-        with torch.autocast(target.device.type, torch.bfloat16, enabled=config.dtype == "bfloat16"):
+        with autocast(target.device, precision_named(config.dtype)):
             result = self.network(features)
         losses = {
             "final": mask_losses(result.mask_logits.float(), target, config.iou_weight),
@@ -38,7 +39,7 @@ class PmgTraining(nn.Module):
         total = losses["final"] + config.pre_mask_weight * losses["pre_mask"]
         if config.edge_weight:
             guide = coarse_pre_mask(target, torch.Generator().manual_seed(config.seed * 1_000_003 + done))
-            with torch.autocast(target.device.type, torch.bfloat16, enabled=config.dtype == "bfloat16"):
+            with autocast(target.device, precision_named(config.dtype)):
                 refined = self.network.refine(features, guide)
             losses["edge"] = mask_losses(refined.float(), target, config.iou_weight)
             total = total + config.edge_weight * losses["edge"]

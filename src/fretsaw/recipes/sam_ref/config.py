@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 STAGES = ("refiner", "decoder")
 
@@ -108,4 +109,4 @@ class SamRefConfig:
     minutes: float = 0.0
     devices: int = 1
     device: str = "cpu"
-    dtype: str = "float32"
+    dtype: Literal["float32", "bfloat16"] = "float32"

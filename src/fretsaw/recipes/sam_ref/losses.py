@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -39,7 +41,21 @@ def refinement_losses(refined: Tensor, error_map: Tensor, coarse: Tensor, covera
     }
 
 
-def decoder_losses(logits: Tensor, predicted_iou: Tensor, coverage: Tensor, valid: Tensor, first: bool) -> tuple[dict[str, Tensor], Tensor]:
+Choose = Callable[[Tensor, Tensor], Tensor]
+"""(distances from the truth (B, 3), predicted IoUs (B, 3)) -> which of the three masks learns, (B,)."""
+
+
+def nearest(distance: Tensor, predicted_iou: Tensor) -> Tensor:
+    """Choose the mask that is nearest to the truth."""
+    return distance.argmin(1)
+
+
+def answered(distance: Tensor, predicted_iou: Tensor) -> Tensor:
+    """Choose the mask that the decoder would answer with: the one of the highest predicted IoU."""
+    return predicted_iou.argmax(1)
+
+
+def decoder_losses(logits: Tensor, predicted_iou: Tensor, coverage: Tensor, valid: Tensor, choose: Choose) -> tuple[dict[str, Tensor], Tensor]:
     """Return what stage 1 learns from, each term a mean over the batch, and the mask (B, 1, h, w) that it learns on.
 
     Args:
@@ -47,8 +63,8 @@ def decoder_losses(logits: Tensor, predicted_iou: Tensor, coverage: Tensor, vali
         predicted_iou: (B, 4).
         coverage: (B, 1, h, w) truth in [0, 1].
         valid: (B, 1, h, w) 0 where nothing is learned.
-        first: Whether there was only one click. It may mean a part or the whole, so that of the three masks the one nearest to the truth learns, as in SAM's
-            own training; from the second on it is the one that the decoder would answer with.
+        choose: Which of the three masks learns: `nearest` after one click, which may mean a part or the whole, as in SAM's own training; `answered` from the
+            second click on.
 
     Returns:
         "nfl" and "dice" of that mask; "iou", the mean squared error of the three predicted IoUs, by which the answer is chosen.
@@ -60,7 +76,7 @@ def decoder_losses(logits: Tensor, predicted_iou: Tensor, coverage: Tensor, vali
     with torch.no_grad():
         mask, truth = (three > 0) & (valid > 0), (target > 0.5) & (valid > 0)
         true_iou = (mask & truth).sum((-2, -1)) / (mask | truth).sum((-2, -1)).clamp(min=1)
-        chosen = distance.argmin(1) if first else predicted_iou[:, 1:].argmax(1)
+        chosen = choose(distance, predicted_iou[:, 1:])
     rows = torch.arange(len(chosen), device=chosen.device)
     answer = three[rows, chosen][:, None]
     # Where nothing is learned the mask is replaced by a sure, right answer.

@@ -25,6 +25,7 @@ from fretsaw.recipes.sam_ref.validation import SamRefValidation
 from fretsaw.training.click_batches import ClickBatch, ClickObjects, collate
 from fretsaw.training.embedding_cache import EmbeddingCache
 from fretsaw.training.loop import Schedule, Watcher, cosine, fit, say
+from fretsaw.training.precision import precision_named
 from fretsaw.training.processes import ONE, Processes, device_of, launch, shares
 from fretsaw.weights import load_state_dict, load_strictly, low_rank
 
@@ -77,7 +78,7 @@ def run(config: SamRefConfig, watcher: Watcher | None = None) -> int:
     elif config.decoder:
         change = learned_change(Path(config.decoder), own, config)
         low_rank.load_trained(model.mask_decoder, change, own)
-    model = model.to(device_of(processes, config.device)).to_precision(torch.bfloat16 if config.dtype == "bfloat16" else torch.float32)
+    model = model.to(device_of(processes, config.device)).to_precision(precision_named(config.dtype))
     place, checksum, key = folder / f"{model.checksum[:12]}-{config.size}", model.checksum, model.preprocessing.key
 
     def filled() -> tuple[EmbeddingCache, list[Photo]]:

@@ -17,10 +17,11 @@ from fretsaw.methods.sam_ref.networks import RefinerFeatures
 from fretsaw.methods.sam_ref.places import click_place
 from fretsaw.recipes.sam_ref.config import SamRefConfig
 from fretsaw.recipes.sam_ref.crops import CELL, CropBatch, cut_crop, draw_crop, patch_box, together
-from fretsaw.recipes.sam_ref.losses import decoder_losses, refinement_losses
+from fretsaw.recipes.sam_ref.losses import answered, decoder_losses, nearest, refinement_losses
 from fretsaw.training.click_batches import ClickBatch
 from fretsaw.training.clicking import answered_clicks, click_through, draw_clicks
 from fretsaw.training.losses import normalised_focal
+from fretsaw.training.precision import autocast, precision_named
 from fretsaw.training.processes import ONE, Processes, device_of
 from fretsaw.types import RefinerState
 
@@ -44,7 +45,7 @@ class RefinerStage(nn.Module):
         config, refiner = self._config, self.refiner
         rng = _drawing(config.seed, done, self._rank)
         seen = self._crops(batch.to(self._device), rng)
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=config.dtype == "bfloat16"):
+        with autocast(self._device, precision_named(config.dtype)):
             result = refiner.global_diff(refiner.global_diff.prepare(seen.pixels, seen.embedding), seen.disks, seen.coarse)
             few = slice(0, config.patches)
             boxes = torch.tensor([patch_box(rng, result, seen, row) for row in range(len(seen.coarse[few]))], device=seen.coarse.device)
@@ -107,7 +108,8 @@ class DecoderStage(nn.Module):
         rng = _drawing(self._config.seed, done, self._rank)
         point = click_through(self._model[0], batch, draw_clicks(rng, self._config.clicks, self._config.gamma), rng, self._config.real)
         prompt = self._model[0].embed_prompt(*pad_points(point.point_coords, point.point_labels), point.previous_logits)
-        losses, answer = decoder_losses(*self._model[0].decode(batch.embedding, prompt), batch.coverage, batch.valid, first=point.previous_logits is None)
+        choose = nearest if point.previous_logits is None else answered
+        losses, answer = decoder_losses(*self._model[0].decode(batch.embedding, prompt), batch.coverage, batch.valid, choose)
         return {"loss": torch.stack([*losses.values()]).sum(), **losses, "wrong": _wrong(answer.detach(), batch.coverage, batch.valid)}
 
 
