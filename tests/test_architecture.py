@@ -307,6 +307,7 @@ def test_behind_the_edge_no_string_selects_code():
 BOOLEANS = {
     "training/processes.py agree wanted": "what one process wants",
     "evaluation/instances.py auto instances": "whether instances are split as well",
+    "evaluation/runner.py run_samples keep_journal": "whether the journal stays when the run is complete",
     "evaluation/predictors.py _open zoomed": "whether the crop is part of an image",
 }
 
