@@ -138,6 +138,63 @@ def test_a_legend_that_does_not_fit_is_named(piped, capsysbinary):
     assert b"result.json is left out, since standard output holds one file" in capsysbinary.readouterr().err
 
 
+# Frames
+
+
+FRAMES = [np.roll(PHOTO, shift, 1) for shift in range(3)]
+RAW = b"".join(frame.tobytes() for frame in FRAMES)
+
+
+def test_raw_frames_become_numbered_files(piped, tmp_path, capsys):
+    piped(RAW)
+    assert run("frames", 40, 30, "-o", tmp_path / "new" / "f-%03d.png", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["frames"] == 3
+    for number, frame in enumerate(FRAMES):
+        cut = np.array(Image.open(tmp_path / "new" / f"f-{number:03}.png"))
+        assert cut.shape == (30, 40, 4)
+        assert ((cut[..., 3] > 127) == (frame[..., 0] > 127)).all()
+    piped(RAW)
+    assert run("frames", 40, 30, "-o", tmp_path / "new" / "f-%03d.png") == 1
+    assert "--overwrite" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("format", "channels"), [("cutout", 4), ("mask", 1), ("overlay", 3)])
+def test_raw_frames_go_on_raw(format, channels, piped, capsysbinary):
+    piped(RAW)
+    assert run("frames", 40, 30, "--raw", "--format", format) == 0
+    made = np.frombuffer(capsysbinary.readouterr().out, np.uint8).reshape(3, 30, 40, channels)
+    if format != "overlay":
+        assert ((made[..., -1] > 127) == (np.stack(FRAMES)[..., 0] > 127)).all()
+
+
+def test_or_as_pngs_one_after_the_other(piped, capsysbinary):
+    piped(RAW)
+    assert run("frames", 40, 30) == 0
+    parts = capsysbinary.readouterr().out.split(b"\x89PNG")[1:]
+    assert [Image.open(io.BytesIO(b"\x89PNG" + part)).size for part in parts] == [(40, 30)] * 3
+
+
+def test_a_frame_that_is_cut_short_is_said(piped, capsysbinary):
+    piped(RAW[:-1])
+    assert run("frames", 40, 30, "--raw") == 1
+    said = capsysbinary.readouterr()
+    assert len(said.out) == 2 * 30 * 40 * 4
+    assert b"the last frame is left out: expected 3600 bytes, got 3599" in said.err
+    piped(b"")
+    assert run("frames", 40, 30, "--raw") == 1
+    assert b"expected frames on standard input, got nothing" in capsysbinary.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["-o", "x.png"], ["-o", "%d-%d.png"], ["-o", "%s.png"], ["-o", "%d.jpg"], ["-o", "%d.png", "--raw"], ["--format", "json"], ["--json"]],
+)
+def test_places_that_cannot_hold_frames_are_refused(arguments, piped, capsysbinary):
+    piped(RAW)
+    assert run("frames", 40, 30, *arguments) == 1
+    assert capsysbinary.readouterr().err.startswith(b"fretsaw: expected ")
+
+
 # Addresses
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fretsaw.cli import convert, evaluate, models, semantic, serve, text, train
+from fretsaw.cli import convert, evaluate, models, raw_frames, semantic, serve, text, train
 from fretsaw.cli.batch import Batch, Record, finish, run, said
 from fretsaw.cli.interrupts import Commands, Interrupted, unwinding
 from fretsaw.cli.loading import load_for
@@ -46,6 +46,7 @@ app.command()(semantic.semantic)
 app.add_typer(text.layers, name="layers")
 app.command()(serve.serve)
 app.command()(convert.convert)
+app.command()(raw_frames.frames)
 app.add_typer(evaluate.app, name="evaluate")
 
 Model = Annotated[str | None, typer.Option("--model", help="A name from [b]fretsaw models list[/b]; default: the default model.", show_default=False)]
