@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from fretsaw.weights.metadata import stated, stated_side
 
 
 def build_high_resolution(path: Path, size: int | None, checksum: str, others: OtherModels) -> Parts:
-    """Build what `fretsaw train fretsaw_hr` made, with the training-free automatic cut.
+    """Build what `fretsaw train fretsaw_hr` made, with the training-free automatic cut; its sessions zoom in.
 
     Args:
         path: `model.safetensors` of such a run.
@@ -44,4 +45,5 @@ def build_high_resolution(path: Path, size: int | None, checksum: str, others: O
         encoder = build_encoder(base.image_encoder, parts, stored)
     plain = base.preprocessing
     preprocessing = Preprocessing(plain.frame, side, plain.mean, plain.std)
-    return with_first_cut(base.with_encoder(encoder.requires_grad_(False), preprocessing, checksum or sha256_of(path)).eval())
+    clicks = base.with_encoder(encoder.requires_grad_(False), preprocessing, checksum or sha256_of(path)).eval()
+    return replace(with_first_cut(clicks), zooms=True)  # no published model behaves like this one, so zoom is on by default
