@@ -81,7 +81,7 @@ class _DecoderImage:
     def __init__(self, predictor: DecoderPredictor, image: np.ndarray) -> None:
         self._predictor = predictor
         self._frame = predictor.preprocessing.frame_of(image)
-        pixels = torch.from_numpy(predictor.preprocessing.pixels_of(image))
+        pixels = torch.from_numpy(predictor.preprocessing.pixels_of(image))  # pyright: ignore[reportUnknownMemberType]
         with torch.no_grad():
             self._embedding = predictor.model.encode(pixels)
             self._features: Any = predictor.refiner.prepare(pixels, self._embedding) if predictor.refiner is not None else None
@@ -100,8 +100,8 @@ class _DecoderImage:
         with torch.no_grad():
             answer, _ = self._predictor.choose(*model.decode(self._embedding, model.embed(prompt, self._frame)))
             if refiner is not None:
-                before = torch.from_numpy(mask_logits).to(answer.device) if mask_logits is not None else None
-                state = self._state if self._state is not None else RefinerState(given=before is not None)
+                before = torch.from_numpy(mask_logits).to(answer.device) if mask_logits is not None else None  # pyright: ignore[reportUnknownMemberType]
+                state = self._state if self._state is not None else RefinerState[torch.Tensor](given=before is not None)
                 answer, self._state = refiner.refine(self._features, *prompt_points(prompt, self._frame), answer, before, state)
         self._last = answer.cpu().numpy()
         return frames.logits_to_image(self._last, self._frame)[0, 0]

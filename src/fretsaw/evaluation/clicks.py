@@ -172,7 +172,7 @@ def metrics_by_size(records: Sequence[Mapping[str, Any]], max_clicks: int = 20, 
 
     Source: HRSAM (paper 003), table 2.
     """
-    table = {}
+    table: dict[str, dict[str, float]] = {}
     for low, high in ranges:
         tally = ClickTally(max_clicks)
         inside = [record for record in records if low < max(record["size"]) <= high]

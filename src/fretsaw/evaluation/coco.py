@@ -110,7 +110,7 @@ def read_coco(path: Path | str, images: Path | str | None = None) -> InstanceSet
     path = Path(path)
     rows = coco_rows(path)
     folder = Path(images) if images is not None else coco_image_folder(path, [name for name, _ in rows.images.values()])
-    samples = []
+    samples: list[InstanceSample] = []
     for number, (name, size) in rows.images.items():
         segmentations = tuple(row.get("segmentation") for row in rows.annotations[number] if not row.get("iscrowd"))
         samples.append(InstanceSample(name, folder / name, number, size, segmentations, path))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,8 @@ def require_matplotlib() -> None:
     Raises:
         MissingExtraError: If matplotlib is not installed.
     """
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError("expected matplotlib for pictures, which is not installed: pip install 'fretsaw[evaluate]'") from error
+    if find_spec("matplotlib") is None:
+        raise MissingExtraError("expected matplotlib for pictures, which is not installed: pip install 'fretsaw[evaluate]'")
 
 
 def curve(report: Report) -> list[float]:
@@ -87,7 +86,7 @@ def plot(reports: Sequence[Report], path: Path | str) -> Path:
     DRAW[task](axes, reports)
     path, buffer = Path(path), io.BytesIO()
     try:
-        figure.savefig(buffer, format=path.suffix.removeprefix(".").lower(), dpi=150)
+        figure.savefig(buffer, format=path.suffix.removeprefix(".").lower(), dpi=150)  # pyright: ignore[reportUnknownMemberType]
     except ValueError as error:
         raise OutputError(f"expected a picture's path that ends in .png, .pdf or .svg, got {path}") from error
     return write_bytes(path, buffer.getvalue())

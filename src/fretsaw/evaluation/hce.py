@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import cv2
 import numpy as np
@@ -20,10 +21,10 @@ def require_skeleton() -> Callable[[np.ndarray], np.ndarray]:
         MissingExtraError: If scikit-image is not installed.
     """
     try:
-        from skimage.morphology import skeletonize
+        from skimage.morphology import skeletonize  # pyright: ignore[reportUnknownVariableType]
     except ImportError as error:
         raise MissingExtraError("human correction efforts (HCE) need scikit-image, which is not installed: pip install 'fretsaw[evaluate]'") from error
-    return skeletonize
+    return cast("Callable[[np.ndarray], np.ndarray]", skeletonize)
 
 
 def human_correction_efforts(prediction: np.ndarray, truth: np.ndarray, levels: np.ndarray, relax: int = 5, epsilon: float = 2.0) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -28,14 +29,14 @@ class StoredOpener:
 
     model: SamClicks
     embedding: ImageEmbedding
-    refiner: Refiner | None
+    refiner: Refiner[Any] | None
 
     def open(self, image: np.ndarray) -> Session:
         return Session(image, TorchClickModel(self.model, self.refiner), embedding=self.embedding)
 
 
 def held_out_figures(
-    samples: Sequence[Sample], model: SamClicks, refiner: Refiner | None, embedding_of: Callable[[Path], ImageEmbedding], clicks: int = 20
+    samples: Sequence[Sample], model: SamClicks, refiner: Refiner[Any] | None, embedding_of: Callable[[Path], ImageEmbedding], clicks: int = 20
 ) -> Mapping[str, float]:
     """Click every sample by the protocol `sam`.
 
@@ -51,7 +52,7 @@ def held_out_figures(
     """
     protocol = replace(SAM, max_clicks=clicks)
     tally = ClickTally(max(clicks, 20))
-    edges = []
+    edges: list[float] = []
     for sample in samples:
         image, truth = sample.read()
         predictor = SessionPredictor(StoredOpener(model, embedding_of(sample.image), refiner))

@@ -12,13 +12,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
-from scipy.optimize import linear_sum_assignment
-from scipy.special import expit
+from scipy.optimize import linear_sum_assignment  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
+from scipy.special import expit  # pyright: ignore[reportMissingTypeStubs]
 
 from fretsaw.errors import ConfigError, DataError, ShapeError
 from fretsaw.evaluation.coco import CATEGORY_ID, InstanceSample, InstanceSet, average_precision
@@ -148,8 +148,9 @@ def match_hungarian(ious: np.ndarray) -> list[Match]:
 
     Source: PMG-SAM, section 4.3; Kuhn 1955, The Hungarian method for the assignment problem.
     """
-    rows, columns = linear_sum_assignment(1 - ious)
-    return [Match(int(p), int(t), float(ious[p, t])) for p, t in zip(rows, columns, strict=True) if ious[p, t] > 0]
+    found = cast("tuple[np.ndarray, np.ndarray]", linear_sum_assignment(1 - ious))
+    pairs: list[tuple[int, int]] = np.stack(found, 1).tolist()
+    return [Match(p, t, float(ious[p, t])) for p, t in pairs if ious[p, t] > 0]
 
 
 def match_greedy(ious: np.ndarray, scores: Sequence[float], matching_iou: float = 0.5) -> list[Match]:
@@ -163,7 +164,7 @@ def match_greedy(ious: np.ndarray, scores: Sequence[float], matching_iou: float 
     Source: COCO's evaluation (pycocotools), for one threshold. Of equal IoUs the later truth is taken, as there.
     """
     free = np.ones(ious.shape[1], bool)
-    matches = []
+    matches: list[Match] = []
     for prediction in np.argsort(-np.asarray(scores, float), kind="stable").tolist():
         overlaps = np.where(free, ious[prediction], -1.0)
         if overlaps.size == 0:

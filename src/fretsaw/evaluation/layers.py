@@ -137,7 +137,7 @@ def window_precision(features: Tensor, classes: np.ndarray) -> float | None:
         features: (C, h, w).
         classes: (h, w) int, `IGNORED` where a patch does not count.
     """
-    labels = torch.from_numpy(classes.reshape(-1))
+    labels = torch.from_numpy(classes.reshape(-1))  # pyright: ignore[reportUnknownMemberType]
     places = torch.nonzero(labels != IGNORED).flatten()
     if len(places) > MOST_PATCHES:
         places = places[torch.linspace(0, len(places) - 1, MOST_PATCHES).long()]

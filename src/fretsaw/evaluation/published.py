@@ -83,7 +83,7 @@ _HRSAM: tuple[tuple[str, str, tuple[float, ...]], ...] = (
 
 def published_click_rows() -> list[PublishedRow]:
     """Return the click figures of SAM-REF's tables 1 and 2 and of HRSAM's table 1; what a table leaves out is missing from `metrics`."""
-    rows = []
+    rows: list[PublishedRow] = []
     for method, data, backbone, spc, values in _MAINSTREAM:
         for dataset, (noc90, noc95) in zip(("grabcut", "berkeley", "davis", "sbd"), _chunks(values, 2), strict=True):
             rows.append(PublishedRow(_SAM_REF_1, method, backbone, data, dataset, _given({"NoC@90": noc90, "NoC@95": noc95, "SPC": spc})))

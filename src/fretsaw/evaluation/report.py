@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from fretsaw.errors import ConfigError, DataError
 from fretsaw.images import write_bytes
@@ -54,7 +54,7 @@ class Report:
     model: str
     metrics: Mapping[str, float]
     samples: Sequence[Mapping[str, Any]] = ()
-    protocol_fields: Mapping[str, Any] = field(default_factory=dict)
+    protocol_fields: Mapping[str, Any] = field(default_factory=dict[str, Any])
     dataset_size: int = 0
     expected_size: int | None = None
     file_list_hash: str = ""
@@ -62,11 +62,11 @@ class Report:
     device: str = "cpu"
     dtype: str = "float32"
     seed: int = 0
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    versions: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    versions: Mapping[str, str] = field(default_factory=dict[str, str])
     warnings: Sequence[str] = ()
     failures: Sequence[Failure] = ()
-    timing: Mapping[str, float] = field(default_factory=dict)
+    timing: Mapping[str, float] = field(default_factory=dict[str, float])
     format: int = FORMAT
 
     def to_json(self) -> str:
@@ -81,10 +81,11 @@ class Report:
             DataError: If the text is no report, or one of a later format.
         """
         try:
-            values = json.loads(text)
+            found: Any = json.loads(text)
         except ValueError as error:
             raise DataError(f"expected a report in JSON, got text that is no JSON: {error}") from error
-        missing = [name for name in ("task", "protocol", "dataset", "model", "metrics") if not isinstance(values, dict) or name not in values]
+        values = cast("dict[str, Any]", found) if isinstance(found, dict) else {}
+        missing = [name for name in ("task", "protocol", "dataset", "model", "metrics") if name not in values]
         if missing:
             raise DataError(f"expected a report with the fields task, protocol, dataset, model and metrics; missing: {', '.join(missing)}")
         if values.get("format", FORMAT) > FORMAT:
@@ -158,7 +159,7 @@ def table(reports: Sequence[Report], metrics: Sequence[str], published: Iterable
         ConfigError: If the reports were measured under different protocols; `mixed_table` shows them together and says so.
     """
     _require_one_protocol(reports)
-    lines = []
+    lines: list[str] = []
     if reports:
         lines.append(f"{reports[0].task}, protocol {reports[0].protocol}")
     lines += _grid(_header(metrics), [_row(report, metrics) for report in reports])
@@ -201,7 +202,7 @@ def _row(report: Report, metrics: Sequence[str]) -> list[str]:
 
 
 def _notes(reports: Sequence[Report]) -> list[str]:
-    notes = []
+    notes: list[str] = []
     for report in reports:
         if report.expected_size is not None and report.dataset_size != report.expected_size:
             notes.append(f"* {report.model} on {report.dataset}: {report.dataset_size} of {report.expected_size} samples")
@@ -235,7 +236,7 @@ def _without_nan(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {str(key): _without_nan(item) for key, item in value.items()}
+        return {str(key): _without_nan(item) for key, item in cast("Mapping[Any, Any]", value).items()}
     if isinstance(value, (list, tuple)):
-        return [_without_nan(item) for item in value]
+        return [_without_nan(item) for item in cast("Sequence[Any]", value)]
     return value

@@ -15,7 +15,7 @@ import os
 import pickle
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -93,7 +93,7 @@ class Outcome:
     records: list[dict[str, Any]]
     failures: list[Failure]
     resumed: int = 0
-    notes: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list[str])
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class RunOptions:
     workers: int = 1
     journal: Path | None = None
     keep_journal: bool = False
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 def evaluate_dataset(
@@ -311,7 +311,7 @@ class _Running:
 
 def _measured(
     samples: Sequence[Any], build: Callable[[], Any], measure: Callable[[Any, Any], Mapping[str, Any]], workers: int
-) -> Iterator[tuple[int, dict | Failure]]:
+) -> Iterator[tuple[int, dict[str, Any] | Failure]]:
     """Yield (index, result) as samples finish."""
     if not samples:
         return
@@ -341,7 +341,7 @@ def _measured(
 
 
 @contextmanager
-def _interrupts_held_back() -> Iterator[None]:
+def _interrupts_held_back() -> Generator[None]:
     """Let Ctrl-C wait while processes are started. They inherit that they do not hear it: one that is still importing could only die of it."""
     if not hasattr(signal, "pthread_sigmask"):
         yield

@@ -95,10 +95,9 @@ def object_centre(binary: np.ndarray) -> tuple[int, int]:
     column_counts = cv2.reduce(binary, 0, cv2.REDUCE_SUM, dtype=cv2.CV_32S).ravel().astype(np.int64)
     pixels = int(row_counts.sum())
     if pixels == 0:
-        return int(np.round(height / 2)) + 1, int(np.round(width / 2)) + 1
-    row = np.round(float(row_counts @ np.arange(height)) / pixels)
-    column = np.round(float(column_counts @ np.arange(width)) / pixels)
-    return int(row) + 1, int(column) + 1
+        return round(height / 2) + 1, round(width / 2) + 1
+    row, column = (float(counts @ np.arange(len(counts))) / pixels for counts in (row_counts, column_counts))
+    return round(row) + 1, round(column) + 1
 
 
 def count_quadrants(prediction: np.ndarray, truth: np.ndarray) -> tuple[Quadrant, Quadrant, Quadrant, Quadrant]:

@@ -112,7 +112,8 @@ def _timed_loop(predictor: ClickPredictor, sample: Sample, protocol: ClickProtoc
     image, truth = sample.read()
     rng = sample_rng(0, sample.name)
     clicked, mask = np.zeros(truth.shape, bool), np.zeros(truth.shape, bool)
-    previous, clicks, seconds = None, [], 0.0
+    previous, seconds = None, 0.0
+    clicks: list[Click] = []
     opened, opening = _timed(lambda: predictor.open(image), synchronise)
     for _ in range(CLICKS):
         # A perfect mask gets no click by HRSAM's rule; the clock wants 20 all the same.

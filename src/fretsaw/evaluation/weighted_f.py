@@ -94,7 +94,7 @@ def _nearest_on_object(mask: np.ndarray, distance: np.ndarray) -> tuple[np.ndarr
     padded = np.pad(mask, _NEAREST_RADIUS).ravel()
     sources = np.empty_like(targets)
     for length, offsets in _nearest_offsets().items():
-        waiting = np.arange(ends[length - 1], ends[length])
+        waiting = np.arange(int(ends[length - 1]), int(ends[length]))
         for dy, dx in offsets:
             found = padded[places[waiting] + (dy * padded_width + dx)] != 0
             hit = waiting[found]

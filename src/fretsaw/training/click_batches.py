@@ -73,14 +73,16 @@ class ClickObjects(Dataset[ClickBatch]):
     def __getitem__(self, index: int) -> ClickBatch:
         """Return object `index`, a batch of one."""
         rng = np.random.default_rng((self._seed, index))
+        drawn = ""
         for _ in range(TRIES):
             photo = self._photos[rng.integers(len(self._photos))]
             sample = photo.objects[rng.integers(len(photo.objects))]
+            drawn = sample.name
             image, truth = sample.read()
             coverage, valid = truth_maps(truth, self._preprocessing, self._map_scale)
             if bool((coverage > 0.5).any()):
-                return ClickBatch(torch.from_numpy(self._preprocessing.pixels_of(image)), self._cache.get(photo.key), coverage, valid)
-        raise DataError(f"expected objects that are larger than a pixel of the decoder's map, got none in {TRIES} draws, the last of them {sample.name}")
+                return ClickBatch(torch.from_numpy(self._preprocessing.pixels_of(image)), self._cache.get(photo.key), coverage, valid)  # pyright: ignore[reportUnknownMemberType]
+        raise DataError(f"expected objects that are larger than a pixel of the decoder's map, got none in {TRIES} draws, the last of them {drawn}")
 
 
 def truth_maps(truth: np.ndarray, preprocessing: Preprocessing, map_scale: int = 1) -> tuple[Tensor, Tensor]:
@@ -88,7 +90,7 @@ def truth_maps(truth: np.ndarray, preprocessing: Preprocessing, map_scale: int =
     frame, size = preprocessing.frame_of(truth), map_scale * preprocessing.logit_side
 
     def share(mask: np.ndarray) -> Tensor:
-        return (torch.from_numpy(mask_to_logits(mask, frame, size)) / (2 * MASK_PROMPT_LOGIT) + 0.5).clamp(0, 1)
+        return (torch.from_numpy(mask_to_logits(mask, frame, size)) / (2 * MASK_PROMPT_LOGIT) + 0.5).clamp(0, 1)  # pyright: ignore[reportUnknownMemberType]
 
     known = (share(truth == -1) < 1e-3).float() if (truth == -1).any() else 1.0
     return share(truth == 1), known * _inside(frame, size)

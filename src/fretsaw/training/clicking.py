@@ -76,8 +76,8 @@ class Annotator:
         made = [_next_click(mask, truth, clicked, self._rng, spread * around) for mask, truth, clicked, around in rows]
         self._places = np.concatenate([self._places, np.array([[(x, y)] for x, y, _ in made])], 1)
         self._labels = np.concatenate([self._labels, np.array([[label] for _, _, label in made])], 1)
-        coords = (torch.from_numpy(self._places).float() + 0.5) * self._scale - 0.5
-        return Interaction(coords.to(self._device), torch.from_numpy(self._labels).to(self._device), answer, state)
+        coords = (torch.from_numpy(self._places).float() + 0.5) * self._scale - 0.5  # pyright: ignore[reportUnknownMemberType]
+        return Interaction(coords.to(self._device), torch.from_numpy(self._labels).to(self._device), answer, state)  # pyright: ignore[reportUnknownMemberType]
 
 
 @torch.no_grad()
@@ -112,7 +112,7 @@ def answered_clicks(model: SamClicks, batch: ClickBatch, clicks: int, rng: np.ra
     annotator = Annotator(batch, rng)
     answer: Tensor | None = None
     state: Any = None
-    asked = []
+    asked: list[tuple[Interaction, Tensor]] = []
     for _ in range(clicks):
         point = annotator.click(answer, state)
         coarse = coarse_logits(model, batch, point)

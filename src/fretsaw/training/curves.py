@@ -67,10 +67,10 @@ def draw(folders: Sequence[Path], path: Path) -> Path:
         axes.set(title=name, xlabel="step")
         axes.grid(alpha=0.3)
     if len(runs) > 1:
-        figure.axes[0].legend(fontsize="small")
+        figure.axes[0].legend(fontsize="small")  # pyright: ignore[reportUnknownMemberType]
     buffer = io.BytesIO()
     try:
-        figure.savefig(buffer, format=path.suffix.removeprefix(".").lower(), dpi=120)
+        figure.savefig(buffer, format=path.suffix.removeprefix(".").lower(), dpi=120)  # pyright: ignore[reportUnknownMemberType]
     except ValueError as error:
         raise OutputError(f"expected a picture's path that ends in .png, .pdf or .svg, got {path}") from error
     return write_bytes(path, buffer.getvalue())

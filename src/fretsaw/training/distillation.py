@@ -86,7 +86,7 @@ class DistilViews(Dataset[tuple[Tensor, Tensor]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         turn, place = divmod(index, len(self._photos))
-        path = self._photos[np.random.default_rng((self._seed, turn)).permutation(len(self._photos))[place]]
+        path = self._photos[int(np.random.default_rng((self._seed, turn)).permutation(len(self._photos))[place])]
         rng = np.random.default_rng((self._seed, turn, place))
         view = VIEWS[rng.integers(self._views)]
         image = view(read_image(path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 def fit_linear(inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Return weight (C', C) and bias (C',) of the linear map that comes closest to `targets` (N, C') from `inputs` (N, C)."""
     centre, wanted, covariance, cross = moments(inputs, targets)
-    weights = torch.linalg.solve(covariance, cross)
+    weights = cast("Tensor", torch.linalg.solve(covariance, cross))  # pyright: ignore[reportUnknownMemberType]
     return weights.T.float(), (wanted - centre @ weights).float()
 
 
@@ -38,7 +39,7 @@ def fit_change(inputs: Tensor, targets: Tensor, kept_inputs: Tensor, kept_target
         kept_targets: (M, C').
     """
     centre, wanted, covariance, cross = moments(inputs, targets)
-    values, vectors = torch.linalg.eigh(covariance)
+    values, vectors = cast("tuple[Tensor, Tensor]", torch.linalg.eigh(covariance))  # pyright: ignore[reportUnknownMemberType]
     turned = vectors.T @ cross
     zero = torch.zeros_like(cross), torch.zeros_like(wanted)
     least, (weights, bias) = kept_targets.double().square().mean(), zero
@@ -60,7 +61,7 @@ def moments(inputs: Tensor, targets: Tensor, seen: Callable[[Tensor], Tensor] = 
         seen: Maps rows to the numbers that a fit starts from; called on some rows at a time, since these may be many more than C.
     """
     total: Tensor | None = None
-    for rows, goals in zip(inputs.split(CHUNK), targets.split(CHUNK), strict=True):
+    for rows, goals in zip(inputs.split(CHUNK), targets.split(CHUNK), strict=True):  # pyright: ignore[reportUnknownArgumentType, reportUnknownMemberType]
         # A column of ones makes sums and products one product.
         both = _double(torch.cat([seen(rows), goals, rows.new_ones(len(rows), 1)], dim=1))
         total = both.T @ both if total is None else total + both.T @ both

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -160,7 +160,7 @@ def fit(
             if batch is None:
                 raise DataError(f"expected batches without end, got none for step {done} of {schedule.steps}")
             # Each process draws for itself; the first one as if it were alone.
-            torch.manual_seed(hash((seed, done) if chief else (seed, done, processes.rank)) % 2**31)
+            torch.manual_seed(hash((seed, done) if chief else (seed, done, processes.rank)) % 2**31)  # pyright: ignore[reportUnknownMemberType]
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * schedule.factor(done)
             losses = _learn(step, batch, done, optimizer, clip_norm, processes, folder)
@@ -227,14 +227,14 @@ def save_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optim
 
 def read_log(folder: Path) -> list[dict[str, float]]:
     """Return the log's lines; what is no line of a log, such as one that a kill cut short, is left out."""
-    lines = []
+    lines: list[dict[str, float]] = []
     for text in (folder / "log.jsonl").read_text(errors="replace").splitlines():
         try:
-            line = json.loads(text)
+            line: Any = json.loads(text)
         except (ValueError, RecursionError):
             continue
-        if isinstance(line, dict) and isinstance(line.get("step"), int):
-            lines.append(line)
+        if isinstance(line, dict) and isinstance(cast("dict[str, Any]", line).get("step"), int):
+            lines.append(cast("dict[str, float]", line))
     return lines
 
 

@@ -27,7 +27,7 @@ class Processes:
 
     def backward(self, loss: Tensor) -> None:
         """Compute gradients."""
-        loss.backward()
+        loss.backward()  # pyright: ignore[reportUnknownMemberType]
 
     def mean(self, value: Tensor) -> Tensor:
         """Return a scalar's mean over the processes."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from fretsaw.recipes.fretsaw_tiny.pruning import narrow
 from fretsaw.recipes.fretsaw_tiny.views import STEM, StoredViews
 from fretsaw.training.embedding_cache import SHARD_VIEWS
 from fretsaw.training.least_squares import fit_linear
+from fretsaw.types import ImageEmbedding
 
 
 def cut(
@@ -38,7 +40,7 @@ def cut(
     theirs: Any = teacher.image_encoder
     student = build_sam2(without_fourth_stage(weights, theirs.trunk.stage_ends), table, config.size).to(config.device)
     encoder: Any = student.image_encoder
-    known = []
+    known: list[ImageEmbedding] = []
     for index in range(config.calibration):
         known.append(views[index])
         if (index + 1) % SHARD_VIEWS == 0:
@@ -71,11 +73,11 @@ def refit(block: Any, original: Any, ours: list[Tensor], goals: list[Tensor], wi
         What student and teacher have behind the block.
     """
     attended: list[Tensor] = []
-    with original.layer_norm2.register_forward_hook(lambda _module, inputs, _output: attended.append(inputs[0])):
+    with original.layer_norm2.register_forward_hook(partial(_keep_input, attended)):
         goals = [original(tokens) for tokens in goals]
     mixed: list[Tensor] = []
     projection, block.attn.proj = block.attn.proj, nn.Identity()
-    with block.layer_norm2.register_forward_hook(lambda _module, inputs, _output: mixed.append(inputs[0])):
+    with block.layer_norm2.register_forward_hook(partial(_keep_input, mixed)):
         for tokens in ours:
             block(tokens)
     block.attn.proj = projection
@@ -88,6 +90,11 @@ def refit(block: Any, original: Any, ours: list[Tensor], goals: list[Tensor], wi
     normed = [block.layer_norm2(tokens) for tokens in ours]
     narrow(block.mlp, rows(normed), rows([goal - tokens for goal, tokens in zip(goals, ours, strict=True)]), width)
     return [tokens + block.mlp(norm) for tokens, norm in zip(ours, normed, strict=True)], goals
+
+
+def _keep_input(kept: list[Tensor], _module: nn.Module, inputs: tuple[Tensor, ...], _output: Tensor) -> None:
+    """Forward hook: keep what enters a module."""
+    kept.append(inputs[0])
 
 
 def without_fourth_stage(weights: Mapping[str, Tensor], stage_ends: Sequence[int]) -> dict[str, Tensor]:

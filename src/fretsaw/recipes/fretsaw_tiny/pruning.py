@@ -11,7 +11,7 @@ equation 5, for all weights that leave a unit.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +35,7 @@ def narrow(mlp: Any, inputs: Tensor, targets: Tensor, width: int) -> None:
     """
     with torch.no_grad():
         centre, wanted, covariance, cross = moments(inputs, targets, lambda rows: mlp.activation(mlp.proj_in(rows)))
-        inverse = torch.linalg.inv(covariance)
+        inverse = cast("Tensor", torch.linalg.inv(covariance))  # pyright: ignore[reportUnknownMemberType]
         weights, kept = inverse @ cross, torch.arange(len(centre), device=centre.device)
         while len(kept) > width:
             stays = torch.ones(len(kept), dtype=torch.bool, device=kept.device)

@@ -129,13 +129,13 @@ class LabelledViews(Dataset[GrcBatch]):
     def __getitem__(self, index: int) -> GrcBatch:
         """Return view `index`, a batch of one."""
         turn, place = divmod(index, len(self._samples))
-        order = np.random.default_rng((self._seed, turn)).permutation(len(self._samples))
-        sample = self._samples[order[place]]
+        chosen = int(np.random.default_rng((self._seed, turn)).permutation(len(self._samples))[place])
+        sample = self._samples[chosen]
         # Every image goes through its fixed views in turn; they start at different ones, so that a pass holds all kinds.
-        number = (turn + int(order[place])) % self._views if self._views else turn + 2
+        number = (turn + chosen) % self._views if self._views else turn + 2
         truth = sample.read_truth()
         labels = view_labels(np.where(truth < 0, IGNORED, truth), self._placement(sample, truth, number), self._size)
-        known = torch.from_numpy(labels)[None]
+        known = torch.from_numpy(labels)[None]  # pyright: ignore[reportUnknownMemberType]
         if self._cache is None:
             return GrcBatch(None, self._pixels(sample, number)[None], known)
         return GrcBatch(self._cache.get(self.key(sample, number)), None, known)
@@ -146,7 +146,7 @@ class LabelledViews(Dataset[GrcBatch]):
     def _pixels(self, sample: Sample, number: int) -> Tensor:
         image = sample.read_image()
         picture = view_picture(image, self._placement(sample, image, number), self._size)
-        return torch.from_numpy(picture).permute(2, 0, 1).contiguous()
+        return torch.from_numpy(picture).permute(2, 0, 1).contiguous()  # pyright: ignore[reportUnknownMemberType]
 
 
 def collate(items: Sequence[GrcBatch]) -> GrcBatch:

@@ -57,7 +57,7 @@ def train(config: GrcSamConfig, data: GrcData, base: SamClicks, watcher: Watcher
     layers = chosen_layers(base.image_encoder, layers_of(config.layers))  # the baseline keeps them too, to share the stored features
     read = layers if config.head == "grc" else ()
     about = Description(config.stated or config.model, config.size, data.names, read, config.strategy, config.width, config.above, config.head)
-    torch.manual_seed(config.seed)
+    torch.manual_seed(config.seed)  # pyright: ignore[reportUnknownMemberType]
     base = base.to(config.device).requires_grad_(False)
     network = build_network(base, about).to(config.device).requires_grad_(True)
     model = with_taps(base, layers, base.checksum, config.size).to_precision(torch.float32 if config.unfreeze else precision_named(config.dtype))

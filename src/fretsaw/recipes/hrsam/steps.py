@@ -19,7 +19,7 @@ from fretsaw.training.clicking import answer_clicks, draw_clicks
 from fretsaw.training.embeddings import row
 from fretsaw.training.losses import normalised_focal
 from fretsaw.training.precision import autocast, precision_named
-from fretsaw.types import ImageEmbedding
+from fretsaw.types import Click, ImageEmbedding
 
 
 class HrsamDistillation(nn.Module):
@@ -83,14 +83,15 @@ class ClickLearning(nn.Module):
         self.model.eval()
         with torch.no_grad():
             seen = self._encode(pixels)
-            prompts = []
+            prompts: list[tuple[Tensor, Tensor, Tensor | None]] = []
             for index, truth in enumerate(truths):
                 decay = self._decays[int(batch.place[index]) % len(self._decays)]
                 more = draw_clicks(rng, self._most + 1, decay)
                 prompts.append(simulate_clicks(self.model, row(seen, index), truth, more, self._k, rng))
         self.model.train(trained)
         embedding = self._encode(pixels)
-        losses, ious = [], []
+        losses: list[Tensor] = []
+        ious: list[Tensor] = []
         for index, (coords, labels, previous) in enumerate(prompts):
             truth = batch.truth[index].to(self._device)
             logits = answer(self.model, row(embedding, index), coords, labels, previous, truth.shape[-1])
@@ -149,7 +150,7 @@ def enlarged(logits: Tensor, side: int) -> Tensor:
     return F.interpolate(logits, size=(side, side), mode="bilinear", align_corners=False)[0, 0]
 
 
-def _points(clicks: Sequence) -> tuple[Tensor, Tensor]:
+def _points(clicks: Sequence[Click]) -> tuple[Tensor, Tensor]:
     return torch.tensor([[[click.x, click.y] for click in clicks]]), torch.tensor([[int(click.positive) for click in clicks]])
 
 

@@ -73,5 +73,5 @@ def hold_out(samples: Sequence[Sample], share: float) -> tuple[list[Sample], lis
     """Split samples by image, in an order drawn once and for all: (training part, held-out part with at least one image)."""
     images = sorted({sample.image for sample in samples})
     order = np.random.default_rng(0).permutation(len(images))
-    held = {images[i] for i in order[: max(1, round(share * len(images)))]}
+    held = {images[int(i)] for i in order[: max(1, round(share * len(images)))]}
     return [s for s in samples if s.image not in held], [s for s in samples if s.image in held]

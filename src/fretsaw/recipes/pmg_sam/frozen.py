@@ -64,7 +64,7 @@ class Frozen:
         fresh = [sample for sample in samples if sample.name not in known]
         for number, sample in enumerate(fresh):
             image, truth = sample.read()
-            found = saliency_map(self.branch.saliency, image)
+            found = saliency_map(self.branch.saliency, image)  # pyright: ignore[reportUnknownArgumentType, reportUnknownMemberType]
             known[sample.name] = float(found[truth == 1].sum() / max(float(found.sum()), 1e-6))
             if number % 100 == 99 or number == len(fresh) - 1:
                 write_bytes(_made(known_file), json.dumps(known).encode())

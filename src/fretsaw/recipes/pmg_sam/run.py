@@ -52,7 +52,7 @@ def run(config: PmgSamConfig, watcher: Watcher | None = None) -> int:
     frozen = resolve(config)
     settings = settings_of(config, frozen.stage_channels, frozen.level_channels)
     parts = open_parts(config, frozen)
-    torch.manual_seed(config.seed)
+    torch.manual_seed(config.seed)  # pyright: ignore[reportUnknownMemberType]
     network = build_pmg_sam(settings)
     if config.start:
         start_network(network, read_network(Path(config.start), stands_on(Path(config.start))).state_dict())
@@ -122,5 +122,5 @@ def stands_on(path: Path) -> SamClicks:
 
 def start_decoder(network: PmgSam, frozen: Frozen) -> None:
     """Start from the decoder of the model that the image encoder belongs to, where it is SAM 2's."""
-    if isinstance(frozen.model.mask_decoder, MaskDecoder):
+    if isinstance(frozen.model.mask_decoder, MaskDecoder):  # pyright: ignore[reportUnnecessaryIsInstance]
         start_from_sam2(network, frozen.model)

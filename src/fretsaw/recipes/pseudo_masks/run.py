@@ -50,7 +50,7 @@ def make(config: PseudoMasksConfig, photos: list[Path], model: SamClicks, cut: F
     for name in ("images", "masks"):
         (out / name).mkdir(parents=True, exist_ok=True)
     journal = out / "journal.jsonl"
-    known = {json.loads(line)["photo"] for line in journal.read_text().splitlines() if line.endswith("}")} if journal.exists() else set()
+    known: set[str] = {json.loads(line)["photo"] for line in journal.read_text().splitlines() if line.endswith("}")} if journal.exists() else set()
     with journal.open("a") as file:
         for photo in photos:
             if photo.name not in known:

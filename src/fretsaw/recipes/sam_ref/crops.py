@@ -72,7 +72,7 @@ def draw_crop(rng: np.random.Generator, place: tuple[float, float], wrong: Tenso
         x, y = (int(i) for i in rng.integers(0, room + 1, 2))
     else:
         if kind < ANYWHERE + ERRORS and len(places := wrong.nonzero()):
-            row, column = places[int(rng.integers(len(places)))].tolist()
+            row, column = (int(side) for side in places[int(rng.integers(len(places)))])
             place = (column, row)
         x, y = (int(np.clip(round(c / cell - cells / 2 + rng.uniform(-0.3, 0.3) * cells), 0, room)) for c in place)
     return cell * x, cell * y, cell * cells

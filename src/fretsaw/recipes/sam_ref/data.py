@@ -79,7 +79,7 @@ class Places:
         if count is None:
             return objects
         photos = list(dict.fromkeys(sample.image for sample in objects))
-        kept = {photos[i] for i in np.random.default_rng(seed).permutation(len(photos))[:count]}
+        kept = {photos[int(i)] for i in np.random.default_rng(seed).permutation(len(photos))[:count]}
         return [sample for sample in objects if sample.image in kept]
 
     def check(self, name: str, part: str) -> tuple[str, int | None]:
@@ -132,7 +132,7 @@ def collect(
 def draw(samples: Sequence[Sample], count: int) -> list[Sample]:
     """Return at most `count` samples that hold an object, always the same ones, in the order of the set."""
     chosen: list[int] = []
-    for index in torch.randperm(len(samples), generator=torch.Generator().manual_seed(0)).tolist():
+    for index in map(int, torch.randperm(len(samples), generator=torch.Generator().manual_seed(0)).tolist()):  # pyright: ignore[reportUnknownArgumentType, reportUnknownMemberType]
         if len(chosen) == count:
             break
         if (samples[index].read_truth() == 1).any():
@@ -196,7 +196,7 @@ def fill(
     return with_teacher_masks(data.training, teacher_folder)
 
 
-def _places(config: SamRefConfig) -> tuple[Places, list[str], list[str], list[str]]:
+def find_places(config: SamRefConfig) -> tuple[Places, list[str], list[str], list[str]]:
     """Return where objects are found, and the names of the sets to learn from, of those with fine outlines, and of those that decide; all are checked."""
 
     def parts(text: str) -> list[str]:
@@ -215,8 +215,8 @@ def _places(config: SamRefConfig) -> tuple[Places, list[str], list[str], list[st
     return places, names, fine, deciding
 
 
-def _collect(config: SamRefConfig, folder: Path) -> ClickData:
-    places, names, fine, deciding = _places(config)
+def collect_from(config: SamRefConfig, folder: Path) -> ClickData:
+    places, names, fine, deciding = find_places(config)
     grounds = [Path(photos) for photos in config.photos.split(",") if photos]
     made = make_photos(places, fine, grounds, config.pasted, folder / "pasted", config.seed) if config.pasted else []
     close = make_close_ups(places, fine, made, config.close_ups, folder / "close_ups", config.seed) if config.close_ups else []

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from fretsaw.methods.sam_clicks import SamClicks
 from fretsaw.methods.sam_ref.model import SamRef, check_map_scale
 from fretsaw.recipes.sam_ref.config import STAGES, SamRefConfig
 from fretsaw.recipes.sam_ref.crops import MARGIN
-from fretsaw.recipes.sam_ref.data import ClickData, _collect, _places, fill
+from fretsaw.recipes.sam_ref.data import ClickData, collect_from, fill, find_places
 from fretsaw.recipes.sam_ref.files import export, export_model, learned_change
 from fretsaw.recipes.sam_ref.stages import DecoderStage, RefinerStage
 from fretsaw.recipes.sam_ref.validation import SamRefValidation
@@ -64,10 +64,10 @@ def run(config: SamRefConfig, watcher: Watcher | None = None) -> int:
         raise ConfigError(f"expected a decay of the average from 0 to below 1, got {config.average}")
     if 0 < config.crop <= 2 * MARGIN:
         raise ConfigError(f"expected crops of more than {2 * MARGIN} pixels, or 0 for the whole map, got {config.crop}")
-    _places(config)
+    find_places(config)
     processes = launch(config.devices, config.device)
     folder = Path(config.cache) if config.cache else Path(config.out) / "cache"
-    data = _first(processes, lambda: _collect(config, folder))
+    data = _first(processes, lambda: collect_from(config, folder))
     model = catalog.build(config.model, size=config.size).clicks
     if model is None:
         raise ConfigError(f"expected a model that takes clicks, got {config.model}")
@@ -97,7 +97,7 @@ def run(config: SamRefConfig, watcher: Watcher | None = None) -> int:
             export_model(config, own, model.checksum)
         processes.wait()
         return done
-    torch.manual_seed(config.seed)
+    torch.manual_seed(config.seed)  # pyright: ignore[reportUnknownMemberType]
     stored = cache.get((*data.held_out_photos, *data.training)[0].key)
     levels = [level.shape[1] for level in stored.high_res]
     new = SamRef(config.width, config.blocks, stored.final.shape[1], config.map_scale, levels)
@@ -105,7 +105,8 @@ def run(config: SamRefConfig, watcher: Watcher | None = None) -> int:
     refiner.global_from, refiner.patch_from = LEARNING_FROM
     # With the channels last in memory a CPU's step takes a third of the time.
     device = device_of(processes, config.device)
-    refiner = refiner.requires_grad_(True).to(device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] (torch's stubs lack it)
+    refiner = cast("Any", refiner.requires_grad_(True)).to(device, memory_format=torch.channels_last)  # torch's stubs lack `memory_format`
+    assert isinstance(refiner, SamRef)
     for module in refiner.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = NORM_MOMENTUM

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -70,9 +71,9 @@ class RefinerStage(nn.Module):
         config, refiner = self._config, self.refiner
         refiner.eval()
         features = refiner.global_diff.prepare(batch.pixels, batch.embedding)
-        clicked = answered_clicks(self._model[0], batch, config.clicks, rng, lambda *asked: refine_batch(refiner, features, *asked))
+        clicked = answered_clicks(self._model[0], batch, config.clicks, rng, partial(refine_batch, refiner, features))
         refiner.train()
-        crops = []
+        crops: list[CropBatch] = []
         for _ in range(config.crops):
             point, answer = clicked[int(rng.integers(len(clicked)))]
             row, coarse = int(rng.integers(len(answer))), refiner.enlarged(answer)
@@ -92,7 +93,7 @@ class DecoderStage(nn.Module):
         super().__init__()
         self._model = [model.requires_grad_(False)]
         self.decoder = model.mask_decoder.requires_grad_(True)
-        self.averaged = AveragedModel(self.decoder, multi_avg_fn=get_ema_multi_avg_fn(config.average)).requires_grad_(False) if config.average else None
+        self.averaged = AveragedModel(self.decoder, multi_avg_fn=get_ema_multi_avg_fn(config.average)).requires_grad_(False) if config.average else None  # pyright: ignore[reportUnknownArgumentType]
         self._config, self._rank, self._device = config, processes.rank, device_of(processes, config.device)
 
     @property
@@ -117,7 +118,8 @@ def refine_batch(
     refiner: SamRef, features: RefinerFeatures, coords: Tensor, labels: Tensor, coarse: Tensor, previous: Tensor | None, before: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """`SamRef.refine` for several images; the state is GlobalDiff's error map, (B, 1, s, s)."""
-    answers, errors = [], []
+    answers: list[Tensor] = []
+    errors: list[Tensor] = []
     for row in range(len(coarse)):
         rows = slice(row, row + 1)
         own = RefinerFeatures(features.fused[rows], features.embedding[rows], features.model_size)
