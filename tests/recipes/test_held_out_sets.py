@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import fretsaw.recipes.fretsaw_hr.run as fretsaw_hr
 import fretsaw.recipes.fretsaw_tiny.run as fretsaw_tiny
 import fretsaw.recipes.grc_sam.run as grc_sam
 import fretsaw.recipes.hrsam.run as hrsam
@@ -52,6 +53,7 @@ RUNS = {
     "hrsam distil": (hrsam, {"photos": "PLACE", "stage": "distil"}),
     "hrsam_lite": (hrsam_lite, {"photos": "PLACE"}),
     "fretsaw_tiny": (fretsaw_tiny, {"photos": "PLACE"}),
+    "fretsaw_hr": (fretsaw_hr, {"photos": "PLACE"}),
     "pseudo_masks": (pseudo_masks, {"photos": "PLACE"}),
     "grc_sam": (grc_sam, {"data": "PLACE"}),
     "pmg_sam": (pmg_sam, {"data": "PLACE"}),

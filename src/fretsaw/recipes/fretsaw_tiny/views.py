@@ -16,7 +16,7 @@ STEM = "stage2"
 """The tap that holds what the stem computes."""
 
 
-class StoredViews:
+class StemViews:
     """Fixed views of photos as the teacher and the frozen stem see them; stored a shard at a time, when the first of it is asked for.
 
     Args:
