@@ -6,7 +6,7 @@ import os
 import platform
 from importlib import metadata, util
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 EXTRAS = {
     "convert": ("onnx", "onnxruntime"),
@@ -31,7 +31,7 @@ def examine() -> dict[str, dict[str, Any]]:
     versions = {name: _version(name) for name in ("torch", "transformers", "numpy", "opencv-python-headless", "onnxruntime")}
     devices: dict[str, Any] = {"cpu": f"{os.cpu_count()} cores, {torch.get_num_threads()} threads used by torch"}
     for index in range(torch.cuda.device_count()):
-        properties = torch.cuda.get_device_properties(index)
+        properties = cast("Any", torch.cuda).get_device_properties(index)
         devices[f"cuda:{index}"] = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
     if torch.backends.mps.is_available():
         devices["mps"] = "available"
@@ -66,7 +66,7 @@ def _memory_of_clicks() -> dict[str, str]:
     from fretsaw.methods.hrsam import ANCHOR_SIZE, SIZES, build_hrsam
 
     kinds = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count())), *(["mps"] if torch.backends.mps.is_available() else [])]
-    rows = {}
+    rows: dict[str, str] = {}
     for letter in SIZES:
         for name, anchor_size in ((f"hrsam-{letter}", None), (f"hrsam++-{letter}", ANCHOR_SIZE)):
             with torch.device("meta"):

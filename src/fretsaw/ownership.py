@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -46,7 +46,7 @@ class Owner:
 
 
 @contextmanager
-def own(path: str | os.PathLike[str], what: str = "another command", name: str = ".owner") -> Iterator[Path]:
+def own(path: str | os.PathLike[str], what: str = "another command", name: str = ".owner") -> Generator[Path, None, None]:
     """Own a folder or a file while the block runs; a context manager.
 
     Sharded writers own their part: the lock is on the path that is given and on nothing above or below it. Links and other spellings of a path share its lock.

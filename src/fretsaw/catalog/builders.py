@@ -6,7 +6,7 @@ They import networks when they are called: every command reads the table, few bu
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from fretsaw.catalog.auto import build_pmg, pmg_cut
 from fretsaw.catalog.clicked import build_clicked as build_clicked
@@ -109,10 +109,10 @@ def build_sam(table: str, path: Path, size: int | None, checksum: str, others: O
 
 def build_hrsam(letter: str, multi_scale: bool, path: Path, size: int | None, checksum: str, others: OtherModels) -> Parts:
     """Build HRSAM or HRSAM++ of one size; a file of another one is refused."""
-    from fretsaw.methods.hrsam import SIZES, build_hrsam_clicks
+    from fretsaw.methods.hrsam import SIZES, HRSAMEncoder, build_hrsam_clicks
 
     clicks = build_hrsam_clicks(load_state_dict(path), None, size or 1024, checksum)
-    encoder = clicks.image_encoder
+    encoder = cast("HRSAMEncoder", clicks.image_encoder)
     if encoder.size != SIZES[letter] or (encoder.anchor_size is not None) != multi_scale:
         wanted = f"hrsam{'++' if multi_scale else ''}-{letter}"
         raise StateDictError(f"expected the weights of {wanted} in {path}, got another size: {encoder.size}, anchor map {encoder.anchor_size}")

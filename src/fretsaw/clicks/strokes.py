@@ -16,7 +16,7 @@ CLICKS = 5
 def evenly(stroke: Stroke, count: int = CLICKS) -> list[Click]:
     """Return `count` clicks along a stroke, from its beginning to its end; one where it is a dot."""
     corners, lengths = _measured(stroke)
-    places = np.linspace(0, lengths[-1], count) if lengths[-1] > 0 else lengths[:1]
+    places: np.ndarray = np.linspace(0.0, float(lengths[-1]), count) if lengths[-1] > 0 else lengths[:1]
     columns, rows = (np.interp(places, lengths, corners[:, axis]) for axis in (0, 1))
     return [Click(float(x), float(y), stroke.positive) for x, y in zip(columns, rows, strict=True)]
 
@@ -29,7 +29,8 @@ def closely(stroke: Stroke, spacing: float) -> list[Click]:
 
 def single_clicks(clicks: Sequence[Click], strokes: Sequence[Stroke]) -> list[Click]:
     """Return a prompt's clicks that a person made one by one, without those that stand for its strokes (`evenly`); both in the order they were made."""
-    single, left, lines = [], list(clicks), [evenly(stroke) for stroke in strokes]
+    single: list[Click] = []
+    left, lines = list(clicks), [evenly(stroke) for stroke in strokes]
     while left:
         if lines and left[: len(lines[0])] == lines[0]:
             del left[: len(lines.pop(0))]

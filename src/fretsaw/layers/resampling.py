@@ -26,7 +26,7 @@ def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
     if image.shape[:2] == (height, width):
         return image
     # a copy, since results are read-only and torch warns of sharing them
-    values = torch.from_numpy(np.array(image, order="C")).permute(2, 0, 1)[None]
+    values = torch.as_tensor(np.array(image, order="C")).permute(2, 0, 1)[None]
     return np.ascontiguousarray(resize(values, height, width)[0].permute(1, 2, 0).numpy())
 
 
@@ -34,7 +34,7 @@ def enlarge_logits(logits: Tensor, frame: frames.Frame) -> Tensor:
     """`frames.logits_to_image` for a tensor (P, M, h, w), which stays on its device: (P, M, H, W) float32."""
     logits = logits.float()
     if logits.device.type == "cpu" and not logits.requires_grad:
-        return torch.from_numpy(frames.logits_to_image(logits.numpy(), frame))  # many times faster on a CPU
+        return torch.as_tensor(frames.logits_to_image(logits.numpy(), frame))  # many times faster on a CPU
     if frame.padded:
         logits = _interpolated(logits, frame.size, frame.size)[..., : frame.content_height, : frame.content_width]
     return _interpolated(logits, frame.height, frame.width)

@@ -246,4 +246,4 @@ def check_tokens(x: Tensor, shapes: Shapes) -> None:
 def _kept(array: np.ndarray) -> Tensor:
     # Outside of inference mode: the tensor is kept, and later used where gradients are wanted.
     with torch.inference_mode(False):
-        return torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64))
+        return torch.as_tensor(np.ascontiguousarray(array, dtype=np.int64))

@@ -122,7 +122,7 @@ class FirstCut(nn.Module):
         model = self._model[0]
         others = (probs > self._threshold) & ~part.mask
         own = self._prompt_map(np.where(others, 0.0, probs).astype(np.float32), frame, size)
-        own_probs = torch.from_numpy(own[0]).to(embedding.final.device).sigmoid()
+        own_probs = torch.as_tensor(own[0]).to(embedding.final.device).sigmoid()
         prompt, mixed, score = own, own, 0.0
         for _ in range(self._rounds):
             logits, iou = model.decode(embedding, model.embed(Prompt(part.clicks, previous_logits=prompt), frame))
@@ -162,7 +162,7 @@ def salient_parts(probs: np.ndarray, image_size: tuple[int, int], threshold: flo
     areas = stats[1:, cv2.CC_STAT_AREA]
     wanted = [i for i in np.argsort(-areas, kind="stable")[:most_parts] if areas[i] >= smallest_part * areas.sum()]
     scale = np.array([image_size[1], image_size[0]]) / np.array(probs.shape[::-1])
-    found = []
+    found: list[Part] = []
     for i in wanted:
         mask = labels == i + 1
         sure = mask & (probs > 0.9)

@@ -165,7 +165,7 @@ class GridMasks:
         Raises:
             ShapeError: If the image is not (H, W, 3) uint8.
         """
-        if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
+        if not masks.is_array(image, 3, np.uint8) or image.shape[2] != 3:
             raise ShapeError(f"image: expected a numpy array (H, W, 3) of uint8, got {masks.describe(image)}")
         size = image.shape[0], image.shape[1]
         crops = list(crop_boxes(*size, self.crop_layers, self.crop_overlap))
@@ -200,7 +200,7 @@ class GridMasks:
         kept = torch.arange(len(scores))
         if self.min_predicted_iou > 0:
             kept = kept[scores > self.min_predicted_iou]
-        for rows in kept.split(max(1, CHUNK_ELEMENTS // _area(crop))):
+        for rows in torch.split(kept, max(1, CHUNK_ELEMENTS // _area(crop))):
             full = _enlarge(decoder, logits[rows // per_point, rows % per_point], crop)
             stability, chunk = _stable_masks(full, self.stability_offset)
             stable = stability >= self.min_stability if self.min_stability > 0 else np.ones(len(rows), bool)
@@ -279,7 +279,8 @@ def remove_small_regions(found: Sequence[GridMask], min_area: int, iou_threshold
 
     Source: Segment Anything (Kirillov et al. 2023), appendix B, postprocessing.
     """
-    cleaned, scores = [], []
+    cleaned: list[GridMask] = []
+    scores: list[float] = []
     for old in found:
         mask = old.mask
         filled = masks.fill_holes(mask, min_area)
@@ -309,8 +310,8 @@ class SamCrop:
 
     def decode(self, points: np.ndarray, labels: np.ndarray) -> tuple[Tensor, Tensor]:
         """Return the three masks of an ambiguous prompt for each point, at the decoder's size."""
-        coords = torch.from_numpy(frames.points_to_model(points, self._frame)).float()[:, None]
-        prompt = self._model.embed_prompt(*pad_points(coords, torch.from_numpy(labels)[:, None]))
+        coords = torch.as_tensor(frames.points_to_model(points, self._frame)).float()[:, None]
+        prompt = self._model.embed_prompt(*pad_points(coords, torch.as_tensor(labels)[:, None]))
         logits, predicted_iou = self._model.decode(self._embedding, prompt)
         return logits[:, 1:], predicted_iou[:, 1:]
 

@@ -89,7 +89,7 @@ class SamClicks(nn.Module):
 
     def pixels_of(self, image: np.ndarray) -> Tensor:
         """Return the model's input for an image (H, W, 3) uint8 RGB: (1, 3, S, S) float32, on the CPU."""
-        return torch.from_numpy(self.preprocessing.pixels_of(image))
+        return torch.as_tensor(self.preprocessing.pixels_of(image))
 
     @property
     def encoder(self) -> ImageEncoder:
@@ -181,7 +181,7 @@ def prompt_points(prompt: Prompt, frame: Frame) -> tuple[Tensor, Tensor]:
     if prompt.box is not None:
         coords = np.concatenate([coords, box_to_model(prompt.box, frame)])
         labels += [BOX_TOP_LEFT, BOX_BOTTOM_RIGHT]
-    return torch.from_numpy(coords).float()[None], torch.tensor(labels, dtype=torch.int64)[None]
+    return torch.as_tensor(coords).float()[None], torch.tensor(labels, dtype=torch.int64)[None]
 
 
 def drawn_points(prompt: Prompt, frame: Frame) -> tuple[Tensor, Tensor]:

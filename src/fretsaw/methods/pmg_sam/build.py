@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -82,7 +82,7 @@ class PmgSettings:
         if not isinstance(share, int | float) or not 0 <= share <= 1:
             raise ConfigError(f"PMG-SAM's settings: expected map_share from 0 to 1, got {shown(share)}")
         try:
-            arguments: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+            arguments: dict[str, Any] = {name: tuple(cast("list[Any]", value)) if isinstance(value, list) else value for name, value in values.items()}
             return cls(**arguments)
         except TypeError as error:
             raise ConfigError(f"expected PMG-SAM's settings, got others: {error}") from error

@@ -88,7 +88,7 @@ class PmgCut(nn.Module):
 
     def _features(self, image: np.ndarray, embedding: ImageEmbedding | None, frame: frames.Frame) -> DualFeatures:
         model = self._model[0]
-        pixels = torch.from_numpy(frames.to_pixels(image, frame, model.preprocessing.mean, model.preprocessing.std))
+        pixels = torch.as_tensor(frames.to_pixels(image, frame, model.preprocessing.mean, model.preprocessing.std))
         if embedding is None or STAGES[0] not in embedding.taps:
             embedding = model.encode(pixels, self.taps)
         return self.branch(pixels, embedding)
@@ -98,7 +98,7 @@ def without_crumbs(logits: Tensor, smallest_part: float) -> Tensor:
     """Return logits (1, 1, h, w) whose sign is turned where a component of the mask has less than a share of the mask's area; the largest always stays."""
     mask = (logits[0, 0] > 0).cpu().numpy()
     crumbs = mask & ~masks.remove_islands(mask, smallest_part * mask.sum())
-    return torch.where(torch.from_numpy(crumbs).to(logits.device), -logits, logits)
+    return torch.where(torch.as_tensor(crumbs).to(logits.device), -logits, logits)
 
 
 def expected_iou(logits: np.ndarray) -> float:

@@ -158,7 +158,7 @@ class GuidedMaskDecoder(nn.Module):
         """
         grid = (image_embedding.shape[-2], image_embedding.shape[-1])
         weights, image = self.interact(image_embedding, pre_mask)
-        upscaled = self.upscale(image.unflatten(1, grid), high_res)
+        upscaled = self.upscale(image.view(len(image), *grid, -1), high_res)
         logits = torch.einsum("bhwijklc,bc->bhikwjl", upscaled, weights)
         return logits.reshape(len(logits), 1, 4 * grid[0], 4 * grid[1])
 
@@ -191,12 +191,12 @@ class GuidedMaskDecoder(nn.Module):
         width, height = image.shape[2], image.shape[1]
         image = enlarge(self.upscale_conv1, image)
         if high_res:
-            middle = high_res[1].permute(0, 2, 3, 1).unflatten(2, (width, 2)).unflatten(1, (height, 2))
-            image = image + middle.transpose(2, 3)
+            middle = high_res[1].permute(0, 2, 3, 1)
+            image = image + middle.view(len(middle), height, 2, width, 2, -1).transpose(2, 3)
         image = enlarge(self.upscale_conv2, F.gelu(self.upscale_layer_norm(image)))
         if high_res:
-            fine = high_res[0].permute(0, 2, 3, 1).unflatten(2, (width, 2, 2)).unflatten(1, (height, 2, 2))
-            image = image + fine.permute(0, 1, 4, 2, 5, 3, 6, 7)
+            fine = high_res[0].permute(0, 2, 3, 1)
+            image = image + fine.view(len(fine), height, 2, 2, width, 2, 2, -1).permute(0, 1, 4, 2, 5, 3, 6, 7)
         return F.gelu(image)
 
     @torch.no_grad()

@@ -72,7 +72,7 @@ def split_component(
         One or more (mask (H, W) bool, score): disjoint, together the component. The score is the decoder's predicted IoU, 0 where nothing was split.
     """
     size = model.preprocessing.logit_side
-    own = torch.from_numpy(frames.mask_to_logits(component, frame, size)[0, 0] > 0).to(embedding.final.device)
+    own = torch.as_tensor(frames.mask_to_logits(component, frame, size)[0, 0] > 0).to(embedding.final.device)
     answers = _answers(own, model, embedding, frame, rules)
     if len(answers) < 2:
         return [(component, 0.0)]
@@ -98,7 +98,7 @@ def _answers(own: Tensor, model: SamClicks, embedding: ImageEmbedding, frame: fr
     for x, y in deepest_places(own.cpu().numpy(), rules.clicks):
         at = (np.array([x, y]) + 0.5) * scale - 0.5
         logits, iou = model.decode(embedding, model.embed(Prompt((Click(float(at[0]), float(at[1])),)), frame))
-        for mask_logits, score in zip(logits[0, 1:], iou[0, 1:].tolist(), strict=True):
+        for mask_logits, score in zip(logits[0, 1:], map(float, iou[0, 1:]), strict=True):
             mask = mask_logits > 0
             inside = (mask & own).sum()
             if inside >= rules.inside * mask.sum() and inside >= rules.least * area and score >= rules.confident:

@@ -19,6 +19,7 @@ Source: PMG-SAM (paper 001), section 3.2.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -107,7 +108,8 @@ class DualBranch(nn.Module):
     ) -> None:
         super().__init__()
         # A CPU runs its small convolutions a quarter faster so; the numbers are the same to rounding.
-        self.saliency = saliency.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        frozen = cast("Any", saliency.eval().requires_grad_(False))  # torch's stubs lack the argument
+        self.saliency = cast("U2Net", frozen.to(memory_format=torch.channels_last))
         self._side, self._pairs, self._mean, self._std = side, pairs, mean, std
 
     def train(self, mode: bool = True) -> DualBranch:

@@ -6,7 +6,7 @@ Source: SAM-REF (Yu et al. 2024), sections 3.2 and 3.4.2.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -97,7 +97,7 @@ class SamRef(nn.Module):
         folded = fold_norms(self).requires_grad_(False)
         if zooms:
             folded.global_from = None
-        return folded.to(dtype=dtype, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] (torch's stubs lack it)
+        return cast("SamRef", cast("Any", folded).to(dtype=dtype, memory_format=torch.channels_last))  # torch's stubs lack the second argument
 
     def prepare(self, pixels: Tensor, embedding: ImageEmbedding) -> RefinerFeatures:
         """Return the features of an image: pixels (1, 3, S, S) and its embedding."""

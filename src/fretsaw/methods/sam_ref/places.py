@@ -5,6 +5,8 @@ Source: SAM-REF (Yu et al. 2024), section 3.4; boxes after FocalClick (Chen et a
 
 from __future__ import annotations
 
+from typing import cast
+
 import cv2
 import numpy as np
 import torch.nn.functional as F
@@ -61,8 +63,8 @@ def contradictions(mask: Tensor, point_coords: Tensor, point_labels: Tensor, mod
 
 def click_place(point_coords: Tensor, point_labels: Tensor, model_size: int, logits: Tensor) -> tuple[float, float]:
     """Return the last click of a prompt set (1, N, 2), xy in pixels of the map."""
-    x, y = ((last_place(point_coords[0], point_labels[0]) + 0.5) * (logits.shape[-1] / model_size) - 0.5).tolist()
-    return x, y
+    place = (last_place(point_coords[0], point_labels[0]) + 0.5) * (logits.shape[-1] / model_size) - 0.5
+    return float(place[0]), float(place[1])
 
 
 def changed_around(click: tuple[float, float], logits: Tensor, previous: Tensor) -> Tensor:
@@ -105,11 +107,13 @@ def changed_box(mask: Tensor, previous: Tensor, click: tuple[float, float], fact
     changed = (mask ^ previous).cpu().numpy().astype(np.uint8)
     height, width = changed.shape
     column, row = min(max(round(click[0]), 0), width - 1), min(max(round(click[1]), 0), height - 1)
+    labels: np.ndarray
+    stats: np.ndarray
     _, labels, stats, _ = cv2.connectedComponentsWithStats(changed, connectivity=8)
     label = labels[row, column]
     if label == 0:
         return None
-    x, y, columns, rows, _ = stats[label]
+    x, y, columns, rows = map(int, cast("list[int]", stats[label][:4]))
     return expand_box(Box(x, y, x + columns, y + rows), factor, 2, height, width)
 
 
