@@ -73,6 +73,7 @@ def _put(bench: Workbench, picture: AnnotatedPicture) -> int | None:
     if identity is None:
         return None
     with bench.sessions.use(identity) as opened, opened.changing():
+        opened.refresh()
         if any(item.area for item in opened.record.living):
             return 0
         named = [(item.name, mask) for item in picture.objects if (mask := item.mask).any()]

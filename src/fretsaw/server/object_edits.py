@@ -16,7 +16,7 @@ from fretsaw.history import Step
 from fretsaw.masks import MaskRuns
 from fretsaw.segmentation import Segmentation
 from fretsaw.server.records import ObjectRecord, PartRecord, object_color, shown_prompt
-from fretsaw.server.refusals import LimitError, NotHereError
+from fretsaw.server.refusals import LimitError, NotHereError, ReplacedError
 from fretsaw.session import Session
 from fretsaw.session_file import read_step
 from fretsaw.types import Click, Stroke
@@ -87,7 +87,8 @@ class ObjectEdits:
         for item in record.objects:
             if item.id == number:
                 return item
-        raise NotHereError(f"expected an object of this picture ({', '.join(str(item.id) for item in record.living) or 'it has none'}), got {number}")
+        told = f"; {record.notice}" if record.notice else ""
+        raise NotHereError(f"expected an object of this picture ({', '.join(str(item.id) for item in record.living) or 'it has none'}), got {number}{told}")
 
     def add(self, name: str = "", color: str | None = None) -> ObjectRecord:
         """Make an empty object.
@@ -178,8 +179,12 @@ class ObjectEdits:
             ModelError: If the model has no automatic mode.
         """
         self.find(number)
+        generation = self._picture.generation
         cut = self._picture.embed().cut(instances)
-        return self.extend(number, "auto", {"instances": instances}, lambda session: session.adopt(cut))
+        with self._picture.changing():
+            if self._picture.generation != generation:
+                raise ReplacedError(self._picture.record.notice)
+            return self.extend(number, "auto", {"instances": instances}, lambda session: session.adopt(cut))
 
     def stroke(self, number: int, x: int, y: int, rle: Mapping[str, Any], adds: bool) -> ObjectRecord:
         """Set the pixels that a brush has covered, or clear them; one step, or none where nothing changes.

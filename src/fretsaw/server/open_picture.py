@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ class OpenPicture:
 
     Args:
         record: What the disk knows.
-        source: The picture's file.
+        source: Returns where the picture's file lies; raises `NotHereError` where it does not any more.
         segmenter: The model.
         store: Where work is saved: after every command, before it is answered.
         settings: Limits.
@@ -41,30 +41,33 @@ class OpenPicture:
         record: The picture as it is after the last command; a new value after each.
         objects: What can be done with its objects.
         lock: Held while the record is read and changed; never while the encoder or an automatic cut is at work.
+        generation: Grows when the file becomes another picture; what was computed for an earlier one does not count any more.
     """
 
-    def __init__(self, record: ImageRecord, source: Path, segmenter: Segmenter, store: Store, settings: ServerSettings) -> None:
+    def __init__(self, record: ImageRecord, source: Callable[[], Path], segmenter: Segmenter, store: Store, settings: ServerSettings) -> None:
         self.record = record
         self.lock = threading.RLock()
         self.segmenter, self.store, self.settings = segmenter, store, settings
         self.objects = ObjectEdits(self)
+        self.generation = 0
         self._source = source
+        self._stamp: tuple[int, ...] = ()
         self._encoding = threading.Lock()
         self._forgotten = False
         self._image: np.ndarray | None = None
-        self._root: Session | None = None
+        self._root: tuple[int, Session] | None = None  # with its generation
         self._measured: tuple[ImageRecord, int] = (record, record.nbytes)
 
     @property
     def embedded(self) -> bool:
         """Whether the embedding is in memory, so that clicks are answered at once."""
-        return self._root is not None
+        return self._known_root(self.generation) is not None
 
     @property
     def nbytes(self) -> int:
         """Memory that would come free if the picture left: its record, its pixels, what the model and the refiner have seen of it, and its histories."""
         # Without the lock, so that nobody waits for a click on another picture.
-        record, image, root = self.record, self._image, self._root
+        record, image, root = self.record, self._image, self._known_root(self.generation)
         if record is not self._measured[0]:
             self._measured = record, record.nbytes
         return self._measured[1] + (image.nbytes if image is not None else 0) + (root.nbytes if root is not None else 0) + self.objects.nbytes
@@ -82,25 +85,51 @@ class OpenPicture:
             yield
 
     def pixels(self) -> np.ndarray:
-        """Return (H, W, 3) uint8 RGB, read when it is first asked for.
-
-        A file that has become another picture starts anew: the work on the one before is put away.
+        """Return (H, W, 3) uint8 RGB, read when it is first asked for; see `refresh`.
 
         Raises:
             ImageError: If the file is no picture.
         """
         with self.changing():
-            if self._image is None:
-                image = images.read_image(self._source, self.settings.pixels)
-                found = images.image_hash(image)
-                if self.record.hash and self.record.hash != found:
-                    self.store.set_aside(self.record)
-                    self.objects.forget()
-                    self.record = ImageRecord(self.record.id, self.record.name, self.record.uploaded)
-                if not self.record.hash:
-                    self._identify(found, (image.shape[0], image.shape[1]))
-                self._image = image
-            return self._image
+            return self._read() if self._image is None else self._image
+
+    def refresh(self) -> bool:
+        """Look whether the file is still the one that was read, and return whether it has become another picture.
+
+        That one starts anew, or where it was left when it had this name before; the work on the one before is put away, and `record.notice` says so. While
+        the file is gone, work goes on with what was read.
+
+        Raises:
+            ImageError: If the file has changed and is no picture now; nothing has changed then.
+        """
+        with self.changing():
+            if self._image is None or self._stamp_of_source() in ((), self._stamp):
+                return False
+            before = self.generation
+            self._read()
+            return self.generation != before
+
+    def _stamp_of_source(self) -> tuple[int, ...]:
+        """Return what changes when the file is written or replaced; () where it is gone."""
+        try:
+            status = self._source().stat()
+        except (NotHereError, OSError):
+            return ()
+        return status.st_size, status.st_mtime_ns, status.st_ino, status.st_dev
+
+    def _read(self) -> np.ndarray:
+        """Read the file and bring the record in step with it."""
+        stamp = self._stamp_of_source()  # first: what is written meanwhile is noticed by the next request
+        image = images.read_image(self._source(), self.settings.pixels)
+        found, size, record = images.image_hash(image), (image.shape[0], image.shape[1]), self.record
+        if record.hash != found and (record.hash or (record.objects and record.size != size)):
+            self._replace(found, size)
+        elif not record.hash:
+            self._identify(found, size)
+        if self._image is None:
+            self._image = image
+        self._stamp = stamp
+        return self._image
 
     def view(self) -> Path:
         """Return the picture as a JPEG for the page, upright and in RGB whatever the original is."""
@@ -108,24 +137,35 @@ class OpenPicture:
         with self.changing():
             image = self.pixels()
             if not path.exists():
-                images.write_bytes(path, images.encode_image(image, ".jpg"), mode=0o600)
+                self.store.keep_file(self.record.id, VIEW, images.encode_image(image, ".jpg"))
         return path
 
     def embed(self) -> Session:
         """Return a session without prompts, from which all objects' sessions branch off; the embedding comes from disk, or is computed and saved."""
-        image = self.pixels()
-        # A lock of its own: who looks at the picture or names an object need not wait for the encoder.
-        with self._encoding:
-            if self._root is None:
-                path = self.store.place(self.record.id) / EMBEDDING
-                try:
-                    root = self.segmenter.open(image, saved=path)
-                    os.utime(path)
-                except StaleSessionError:
-                    root = self.segmenter.open(image)
-                    self._keep(root, path)
-                self._root = root
-            return self._root
+        while True:
+            with self.changing():
+                generation, image = self.generation, self.pixels()
+            path, computed = self.store.place(self.record.id) / EMBEDDING, False
+            # A lock of its own: who looks at the picture or names an object need not wait for the encoder. Inside it nobody waits for `lock`, whose holder
+            # may wait for this one.
+            with self._encoding:
+                root = self._known_root(generation)
+                if root is None:
+                    try:
+                        root = self.segmenter.open(image, saved=path)
+                        with suppress(OSError):
+                            os.utime(path)
+                    except StaleSessionError:
+                        root, computed = self.segmenter.open(image), True
+                    self._root = generation, root
+            if computed:
+                self._keep(root, path, generation)
+            if self.generation == generation:
+                return root
+
+    def _known_root(self, generation: int) -> Session | None:
+        known = self._root
+        return known[1] if known is not None and known[0] == generation else None
 
     def commit(self, name: str, arguments: Mapping[str, Any], *changes: tuple[ObjectRecord | None, ObjectRecord]) -> None:
         """Write a command to the log and then change the record; where the disk refuses, nothing has changed.
@@ -160,8 +200,29 @@ class OpenPicture:
             self.store.forget(self.record.id)
             self.let_go()
 
+    def _replace(self, found: str, size: tuple[int, int]) -> None:
+        """Put the work on another picture away, and take up what was done on this one when it had the name before."""
+        before = self.record
+        aside = self.store.set_aside(before)
+        self.generation += 1
+        self.let_go()
+        sizes = f"{before.size[1]} x {before.size[0]} pixels before, {size[1]} x {size[0]} now"
+        kept = f"the work on the one before ({_counted(before)}) is kept in {aside} and comes back when its file does"
+        notice = f"the file of this picture has become another picture ({sizes}); {kept}"
+        found_again = self.store.bring_back(before.id, found)
+        if found_again is None:
+            self.record = ImageRecord(before.id, before.name, before.uploaded, notice=notice)
+            self._identify(found, size)
+            return
+        after = replace(found_again, notice=f"{notice}; this one was here earlier, and its work ({_counted(found_again)}) is back")
+        command = self.store.commit(found_again, "replaced", {}, [picture_effect(found_again, after)])
+        self.record = replace(after, revision=command.revision, changed=command.time)
+
     def _identify(self, found: str, size: tuple[int, int]) -> None:
         """Note which picture this is."""
+        if not self.record.revision and (earlier := self.store.bring_back(self.record.id, found)) is not None:
+            self.record = earlier
+            return
         before, after = self.record, replace(self.record, hash=found, size=size)
         if before.revision or before.objects:
             command = self.store.commit(before, "open", {}, [picture_effect(before, after)])
@@ -169,15 +230,23 @@ class OpenPicture:
             command = self.store.begin(after, "open")
         self.record = replace(after, revision=command.revision, changed=command.time)
 
-    def _keep(self, root: Session, path: Path) -> None:
-        """Save an embedding, unless the picture was deleted while it was computed; a disk that is full costs time later, and no click."""
+    def _keep(self, root: Session, path: Path, generation: int) -> None:
+        """Save an embedding, unless the picture was deleted or replaced while it was computed; a disk that is full costs time later, and no click."""
         received = self.store.incoming()
         try:
+            if not received.parent.is_dir():
+                raise OutputError("the server's folder was moved away or deleted")
             root.save(received)
             with self.changing():
-                os.replace(received, path)
+                if generation == self.generation:
+                    os.replace(received, path)
             self.store.trim_embeddings(self.settings.disk_bytes)
         except (OSError, OutputError) as error:
             LOGGER.warning("%s: its embedding could not be saved and will be computed again: %s", self.record.name, error)
         finally:
             received.unlink(missing_ok=True)
+
+
+def _counted(record: ImageRecord) -> str:
+    count = len(record.living)
+    return f"{count} object{'' if count == 1 else 's'}"

@@ -91,6 +91,7 @@ class ImageRecord:
         objects: In the order in which they were made.
         changed: Seconds since 1970.
         revision: How many commands have changed the record.
+        notice: What those at work on the picture should know of its file, in a sentence; or "".
     """
 
     id: str
@@ -101,6 +102,7 @@ class ImageRecord:
     objects: list[ObjectRecord] = field(default_factory=list[ObjectRecord])
     changed: float = 0.0
     revision: int = 0
+    notice: str = ""
 
     @property
     def living(self) -> list[ObjectRecord]:

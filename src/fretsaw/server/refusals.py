@@ -69,7 +69,7 @@ class DamagedError(RefusedError):
 
 
 class ReplacedError(RefusedError):
-    """A newer request of the same kind took this one's place before it began."""
+    """A newer request of the same kind took this one's place before it began, or another picture the place of the one that it was about."""
 
     status = 409
 

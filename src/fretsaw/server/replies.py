@@ -215,6 +215,7 @@ class ImageReply(BaseModel):
     uploaded: bool
     ready: bool = Field(description="Whether clicks are answered at once; else the picture is still being encoded.")
     view: str
+    notice: str = Field("", description="What those at work should know of the picture's file, in a sentence; or empty.")
     objects: list[ObjectReply]
 
     @classmethod
@@ -223,7 +224,15 @@ class ImageReply(BaseModel):
         view = f"/api/images/{record.id}/view.jpg?v={record.hash[:12]}"
         objects = [ObjectReply.of(item) for item in record.living]
         return cls(
-            id=record.id, name=record.name, width=record.size[1], height=record.size[0], uploaded=record.uploaded, ready=ready, view=view, objects=objects
+            id=record.id,
+            name=record.name,
+            width=record.size[1],
+            height=record.size[0],
+            uploaded=record.uploaded,
+            ready=ready,
+            view=view,
+            notice=record.notice,
+            objects=objects,
         )
 
 

@@ -40,6 +40,7 @@ def cut_everything(bench: Workbench, job: Job) -> None:
 
 def _cut(bench: Workbench, identity: str) -> None:
     with bench.sessions.use(identity) as picture:
+        picture.refresh()
         living = picture.record.living
         if not any(item.area for item in living):
             picture.embed()

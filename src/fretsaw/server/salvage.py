@@ -19,7 +19,7 @@ from fretsaw.server.records import IMAGE_RECORD, OBJECT_RECORD, ImageRecord, Obj
 NUMBERS_SHOWN = 5
 """Of lost commands, in a sentence."""
 
-PICTURE_FIELDS = ("name", "uploaded", "hash", "size")
+PICTURE_FIELDS = ("name", "uploaded", "hash", "size", "notice")
 
 
 @dataclass(frozen=True, slots=True)

@@ -195,12 +195,13 @@ class Sessions:
             image = images.read_image(source, self._settings.pixels)
             scale = min(1.0, THUMBNAIL_SIDE / max(image.shape[:2]))
             small = frames.resize_image(image, max(1, round(image.shape[0] * scale)), max(1, round(image.shape[1] * scale)))
-            images.write_bytes(path, images.encode_image(small, ".jpg"))
+            self._store.keep_thumbnail(path.name, images.encode_image(small, ".jpg"))
         return path
 
     def _embed(self, identity: str) -> None:
         try:
             with self.use(identity) as picture:
+                picture.refresh()
                 picture.embed()
         finally:
             with self._lock:
@@ -209,12 +210,12 @@ class Sessions:
 
     def _open(self, identity: str) -> OpenPicture:
         record = self._store.read(identity)
-        source = self._source(identity)
+        self._source(identity)  # whether there is such a picture
         if record is None:
             record = ImageRecord(identity, self._gallery.name_of(identity) or "", uploaded=False)
         else:
             self._store.sweep_steps(record)
-        return OpenPicture(record, source, self._segmenter, self._store, self._settings)
+        return OpenPicture(record, lambda: self._source(identity), self._segmenter, self._store, self._settings)
 
     def _source(self, identity: str) -> Path:
         return self._store.place(identity) / ORIGINAL if self._store.is_upload(identity) else self._gallery.path_of(identity)

@@ -25,7 +25,7 @@ import shutil
 import time
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -278,8 +278,28 @@ class Store:
             if path.name not in named:
                 path.unlink(missing_ok=True)
 
-    def set_aside(self, record: ImageRecord) -> None:
-        """Put away the work on a picture whose file has become another picture; its masks stay readable."""
+    def keep_file(self, identity: str, name: str, content: bytes, durable: bool = False) -> Path:
+        """Write a file beside a picture's log. A folder of the picture that was moved away is not made anew: it would stand in the way of its return.
+
+        Raises:
+            OutputError: If the folder is gone, or the disk is full or not writable.
+        """
+        return self._write(self.place(identity) / name, content, durable)
+
+    def keep_thumbnail(self, name: str, content: bytes) -> Path:
+        """Write a small picture, see `keep_file`."""
+        return self._write(self.folder / "thumbnails" / name, content, False)
+
+    def _write(self, path: Path, content: bytes, durable: bool) -> Path:
+        try:
+            return write_bytes(path, content, durable, picture_log.PRIVATE, make_folders=False)
+        except OutputError as error:
+            if not path.parent.is_dir():
+                raise OutputError("expected the folder with this picture's work, found that it was moved away or deleted; put it back") from error.__cause__
+            raise
+
+    def set_aside(self, record: ImageRecord) -> str:
+        """Put away the work on a picture whose file has become another picture; return the name of the folder that holds it, see `bring_back`."""
         place = self.place(record.id)
         aside = place / f"earlier-{record.hash[:12]}-{secrets.token_hex(3)}"
         aside.mkdir(mode=PRIVATE_FOLDER)
@@ -290,6 +310,32 @@ class Store:
         for name in (EMBEDDING, VIEW):
             (place / name).unlink(missing_ok=True)
         self._ends.pop(record.id, None)
+        return aside.name
+
+    def bring_back(self, identity: str, found: str) -> ImageRecord | None:
+        """Take up again the work that was put away when another picture had this one's name; return None where there is none that can be read.
+
+        Args:
+            identity: Of the picture, on which there is no work now.
+            found: Hash of its pixels.
+        """
+        place = self.place(identity)
+        if self.holds(identity):
+            return None
+        for aside in sorted(place.glob(f"earlier-{found[:12]}-*")):
+            for name in (STEPS, RECORD, LOG):  # the log comes last: without it, the rest speaks of nothing
+                if (aside / name).exists():
+                    os.replace(aside / name, place / name)
+            with suppress(DamagedError):
+                if (record := self.read(identity)) is not None and record.hash == found:
+                    with suppress(OSError):
+                        aside.rmdir()
+                    return record
+            for name in (LOG, RECORD, STEPS):
+                if (place / name).exists():
+                    os.replace(place / name, aside / name)
+            self._ends.pop(identity, None)
+        return None
 
     def forget(self, identity: str) -> None:
         """Delete a picture's folder, its upload included."""
@@ -384,7 +430,7 @@ class Store:
     def _write_record(self, record: ImageRecord, log_bytes: int) -> None:
         text = IMAGE_RECORD.dump_json(record)
         head = b'{"log_bytes":%d,"checksum":"%08x","record":' % (log_bytes, zlib.crc32(text))
-        write_bytes(self.place(record.id) / RECORD, head + text + b"}", durable=True, mode=picture_log.PRIVATE)
+        self.keep_file(record.id, RECORD, head + text + b"}", durable=True)
 
 
 def _has_files(folder: Path) -> bool:

@@ -13,10 +13,12 @@ from starlette.requests import Request
 from fretsaw.api import Segmenter
 from fretsaw.server.changes import PERSON
 from fretsaw.server.gallery import Gallery
+from fretsaw.server.guard import SAFE_METHODS
 from fretsaw.server.jobs import Jobs
 from fretsaw.server.metrics import Metrics
 from fretsaw.server.open_picture import OpenPicture
 from fretsaw.server.places import FolderHider
+from fretsaw.server.refusals import ReplacedError
 from fretsaw.server.sessions import Sessions
 from fretsaw.server.settings import ServerSettings
 from fretsaw.server.store import Store
@@ -60,18 +62,18 @@ class Workbench:
             with self.sessions.encoding(identity) as encoding:
                 await wait_for(encoding, request, shared=True)
         group = identity if lane is Lane.CLICK else None
-        return await self.model.run(
-            request, lambda: self._on_picture(identity, work, person_of(request)), lane, (identity, key) if key is not None else None, group
-        )
+        return await self.model.run(request, lambda: self._on_picture(identity, work, request), lane, (identity, key) if key is not None else None, group)
 
     async def read(self, request: Request, identity: str, work: Callable[[OpenPicture], T]) -> T:
         """Do something on a picture that needs no model."""
-        return await self.files.run(request, lambda: self._on_picture(identity, work, person_of(request)))
+        return await self.files.run(request, lambda: self._on_picture(identity, work, request))
 
-    def _on_picture(self, identity: str, work: Callable[[OpenPicture], T], person: str) -> T:
-        token = PERSON.set(person)
+    def _on_picture(self, identity: str, work: Callable[[OpenPicture], T], request: Request) -> T:
+        token = PERSON.set(person_of(request))
         try:
             with self.sessions.use(identity) as picture:
+                if picture.refresh() and request.method not in SAFE_METHODS:
+                    raise ReplacedError(picture.record.notice)  # it was about the picture before
                 return work(picture)
         finally:
             PERSON.reset(token)
