@@ -8,7 +8,7 @@ NPM := .venv/.npm
 EXAMPLE := examples/astronaut.png
 DEMO := demo/astronaut.png
 
-.PHONY: demo test floors check check-page clean faults
+.PHONY: demo test floors check check-page clean faults peers
 
 demo: .venv/.demo
 	@echo "== cutting out $(EXAMPLE)"
@@ -25,6 +25,17 @@ faults: .venv/.test
 # The quick tests again, with the lowest versions that pyproject.toml admits, in an environment of their own.
 floors: .venv/.test
 	$(BIN)/python tests/floors.py --workers $(WORKERS)
+
+# What other tools make of our exports, and we of theirs: their own loaders, in an environment of their own.
+peers: .venv/.test .venv/.peers/.installed
+	$(BIN)/python tests/peers/run.py $(CURDIR)/.venv/.peers/bin/python
+
+.venv/.peers/.installed: .venv/.python tests/peers/requirements.txt tests/peers/ultralytics.txt
+	@echo "== installing other annotation tools into .venv/.peers"
+	$(PYTHON) -m venv .venv/.peers
+	.venv/.peers/bin/python -m pip install --quiet --disable-pip-version-check -r tests/peers/requirements.txt
+	.venv/.peers/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r tests/peers/ultralytics.txt
+	@touch $@
 
 # Format, lint, types, and the rules of the house; the page's scripts too, where there are node and npm.
 check: .venv/.test

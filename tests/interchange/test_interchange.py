@@ -129,15 +129,17 @@ def test_opencv_fills_a_yolo_line_by_the_same_rule():
 @settings(max_examples=150, deadline=None)
 @given(bool_masks())
 def test_opencv_paints_rings_through_pixels_as_the_mask(mask):
-    """What Ultralytics and Supervision do: shares times the sides, cut to whole numbers, and cv2.fillPoly."""
+    """What Ultralytics and Supervision do: shares times the sides, cut or rounded to whole numbers, and cv2.fillPoly."""
     import cv2
 
-    canvas = np.zeros(mask.shape, np.uint8)
+    canvas, rounded = np.zeros(mask.shape, np.uint8), np.zeros(mask.shape, np.uint8)
     for line in dict(yolo.write_painted([AnnotatedPicture("a.png", mask.shape, (NamedMask("x", mask),))]))["labels/a.txt"].splitlines():
         ring = np.array(list(map(float, line.split()[1:]))).reshape(-1, 2)
         assert len(ring) >= 3
         cv2.fillPoly(canvas, [(ring * np.array(mask.shape[::-1])).astype(np.int32)], 1)
+        cv2.fillPoly(rounded, [np.round(ring * np.array(mask.shape[::-1])).astype(np.int32)], 1)
     np.testing.assert_array_equal(canvas.astype(bool), mask)
+    np.testing.assert_array_equal(rounded.astype(bool), mask)
 
 
 def test_brush_stream_by_hand():

@@ -370,6 +370,13 @@ def test_colours_of_a_label_map_are_numbers(tmp_path):
         read(tmp_path)
 
 
+def test_a_label_map_without_colours_means_vocs(tmp_path):
+    """As Datumaro writes it."""
+    foreign.cvat_masks([square_picture()], tmp_path)
+    put(tmp_path / "labelmap.txt", b"# label:color_rgb:parts:actions\nbackground:::\ncat:::\ndog:::\n")
+    assert summary(read(tmp_path))[0] == [CAT]
+
+
 # New formats
 
 

@@ -310,7 +310,9 @@ def _box(element: ElementTree.Element, name: str, size: tuple[int, int], place: 
 def _of_pixels(
     stem: str, by_object: str | None, by_class: str | None, classes: ClassList, files: Mapping[str, bytes], sizes: PictureSizes, rows: LeftOut
 ) -> AnnotatedPicture:
-    by_color = {color_numbers(entry.color): entry.id or 0 for entry in classes if entry.color} | ({(0, 0, 0): 0} if classes else {})
+    # Datumaro writes label maps without colours: these are VOC's then.
+    by_color = {color_numbers(entry.color) if entry.color else voc_color(entry.id or 0): entry.id or 0 for entry in classes}
+    by_color |= {(0, 0, 0): 0} if classes else {}
     kinds = _indices(files[by_class], by_class, by_color) if by_class is not None else None
     labels = _indices(files[by_object], by_object, {}) if by_object is not None else kinds
     if labels is None:

@@ -37,8 +37,8 @@ NO_LABELS = (*LISTS, "train.txt", "val.txt", "valid.txt", "test.txt", "class_nam
 """Text files that stand among labels and are none."""
 MOST_YAML_BYTES = 2**22
 WAITING = 2**23
-CENTRE = 0.01
-"""How near, in pixels, all vertices lie to pixel centres in a ring that was made to be painted."""
+QUARTER, NEAR = 0.25, 0.01
+"""Where in their pixels the vertices of a ring lie that was made to be painted, and how nearly."""
 FARTHEST_SHARE = 1.5
 """A share of a side beyond this is a pixel."""
 
@@ -50,8 +50,12 @@ def whole(mask: np.ndarray) -> list[np.ndarray]:
 
 
 def painted(mask: np.ndarray) -> list[np.ndarray]:
-    """Return a ring through pixel centres for each part, for tools that paint with cv2.fillPoly; Ultralytics and Supervision do. Painted, they are the mask."""
-    return [ring + 0.5 for ring in painted_rings(mask)]
+    """Return a ring through the pixels of the border for each part, for tools that paint with cv2.fillPoly: painted, the rings are the mask.
+
+    Each vertex lies a quarter of a pixel behind its pixel's upper left corner. Tools make whole numbers of vertices, Ultralytics by cutting fractions off,
+    Supervision by rounding: both then come to the pixel itself.
+    """
+    return [ring + QUARTER for ring in painted_rings(mask)]
 
 
 def write_painted(pictures: Iterable[AnnotatedPicture]) -> Files:
@@ -280,7 +284,7 @@ def _object(line: str, told_of: About, names: Mapping[int, str], size: tuple[int
     if len(values) == 4:
         (x, y), (width, height) = points
         return NamedBox(name, shapes.box(x - width / 2, y - height / 2, x + width / 2, y + height / 2, size), confidence, place)
-    if (np.abs(points % 1 - 0.5) < CENTRE).all():  # it goes from one pixel's centre to the next, as what is painted does
+    if (np.abs(points % 1 - QUARTER) < NEAR).all():  # made to be painted
         canvas = np.zeros(size, np.uint8)
         cv2.fillPoly(canvas, [np.floor(points).astype(np.int32)], 1)
         return NamedMask(name, canvas.view(np.bool_), confidence)
