@@ -501,3 +501,30 @@ def test_addresses_that_are_not_to_be_had_are_refused(tmp_path):
         listen("127.0.0.1", door.getsockname()[1], chosen)
     with pytest.raises(ConfigError, match="expected an address to listen on"):
         listen("203.0.113.7", 0, chosen)
+
+
+UNKNOWN_VALUES = {
+    "an export's format": ("GET", "{first}/export?format=tarot", None, 422),
+    "a packed export's format": ("POST", "/api/exports", {"format": "tarot"}, 422),
+    "a format with another case": ("GET", "{first}/export?format=COCO", None, 422),
+    "an export of nothing": ("GET", "{first}/export?format=png", None, 422),
+    "annotations": ("POST", "/api/imports", {"name": "tarot.json"}, 404),
+    "a flag of a cut": ("POST", "{first}/objects/1/auto", {"instances": "perhaps"}, 422),
+    "a click's sign": ("POST", "{first}/objects/1/clicks", {"x": 1, "y": 1, "positive": "negative"}, 422),
+    "a colour": ("PATCH", "{first}/objects/1", {"color": "red"}, 422),
+    "a field": ("PATCH", "{first}/objects/1", {"colour": "#123456"}, 422),
+    "a number of an object": ("GET", "{first}/objects/one", None, 422),
+    "a revision": ("POST", "{first}/objects/1/undo?since=last", None, 422),
+    "an action": ("POST", "{first}/objects/1/paint", {}, 404),
+    "a job": ("GET", "/api/jobs/tarot", None, 404),
+    "a picture": ("GET", "/api/images/tarot", None, 404),
+}
+
+
+@pytest.mark.parametrize(("method", "path", "body", "status"), UNKNOWN_VALUES.values(), ids=UNKNOWN_VALUES)
+def test_a_value_that_is_none_of_the_known_is_the_clients_mistake(client, first, method, path, body, status):
+    client.post(f"{first}/objects", json={})
+    reply = client.request(method, path.format(first=first), json=body)
+    assert reply.status_code == status, reply.text
+    if path.endswith("tarot") or (body or {}).get("format"):
+        assert "expected" in reply.json()["reason"]

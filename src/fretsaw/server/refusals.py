@@ -75,7 +75,7 @@ class ReplacedError(RefusedError):
 
 
 STATUS = {ImageError: 422, PromptError: 422, ShapeError: 422, DataError: 422, ModelError: 409, StaleSessionError: 409, OutputError: 507}
-"""The status of the library's own errors; 400 for the others."""
+"""The status of the library's own errors; 400 for the others. An `OutputError` that the system has no part in is about what was asked for: 422."""
 
 EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
 """The system has run out of something for a moment."""
@@ -91,6 +91,8 @@ def status_of(error: FretsawError) -> int:
     cause = _system_error(error)
     if cause is not None and cause.errno in EXHAUSTED + NO_ROOM:
         return refusal_of_system(cause, "")[0]
+    if cause is None and type(error) is OutputError:
+        return STATUS[DataError]
     return STATUS.get(type(error), 400)
 
 

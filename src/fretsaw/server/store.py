@@ -295,7 +295,7 @@ class Store:
             return write_bytes(path, content, durable, picture_log.PRIVATE, make_folders=False)
         except OutputError as error:
             if not path.parent.is_dir():
-                raise OutputError("expected the folder with this picture's work, found that it was moved away or deleted; put it back") from error.__cause__
+                raise OutputError("expected the folder with this picture's work, found that it was moved away or deleted; put it back") from FileNotFoundError()
             raise
 
     def set_aside(self, record: ImageRecord) -> str:
