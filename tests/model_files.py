@@ -16,7 +16,7 @@ from fretsaw import catalog
 from fretsaw.backbones import sam, sam2, sam_keys, u2net
 from fretsaw.catalog import named, refiners, text
 from fretsaw.catalog.entries import Entry, Network, OtherModels, Parts
-from fretsaw.methods import hrsam
+from fretsaw.methods import fretsaw_hr, hrsam
 from fretsaw.methods.first_cut import FirstCut
 from fretsaw.methods.grc_sam.build import Description, build_network
 from fretsaw.methods.hrsam_lite import HrsamLiteEncoder
@@ -139,6 +139,9 @@ def samples() -> dict[str, Sample]:
     pmg = low_rank.compress(trained(network), started(network, model), 2)
     original = {name: value.half() for name, value in random_weights(sam.build_model(WIDE_SAM, 64)).items()}
     decoder = {refiners.DECODER_PREFIX + name: value for name, value in changed(model.mask_decoder).items()}
+    parts = fretsaw_hr.HighResolutionParts(window=6, shift=3, anchor=4, state_size=2)
+    student = fretsaw_hr.HighResolutionEncoder(tiny_sam2(64).image_encoder, parts)
+    high, described = low_rank.compress(trained(student), fretsaw_hr.started(student), 2), fretsaw_hr.describe_parts(parts)
     return {
         "sam": Sample(".safetensors", original, {}, build),
         "sam-original": Sample(".pth", sam_keys.to_original(original), {}, build),
@@ -147,6 +150,9 @@ def samples() -> dict[str, Sample]:
         "pmg": Sample(".safetensors", pmg, {"recipe": "pmg_sam", "settings": json.dumps(SETTINGS.write()), "encoder": BASE, low_rank.RANK: "2"}, build),
         "grc": Sample(".safetensors", trained(grc), {"recipe": "grc_sam", **about.to_metadata()}, build),
         "student": Sample(".safetensors", half(HrsamLiteEncoder()), {"recipe": "hrsam_lite", "base": BASE, "size": "64"}, build),
+        "high-resolution": Sample(
+            ".safetensors", high, {"recipe": "fretsaw_hr", "fretsaw_hr": described, "base": BASE, "size": "64", low_rank.RANK: "2"}, build
+        ),
         "clicked": Sample(".safetensors", changed(model.mask_decoder), {"recipe": "sam_ref", "model": BASE, low_rank.RANK: "2"}, build),
         "refiner": Sample(".safetensors", {**trained(refiner), **decoder}, {"config": json.dumps(refiner.config), low_rank.RANK: "2"}, build_refined),
         "clip": Sample(".safetensors", random_clip(), {}, build_words),

@@ -36,7 +36,7 @@ from fretsaw.weights.gather import shipped_path
 from packages import file_weights, own_cache
 from tiny import published_names, tiny_hrsam, tiny_sam, tiny_sam2
 
-KINDS = ("sam", "sam-original", "sam2", "hrsam", "pmg", "grc", "student", "clicked", "refiner", "clip", "dino")
+KINDS = ("sam", "sam-original", "sam2", "hrsam", "pmg", "grc", "student", "high-resolution", "clicked", "refiner", "clip", "dino")
 SMALL = {"a": torch.ones(2, 3), "b": torch.zeros(3)}
 
 
@@ -113,7 +113,7 @@ def test_the_metadata_that_a_file_needs_are_asked_for_and_looked_at(tiny_tables,
             model_files.write(path, sample.tensors, metadata)
             if kind == "hrsam" and value is None:
                 continue  # a published file has no such description; its size is looked up
-            if (kind, name) == ("student", "size"):  # a side that is given counts
+            if (kind, name) in (("student", "size"), ("high-resolution", "size")):  # a side that is given counts
                 assert path.name in refusal(catalog.build, str(path))
             else:
                 assert path.name in refusal(sample.load, path)
@@ -551,7 +551,7 @@ def test_the_programs_would_run_in_a_reader_that_runs_them(tmp_path):
 
 
 def test_a_file_that_stands_on_itself_or_on_nothing_is_refused(tiny_tables, tmp_path):
-    for kind, key in (("pmg", "encoder"), ("student", "base"), ("clicked", "model")):
+    for kind, key in (("pmg", "encoder"), ("student", "base"), ("high-resolution", "base"), ("clicked", "model")):
         sample, path = tiny_tables[kind], tmp_path / f"{kind}.safetensors"
         model_files.write(path, sample.tensors, {**sample.metadata, key: str(path)})
         assert "stands on it again" in refusal(sample.load, path)
@@ -579,7 +579,7 @@ def test_a_file_whose_base_network_is_missing_is_refused_before_anything_is_enco
 
 def test_a_damaged_file_is_refused_before_its_base_is_fetched(tiny_tables, tmp_path, monkeypatch):
     monkeypatch.setattr(catalog, "weights_path", lambda *_, **__: pytest.fail("fetched"))
-    for kind in ("pmg", "grc", "student", "clicked"):
+    for kind in ("pmg", "grc", "student", "high-resolution", "clicked"):
         sample = tiny_tables[kind]
         name = greatest(sample.tensors)
         path = model_files.write(tmp_path / "nan.safetensors", {**sample.tensors, name: sample.tensors[name] * float("nan")}, sample.metadata)
