@@ -1,4 +1,4 @@
-"""What the commands of `fretsaw evaluate` share: opening data and model, progress, the printed table."""
+"""Steps that the commands of `fretsaw evaluate` share: open data and model, show progress, print the table."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ COLUMNS = {
     "semantic": ("mIoU", "PA"),
     "instances": ("AP", "AP50", "AP75", "matched IoU"),
 }
-"""What the table shows, by task."""
+"""Columns of the table, by task."""
 
 RUNNING = {"clicks": ("NoC@90", "NoC@95"), "auto": ("IoU", "MAE"), "semantic": ("mIoU",), "instances": ("matched IoU",)}
-"""What the progress bar shows."""
+"""Figures beside the progress bar, by task."""
 
 MODES = {"clicks": "click", "auto": "auto", "semantic": "semantic", "instances": "auto"}
-"""What a model must offer, in the catalogue's words, by task."""
+"""The mode that a model must have, in the catalogue's words, by task."""
 
 MOST_WORKERS = 4
 """Workers on a CPU unless told otherwise, where there are as many cores; each holds a model."""
@@ -158,7 +158,7 @@ def _check_model(build: Callable[[], Segmenter], name: str, mode: str, check: Ca
     check_name(name, mode)
     known = name in CATALOGUE
     if not known and not Path(name).is_file():
-        return  # loading says so
+        return  # loading raises for a name that is unknown
     if not known or mode == "semantic":
         segmenter = build()
         check_parts(segmenter, mode)

@@ -60,7 +60,7 @@ def train(
         return
     out = Path(config.out)
     check_folder(config, out)
-    # Of several processes that share a run, one speaks, and owns the folder.
+    # Of several processes that share a run, only the first one prints and owns the folder.
     chief = all(os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "NODE_RANK", "GROUP_RANK"))
     length = module.length(config)
     if not chief:

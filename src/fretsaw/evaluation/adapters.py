@@ -1,4 +1,4 @@
-"""Fretsaw's own models as the click protocols see them."""
+"""Make predictors of the click protocols out of Fretsaw's own models."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def predictor_for(segmenter: Segmenter, protocol: ClickProtocol) -> ClickPredict
 
 
 def uses_sessions(protocol: ClickProtocol) -> bool:
-    """Whether a protocol asks a model as a session does, so that whoever measures by it measures what a user gets, zooming in included."""
+    """Return whether a protocol clicks as a session does. Its figures are then those of a user's session, zooming in included."""
     return protocol.previous_mask == "low_res_logits_best" and protocol.multimask == "best_predicted_iou" and protocol.input == "model"
 
 
@@ -164,7 +164,7 @@ def load_predictor(protocol: ClickProtocol, **keywords: Any) -> ClickPredictor:
 
 
 def weights_checksum(name: str) -> str:
-    """Return the checksum of a model's weights; what is missing is fetched first.
+    """Return the checksum of a model's weights; missing weights are fetched first.
 
     Raises:
         ModelError: If there is no such name.

@@ -43,7 +43,7 @@ LEVELS: Mapping[str, Callable[[LevelCounts], np.ndarray]] = {
 
 @dataclass(frozen=True)
 class AutoProtocol:
-    """Everything that the figures of automatic masks depend on.
+    """A protocol for automatic masks: every choice that changes the figures.
 
     Attributes:
         name: As reports print it.
@@ -73,16 +73,16 @@ PROTOCOLS = {
 
 
 class AutoCutter(Protocol):
-    """What is evaluated: anything that cuts an image without a prompt, such as a `fretsaw.Segmenter`."""
+    """Any object that cuts an image without a prompt, such as a `fretsaw.Segmenter`: the subject of the evaluation."""
 
     def auto(self, image: np.ndarray) -> Segmentation: ...
 
 
 def protocol_named(name: str) -> AutoProtocol:
-    """Return a protocol by name.
+    """Return the protocol of a name.
 
     Raises:
-        ConfigError: If there is none of this name.
+        ConfigError: If no protocol has this name.
     """
     if name not in PROTOCOLS:
         raise ConfigError(f"expected one of the protocols {', '.join(PROTOCOLS)} for automatic masks, got {name!r}")

@@ -94,7 +94,7 @@ def threshold(values: np.ndarray, unit: Unit, protocol: ClickProtocol) -> np.nda
 
 
 def handed_back(values: np.ndarray, mask: np.ndarray, unit: Unit, protocol: ClickProtocol) -> np.ndarray | None:
-    """Return what the network gets of its answer at the next click, or None where it remembers its own low-resolution logits."""
+    """Return the part of the answer that the network gets at the next click, or None if it keeps its own low-resolution logits."""
     if protocol.previous_mask == "probabilities":
         return probabilities(values, unit)
     if protocol.previous_mask == "labels":
@@ -159,7 +159,7 @@ class ClickTally:
 
 
 def carried(ious: Sequence[float], length: int) -> np.ndarray:
-    """Return IoUs after 1 .. length clicks; those after the last click made are the last IoU, 0 where none was made."""
+    """Return IoUs after 1 .. length clicks. After the last click that was made, its IoU is repeated; without any click it is 0."""
     row = np.zeros(length)
     row[: len(ious)] = ious
     if ious:
@@ -223,7 +223,7 @@ def evaluate_clicks(
 
 
 def sample_rng(seed: int, name: str) -> np.random.Generator:
-    """Return a sample's own stream of random numbers, the same in whatever order and process the sample is measured."""
+    """Return the random numbers of a sample. They depend on neither the order nor the process in which samples are measured."""
     return np.random.default_rng([seed, int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")])
 
 

@@ -142,7 +142,7 @@ def average_precision(truth: Mapping[str, Any], predictions: Sequence[Mapping[st
         rows = [_checked(annotation, sizes) for annotation in truth["annotations"] if annotation["image_id"] in chosen]
         annotations = [_complete(annotation, number) for number, annotation in enumerate(rows, 1)]
         results: Any = [{**_checked(row, sizes), "category_id": CATEGORY_ID} for row in predictions if row["image_id"] in chosen]
-        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints what it does
+        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
             reference = _index(images, annotations)
             found = reference.loadRes(results) if results else _index(images, [])
             evaluation = COCOeval(reference, found, "segm")
@@ -155,12 +155,12 @@ def average_precision(truth: Mapping[str, Any], predictions: Sequence[Mapping[st
 
 
 def _checked(row: Mapping[str, Any], sizes: Mapping[Any, tuple[int, int]]) -> dict[str, Any]:
-    """Return a row whose mask pycocotools can be trusted with: it believes every run length and every vertex."""
+    """Return a row after checking its mask, because pycocotools checks neither run lengths nor vertices."""
     return {**row, "segmentation": checked_coco(row["segmentation"], sizes[row["image_id"]])}
 
 
 def _complete(annotation: Mapping[str, Any], number: int) -> dict[str, Any]:
-    """Return an annotation as COCOeval needs it, and nothing else of it: of the one class, with an id and a crowd flag.
+    """Return the fields of an annotation that COCOeval needs: the one class, an id and a crowd flag.
 
     Its area only sorts it by size, which AP does not use.
     """

@@ -1,4 +1,4 @@
-"""What a report holds as a picture: one function per task, and `plot`, which takes the report's."""
+"""Draw a report: one function per task, and `plot`, which chooses the one of the report's task."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fretsaw.images import write_bytes
 
 
 def require_matplotlib() -> None:
-    """Check that pictures can be drawn, before hours of measuring.
+    """Check that matplotlib is installed, before a long evaluation.
 
     Raises:
         MissingExtraError: If matplotlib is not installed.
@@ -111,7 +111,7 @@ def _thresholds(axes: Any, reports: Sequence[Report]) -> None:
 
 
 def _classes(axes: Any, reports: Sequence[Report]) -> None:
-    """One row a class; a class that occurs in no picture has none."""
+    """Draw one row per class; a class that occurs in no picture has no row."""
     values = [ious_by_class(report) for report in reports]
     names = [name for name in values[0] if any(np.isfinite(of[name]) for of in values if name in of)]
     axes.figure.set_size_inches(6.4, max(4.4, 0.16 * len(names) * len(reports) + 1.2))

@@ -63,7 +63,7 @@ def _grow(region: np.ndarray, allowed: np.ndarray, steps: int) -> np.ndarray:
 
 
 def _skeleton(binary: np.ndarray, skeletonize: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """Skeleton of the truth, (H, W) uint8; thinning looks no farther than the object, so its box is enough."""
+    """Return the skeleton of the truth, (H, W) uint8. Only the object's box is thinned, since thinning does not look outside of it."""
     skeleton = np.zeros_like(binary)
     x, y, width, height = cv2.boundingRect(binary)
     if width:

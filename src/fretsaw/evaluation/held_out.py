@@ -20,7 +20,7 @@ from fretsaw.session import Session
 from fretsaw.types import ImageEmbedding, Refiner
 
 SHOWN = ("NoC@90", "NoC@95", "IoU@1", "IoU@2", "IoU@3", "IoU@5", "IoU@10", "IoU@20")
-"""Of `ClickTally`'s figures, what a log of training holds, beside "boundary IoU"."""
+"""The figures of `ClickTally` that a training log holds, beside "boundary IoU"."""
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class InstanceProtocol:
-    """How a result becomes instances and how these meet the truth.
+    """A protocol for instances: how a result is split into instances, and how they are matched with the truth.
 
     Attributes:
         name: As reports print it.
@@ -76,7 +76,7 @@ class Instance:
 
 @dataclass(frozen=True)
 class Match:
-    """Which prediction belongs to which truth, by index, and how far they overlap."""
+    """A matched prediction and truth, by index, and their IoU."""
 
     prediction: int
     truth: int
@@ -84,16 +84,16 @@ class Match:
 
 
 class InstanceCutter(Protocol):
-    """What is evaluated: anything that cuts an image without a prompt, such as a `fretsaw.Segmenter`."""
+    """Any object that cuts an image without a prompt, such as a `fretsaw.Segmenter`: the subject of the evaluation."""
 
     def auto(self, image: np.ndarray, instances: bool = False) -> Segmentation: ...
 
 
 def protocol_named(name: str) -> InstanceProtocol:
-    """Return a protocol by name.
+    """Return the protocol of a name.
 
     Raises:
-        ConfigError: If there is none of this name.
+        ConfigError: If no protocol has this name.
     """
     if name not in PROTOCOLS:
         raise ConfigError(f"expected one of the protocols {', '.join(PROTOCOLS)} for instances, got {name!r}")
@@ -225,7 +225,7 @@ def measure_sample(segmenter: InstanceCutter, sample: InstanceSample, *, protoco
 
 
 def numbered(instances: Sequence[Instance], size: tuple[int, int]) -> LabelMap:
-    """Return instances as one map: label -1 nowhere, else the instance's place in the list; where two overlap the better scored is seen."""
+    """Return instances as one map: -1 for no instance, else the instance's index. Where two overlap, the one with the higher score is shown."""
     labels = np.full(size, -1, np.int32)
     for place in sorted(range(len(instances)), key=lambda index: instances[index].score):
         labels[instances[place].mask] = place

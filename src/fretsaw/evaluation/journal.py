@@ -1,4 +1,4 @@
-"""The file that lets a killed run go on: one line per finished sample, written as soon as it is known."""
+"""The journal of a run: one line per finished sample, written at once, from which a killed run continues."""
 
 from __future__ import annotations
 
@@ -73,8 +73,8 @@ class Journal:
         self.empty = False
 
     def close(self) -> None:
-        """Give the file back; one without any sample is removed, since there is nothing to go on from."""
-        with self._held, suppress(OSError):  # what a full disk did not take was said by `append`
+        """Close the file; a journal without any sample is removed."""
+        with self._held, suppress(OSError):  # `append` has reported a full disk already
             self._file.close()
             if self.empty:
                 self.path.unlink(missing_ok=True)
@@ -112,7 +112,7 @@ class Journal:
         return None
 
     def _lines(self) -> Iterator[tuple[dict[str, Any], int]]:
-        """Yield every whole line and the offset behind it; stop at the first that is torn."""
+        """Yield every complete line and the offset behind it; stop at the first incomplete one."""
         end = 0
         with self.path.open("rb") as file:
             for line in file:

@@ -1,4 +1,4 @@
-"""What each layer of CLIP, and other networks, tell apart: spatial entropy, and average precision of "are these two patches of one class?".
+"""Compare layers of CLIP and other networks: their spatial entropy, and their average precision in telling whether two patches are of one class.
 
 Source: S2CLIP, algorithm 1, figures 3 and 4.
 """

@@ -1,4 +1,4 @@
-"""What a click protocol evaluates, and the ways in which protocols feed an image to it.
+"""The predictors that click protocols evaluate, and the ways in which protocols feed an image to them.
 
 A predictor is anything that opens an image and turns clicks into a map. The wrappers are predictors around predictors: they change what the inner one sees
 (a crop, a mirror image, a stretched image) and bring its map back, so that each protocol is a stack of them around any network.
@@ -40,15 +40,15 @@ class OpenImage(Protocol):
 
 
 class ClickPredictor(Protocol):
-    """A network as the click loop sees it."""
+    """A network under a click protocol: it opens images."""
 
     @property
     def unit(self) -> Unit:
-        """What its maps hold."""
+        """The unit of its maps."""
         ...
 
     def open(self, image: np.ndarray) -> OpenImage:
-        """Take an image, (H, W, 3) uint8 RGB; whatever does not depend on clicks is computed here."""
+        """Take an image, (H, W, 3) uint8 RGB, and compute everything that does not depend on clicks."""
         ...
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from fretsaw.errors import ConfigError
 
 CURVE_TARGET = 1.01
-"""A target that no mask reaches: every sample gets all clicks, as curves of IoU against clicks want it."""
+"""A target that no mask reaches, for curves of IoU against clicks: every sample gets all clicks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,10 +137,10 @@ CLICK_PROTOCOLS = {protocol.name: protocol for protocol in (RITM, SIMPLECLICK, S
 
 
 def click_protocol(name: str) -> ClickProtocol:
-    """Return a protocol by name.
+    """Return the protocol of a name.
 
     Raises:
-        ConfigError: If there is none of that name.
+        ConfigError: If no protocol has this name.
     """
     try:
         return CLICK_PROTOCOLS[name]
@@ -149,5 +149,5 @@ def click_protocol(name: str) -> ClickProtocol:
 
 
 def for_dataset(protocol: ClickProtocol, dataset: str) -> ClickProtocol:
-    """Return the protocol with what it does differently on one data set: RITM zooms DAVIS to 600 pixels."""
+    """Return the protocol with its exceptions for one data set: RITM zooms DAVIS to 600 pixels."""
     return replace(protocol, input_size=600) if protocol.name == "ritm" and dataset == "davis" else protocol

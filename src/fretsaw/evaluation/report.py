@@ -1,4 +1,4 @@
-"""What a measurement says about itself: a report in JSON, and tables that never mix protocols without saying so."""
+"""The report of an evaluation, in JSON, and tables of reports; a table of several protocols says that it is one."""
 
 from __future__ import annotations
 

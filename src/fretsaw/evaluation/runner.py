@@ -1,4 +1,4 @@
-"""Measure every sample of a data set: in parallel, without losing finished work, and with the same result however it is done.
+"""Measure every sample of a data set in parallel, without losing finished work. The result depends on neither the number of workers nor interruptions.
 
 Each task (clicks, auto, semantic, instances) brings two functions and an accumulator; everything else is here:
 
@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 
 class Named(Protocol):
-    """What the runner asks of a sample."""
+    """A sample, as far as the runner needs it."""
 
     @property
     def name(self) -> str:
@@ -47,7 +47,7 @@ class Named(Protocol):
 
 
 class NamedSet(Protocol):
-    """What the runner asks of a data set; `fretsaw.data.datasets.Dataset` is one."""
+    """A data set, as far as the runner needs it; `fretsaw.data.datasets.Dataset` is one."""
 
     @property
     def name(self) -> str: ...
@@ -73,7 +73,7 @@ class Tally(Protocol):
 
 
 class Progress(Protocol):
-    """What a run tells whoever watches it."""
+    """Receives the progress of a run."""
 
     def start(self, total: int, resumed: int, notes: Sequence[str]) -> None:
         """Called once; `resumed` samples of `total` are already measured; `notes` say, for example, that an old journal was set aside."""
@@ -342,7 +342,7 @@ def _measured(
 
 @contextmanager
 def _interrupts_held_back() -> Generator[None]:
-    """Let Ctrl-C wait while processes are started. They inherit that they do not hear it: one that is still importing could only die of it."""
+    """Hold Ctrl-C back while worker processes start. They inherit that: Ctrl-C would kill a process that is still importing."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -362,7 +362,7 @@ def _measure_one(state: Any, measure: Callable[[Any, Any], Mapping[str, Any]], s
         if (lasting := lasting_failure(error)) is not None:
             raise OutputError(f"{sample.name}: {lasting.strerror}; what was finished is kept, run the same again when that is mended") from error
         return Failure(sample=sample.name, kind=type(error).__name__, error=str(error).strip() or type(error).__name__)
-    # Through JSON at once, so that a record is the same whether it was just measured, came from another process or from the journal.
+    # A new record goes through JSON too, so that it equals one that comes from another process or from the journal.
     return json.loads(json.dumps({"sample": sample.name, **record}))
 
 
@@ -382,12 +382,12 @@ _worker: _Worker | None = None
 def _start_worker(build: Callable[[], Any], measure: Callable[[Any, Any], Mapping[str, Any]]) -> None:
     global _worker
     _worker = _Worker(build, measure)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it too, and ends the run in order
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent receives it too, and ends the run in order
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:
-    """End this worker when the parent is killed; it would wait for work for ever otherwise."""
+    """End this worker when its parent is killed, because it would wait for work for ever."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         connection.wait([parent.sentinel])

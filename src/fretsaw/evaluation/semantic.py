@@ -103,22 +103,22 @@ PRESETS = {
 
 
 class TextLabeller(Protocol):
-    """What is evaluated with class names: a `fretsaw.Segmenter` of a text model."""
+    """A model that is evaluated with class names: a `fretsaw.Segmenter` of a text model."""
 
     def text(self, image: np.ndarray, names: tuple[str, ...], background: tuple[str, ...], settings: TextSettings) -> LabelMap: ...
 
 
 class ClassLabeller(Protocol):
-    """What is evaluated with the classes it was trained on: a `fretsaw.Segmenter` of a semantic model."""
+    """A model that is evaluated with the classes it was trained on: a `fretsaw.Segmenter` of a semantic model."""
 
     def semantic(self, image: np.ndarray) -> LabelMap: ...
 
 
 def preset_named(name: str) -> SemanticPreset:
-    """Return a preset by name.
+    """Return the preset of a name.
 
     Raises:
-        ConfigError: If there is none of this name.
+        ConfigError: If no preset has this name.
     """
     if name not in PRESETS:
         raise ConfigError(f"expected one of the presets {', '.join(PRESETS)}, got {name!r}")

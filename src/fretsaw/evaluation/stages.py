@@ -1,4 +1,4 @@
-"""How good each stage of a coarse-to-fine model is: classes or foreground at the end, and the coarse and the fine mask on the way."""
+"""Figures of each stage of a coarse-to-fine model: the coarse mask, the fine mask, and the final classes or foreground."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from fretsaw.types import ImageEmbedding
 
 
 class StageTally:
-    """Sums what samples say.
+    """Sums the figures of samples.
 
     Args:
         classes: Number of classes, the background among them; 2 for a binary model.

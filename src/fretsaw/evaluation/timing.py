@@ -1,4 +1,4 @@
-"""How long clicks take: seconds per click as the papers count it, and the latency of "segment anything" by single points."""
+"""The time of clicks: seconds per click (SPC) as the papers count it, and the latency of "segment anything" by single points (SAT latency)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ T = TypeVar("T")
 Synchronise = Callable[[], None]
 
 CLICKS = 20
-"""Clicks over which an encoding is shared out."""
+"""Number of clicks that share the time of one encoding."""
 
 
 def synchroniser(device: str) -> Synchronise:
@@ -116,7 +116,7 @@ def _timed_loop(predictor: ClickPredictor, sample: Sample, protocol: ClickProtoc
     clicks: list[Click] = []
     opened, opening = _timed(lambda: predictor.open(image), synchronise)
     for _ in range(CLICKS):
-        # A perfect mask gets no click by HRSAM's rule; the clock wants 20 all the same.
+        # HRSAM's rule makes no click on a perfect mask, but the mean is over 20 clicks.
         click = next_click(mask, truth, clicked, protocol, rng) or Click(0, 0, False)
         clicks.append(click)
         clicked[int(click.y), int(click.x)] = True

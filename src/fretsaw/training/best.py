@@ -1,4 +1,4 @@
-"""When to stop and what to keep: the best validation so far, how long nothing improved. All of it is read back from the log."""
+"""Early stopping and the best weights: the best validation so far, and the number of validations since it improved. Both are read back from the log."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fretsaw.training.loop import read_log
 
 
 class BestSoFar:
-    """Follows one figure of the validation, the smaller the better.
+    """Follows one figure of the validation. Lower is better.
 
     Args:
         folder: Of the run; its log says what earlier calls of the same run saw.
@@ -32,7 +32,7 @@ class BestSoFar:
         return bool(self._patience) and self.stale >= self._patience
 
     def see(self, figures: Mapping[str, float]) -> Mapping[str, float]:
-        """Take in a validation's figures and return them; stores the model if they are the best."""
+        """Record a validation's figures, store the model if they are the best so far, and return them."""
         self._catch_up()
         if self._take(figures[self._figure]):
             self._keep()

@@ -18,7 +18,7 @@ from fretsaw.training.embeddings import stack, to_device
 from fretsaw.types import ImageEmbedding
 
 TRIES = 20
-"""Draws before a data set whose objects are all empty is given up."""
+"""The most draws for one item before a data set counts as one whose objects are all empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,14 +97,14 @@ def truth_maps(truth: np.ndarray, preprocessing: Preprocessing, map_scale: int =
 
 
 def _inside(frame: Frame, size: int) -> Tensor:
-    """1 where a map of side `size` shows the photo, 0 in the frame's padding."""
+    """Return 1 where a map of side `size` shows the photo, and 0 in the frame's padding."""
     inside = torch.zeros(1, 1, size, size)
     inside[..., : round(size * frame.content_height / frame.size), : round(size * frame.content_width / frame.size)] = 1
     return inside
 
 
 def collate(items: Sequence[ClickBatch]) -> ClickBatch:
-    """Put batches of one together."""
+    """Join batches of one object."""
     embedding = stack([item.embedding for item in items])
     return ClickBatch(
         torch.cat([item.pixels for item in items]), embedding, torch.cat([item.coverage for item in items]), torch.cat([item.valid for item in items])

@@ -1,4 +1,4 @@
-"""Clicks with the model in the loop: each is made where the answer before was wrong, as a person would, and several objects are clicked at once.
+"""Clicks with the model in the loop: each click falls where the previous answer is wrong, as a person's would. Several objects are clicked at once.
 
 Source: InterFormer (Huang et al. 2023), section 3.4, and FocSAM (Huang et al. 2024), whose strategy SAM-REF (section 4.1.3) takes over.
 """
@@ -19,7 +19,7 @@ from fretsaw.training.click_batches import ClickBatch
 from fretsaw.types import NEGATIVE, POSITIVE, ImageEmbedding
 
 FIRST_SPREAD = 2 * SPREAD
-"""Of a first click as people make it: it says which object is meant and need not be near the middle."""
+"""Spread of a person's first click, which only says which object is meant and may lie far from its middle."""
 
 Refine = Callable[[Tensor, Tensor, Tensor, "Tensor | None", Any], "tuple[Tensor, Any]"]
 """(point_coords, point_labels, coarse logits, previous logits or None, state) -> (logits, state), for B prompt sets at once."""
@@ -27,7 +27,7 @@ Refine = Callable[[Tensor, Tensor, Tensor, "Tensor | None", Any], "tuple[Tensor,
 
 @dataclass(frozen=True, slots=True)
 class Interaction:
-    """What the decoder is asked at the last click.
+    """The decoder's input at the last click.
 
     Attributes:
         point_coords: (B, N, 2) xy in the model frame of all clicks, the last one included.
@@ -43,7 +43,7 @@ class Interaction:
 
 
 def draw_clicks(rng: np.random.Generator, most: int, gamma: float) -> int:
-    """Return how many clicks come before the one that is learned from: n in 0 .. most - 1 with a probability proportional to gamma^n.
+    """Return the number of clicks before the one that is learned from: n in 0 .. most - 1 with a probability proportional to gamma^n.
 
     Source: InterFormer (Huang et al. 2023), its training configuration (20 clicks at most, gamma 0.6); HRSAM's takes 21.
     """
@@ -52,7 +52,7 @@ def draw_clicks(rng: np.random.Generator, most: int, gamma: float) -> int:
 
 
 class Annotator:
-    """Clicks the objects of a batch, each where its own answer is wrong.
+    """Clicks every object of a batch where the model's answer to it is wrong.
 
     Args:
         batch: Objects.
@@ -69,7 +69,7 @@ class Annotator:
         self._scale, self._device, self._rng = batch.pixels.shape[-1] / self._truth.shape[-1], batch.coverage.device, rng
 
     def click(self, answer: Tensor | None, state: Any) -> Interaction:
-        """Click every object once more, answer (B, 1, s, s) being what came of the clicks before and state the refiner's; None at the first."""
+        """Click every object once more. `answer` (B, 1, s, s) and the refiner's `state` belong to the previous clicks; both are None at the first click."""
         masks = np.zeros(self._truth.shape, bool) if answer is None else (answer[:, 0] > 0).cpu().numpy()
         spread = FIRST_SPREAD if answer is None else SPREAD
         rows = zip(masks, self._truth, self._clicked, self._around, strict=True)
@@ -82,7 +82,7 @@ class Annotator:
 
 @torch.no_grad()
 def click_through(model: SamClicks, batch: ClickBatch, clicks: int, rng: np.random.Generator, real: float = 0.0) -> Interaction:
-    """Click every object of a batch `clicks` times, each answer fed back, and make one more click, which is not answered.
+    """Click every object of a batch `clicks` times, feed each answer back, and make one more click without an answer.
 
     Args:
         model: Its decoder answers; the best of three masks at every click, as in a session.
@@ -129,13 +129,13 @@ def coarse_logits(model: SamClicks, batch: ClickBatch, point: Interaction) -> Te
 def answer_clicks(
     model: SamClicks, embedding: ImageEmbedding, point_coords: Tensor, point_labels: Tensor, previous_logits: Tensor | None, choose: Choice
 ) -> Tensor:
-    """Return the decoder's answer (B, 1, S/4, S/4) to clicks (B, N, 2) in the model frame, its last answer in the prompt, by the mask that `choose` takes."""
+    """Return the mask (B, 1, S/4, S/4) that `choose` picks from the decoder's answer to clicks (B, N, 2) in the model frame and to its last answer."""
     prompt = model.embed_prompt(*pad_points(point_coords, point_labels), previous_logits)
     return choose(*model.decode(embedding, prompt))[0]
 
 
 def _next_click(mask: np.ndarray, truth: np.ndarray, clicked: np.ndarray, rng: np.random.Generator, spread: float = 0.0) -> tuple[int, int, int]:
-    """Return x, y and label of the next click, and mark it; where nothing is wrong, the deepest place of the object that was not clicked."""
+    """Return x, y and label of the next click, and mark its place. If nothing is wrong, it falls on the object's deepest place without a click."""
     click = simulate_click_around(mask, truth, clicked, rng, spread) if spread else simulate_click_hrsam(mask, truth, clicked, rng)
     if click is not None:
         x, y, label = int(click.x), int(click.y), POSITIVE if click.positive else NEGATIVE

@@ -1,4 +1,4 @@
-"""A run's learning curves as a picture, drawn from its log at the end and whenever somebody asks: fretsaw curves runs/hrsam"""
+"""Draw a run's learning curves from its log. A run draws them when it ends; `fretsaw curves runs/hrsam` draws them at any time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fretsaw.images import write_bytes
 from fretsaw.training.loop import read_log
 
 NOT_CURVES = frozenset({"step", "seconds"})
-"""What a line of the log holds beside losses, figures of the validation and the learning rate."""
+"""Fields of a log line that are not drawn."""
 
 
 def can_draw() -> bool:

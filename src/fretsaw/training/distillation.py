@@ -1,4 +1,4 @@
-"""Photos beside what a teacher makes of them: computed once, kept on disk, read back by several workers.
+"""Photos with their teacher's embeddings, which are computed once, stored on disk, and read back by several workers.
 
 Colours of the student's view are distorted; the teacher saw the plain view, so one embedding serves every pass. A mirrored view is another view with an
 embedding of its own.

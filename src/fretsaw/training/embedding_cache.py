@@ -160,7 +160,7 @@ def _read_index(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def counted(total: int, say: Callable[[str], None], every: int = 50) -> Callable[[], None]:
-    """Return what `EmbeddingCache.fill` calls after each key: it says how far it is, every so many keys and at the last.
+    """Return a callback for `EmbeddingCache.fill` that reports progress after every few keys and after the last one.
 
     Args:
         total: How many will be computed.

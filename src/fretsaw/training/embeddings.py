@@ -1,4 +1,4 @@
-"""Small steps on embeddings and views that several recipes make: stack them, slice them, move them, normalise pixels."""
+"""Operations on embeddings and views that several recipes need: stack, slice, move to a device, normalise pixels."""
 
 from __future__ import annotations
 

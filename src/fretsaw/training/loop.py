@@ -1,4 +1,4 @@
-"""The training loop: any recipe's step, one folder that a killed run continues from, no word of any method.
+"""The training loop. It runs the step of any recipe, and continues a killed run from its folder; it knows no method.
 
 A run is a pure function of its seed: batch number i is made from (seed, i), so a resumed run sees the batches that the uninterrupted one would have
 seen and comes to the same losses.
@@ -26,23 +26,23 @@ from fretsaw.ownership import own
 from fretsaw.training.processes import ONE, Processes
 
 Step = Callable[[Any, int], Mapping[str, Tensor]]
-"""Maps (batch, step number) to scalars, of which "loss" is minimised and the rest is logged."""
+"""Maps (batch, step number) to scalars. "loss" is minimised; the others are logged."""
 
 
 class Watcher(Protocol):
-    """Told about a run; the command line draws a progress bar with it."""
+    """Receives a run's progress; the command line draws its progress bar with one."""
 
     def advance(self, note: str = "") -> None: ...
 
 
 def resumed(watcher: Watcher | None, steps: int) -> None:
-    """Tell a watcher that counts how many steps an interrupted run has made already."""
+    """Tell a watcher how many steps an interrupted run has made already, if it counts them."""
     if (skip := getattr(watcher, "skip", None)) is not None and steps:
         skip(steps)
 
 
 def say(watcher: Watcher | None, text: str) -> None:
-    """Let a watcher that can print lines do so."""
+    """Print a line by the watcher, if it prints lines."""
     if (speak := getattr(watcher, "say", None)) is not None:
         speak(text)
 
@@ -133,7 +133,7 @@ def fit(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"expected a folder for the run at {folder}, got: {error.strerror}") from error
-    # Of several processes the first one alone writes, so it alone owns the folder.
+    # Only the first of several processes writes, so only it owns the folder.
     with own(folder, "a training run", ".fit") if chief else nullcontext():
         done = _resume(folder, model, optimizer, schedule)
         for group in optimizer.param_groups:
@@ -159,7 +159,7 @@ def fit(
             batch = next(stream, None)
             if batch is None:
                 raise DataError(f"expected batches without end, got none for step {done} of {schedule.steps}")
-            # Each process draws for itself; the first one as if it were alone.
+            # Every process has random numbers of its own. Those of the first one are the same as in a run of one process.
             torch.manual_seed(hash((seed, done) if chief else (seed, done, processes.rank)) % 2**31)  # pyright: ignore[reportUnknownMemberType]
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * schedule.factor(done)
@@ -219,14 +219,14 @@ def save_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optim
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, folder / "checkpoint.pt")
-    except (OSError, RuntimeError) as error:  # torch tells of a full disk in its own way
+    except (OSError, RuntimeError) as error:  # torch raises RuntimeError for a full disk
         raise OutputError(f"expected to write {folder / 'checkpoint.pt'}, got: {str(error).splitlines()[0]}; the checkpoint before it is kept") from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def read_log(folder: Path) -> list[dict[str, float]]:
-    """Return the log's lines; what is no line of a log, such as one that a kill cut short, is left out."""
+    """Return the log's lines. A line that cannot be read, for example because a kill cut it short, is left out."""
     lines: list[dict[str, float]] = []
     for text in (folder / "log.jsonl").read_text(errors="replace").splitlines():
         try:
@@ -258,11 +258,11 @@ def _resume(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, sc
 
 
 def _cut_log(folder: Path, steps: int) -> None:
-    """Drop the log's lines after the checkpoint: the steps they speak of are made again."""
+    """Drop the log's lines after the checkpoint, because their steps are made again."""
     path = folder / "log.jsonl"
     if path.exists():
         kept = [line for line in read_log(folder) if line["step"] <= steps]
-        write_bytes(path, "".join(json.dumps(line) + "\n" for line in kept).encode())  # a kill meanwhile costs no line
+        write_bytes(path, "".join(json.dumps(line) + "\n" for line in kept).encode())  # atomic: a kill loses no line
 
 
 def _log(folder: Path, line: Mapping[str, Any]) -> None:

@@ -73,7 +73,7 @@ def soft_iou(logits: Tensor, target: Tensor) -> Tensor:
 def standardised_mse(student: Tensor, teacher: Tensor) -> Tensor:
     """Mean squared difference of two maps (B, C, h, w) in units of the teacher's variance, one number.
 
-    0 is a perfect copy and 1 what the teacher's mean would reach, so that maps of different scale can be added.
+    0 is a perfect copy; a constant map with the teacher's mean has the loss 1. Losses of maps of different scale can therefore be added.
 
     Source: HRSAM (Huang et al. 2024), equation 20.
 

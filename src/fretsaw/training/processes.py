@@ -1,4 +1,4 @@
-"""Where a run computes: this process, or several that share the work and average their gradients by Lightning Fabric."""
+"""The processes of a run: this one alone, or several that share the work and average their gradients by Lightning Fabric."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class Processes:
         return value
 
     def agree(self, wanted: bool) -> bool:
-        """Return what process 0 wants, in all of them."""
+        """Return process 0's value in every process."""
         return wanted
 
     def wait(self) -> None:
-        """Return when all have come here."""
+        """Wait until every process has called this."""
 
 
 ONE = Processes()
@@ -73,7 +73,7 @@ class FabricProcesses(Processes):
 
 
 def launch(count: int, device: str) -> Processes:
-    """Start the other processes of a run; each runs the same command and comes here too.
+    """Start the other processes of a run. Each runs the same command and calls this function too.
 
     Args:
         count: Processes in all; on a GPU each takes one.
@@ -95,7 +95,7 @@ def launch(count: int, device: str) -> Processes:
         from lightning_fabric.strategies.ddp import DDPStrategy  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise MissingExtraError(f"expected Lightning Fabric for {count} processes, which is not installed: pip install 'fretsaw[train]'") from error
-    # Parts of the decoder take no part in a step's loss.
+    # Some of the decoder's parameters have no gradient in a step.
     fabric = Fabric(
         accelerator=kind, devices=count, strategy=DDPStrategy(find_unused_parameters=True, process_group_backend="gloo" if kind == "cpu" else "nccl")
     )

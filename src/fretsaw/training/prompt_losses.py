@@ -43,7 +43,7 @@ def decoder_losses(model: SamClicks, student: ImageEmbedding, teacher: ImageEmbe
     with torch.no_grad():
         target, target_iou = model.decode(teacher, prompt)
     logits, iou = model.decode(student, prompt)
-    # The teacher's own probabilities are the target of the cross-entropy: it knows where it is unsure. Dice wants a decision.
+    # The target of the cross-entropy is the teacher's probabilities, which show where the teacher is unsure. Dice needs a binary target.
     mask = bce(logits, target.sigmoid()) + dice(logits, (target > 0).float())
     return {"mask": mask.mean(), "iou": (iou - target_iou).square().mean()}
 

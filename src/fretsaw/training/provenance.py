@@ -1,4 +1,4 @@
-"""What a trained file says about how it was made."""
+"""The settings that a trained file states in its metadata."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def settings_text(config: DataclassInstance) -> str:
-    """Return a recipe's settings as JSON, every path cut to its last part: a file that travels need not tell how its maker's folders are called.
+    """Return a recipe's settings as JSON. Every path is cut to its last part, so that a published file does not show its maker's folders.
 
     Args:
         config: A recipe's configuration; texts may hold several paths, separated by commas.

@@ -135,8 +135,8 @@ def _residual(block: Any, tokens: Tensor) -> Tensor:
 
 
 def rows(maps: list[Tensor]) -> Tensor:
-    """Return every third token of maps (1, h, w, C) as rows: neighbours say nearly the same, but not every second one.
+    """Return every third token of maps (1, h, w, C) as rows, because neighbouring tokens are nearly equal.
 
-    Hiera's position table repeats every two tokens of the third stage, so that even columns alone would be fitted and odd ones guessed.
+    Every second token would be wrong: Hiera's position table repeats every two tokens of the third stage, so the fit would see even columns only.
     """
     return torch.cat([one.flatten(0, 2)[::3] for one in maps])

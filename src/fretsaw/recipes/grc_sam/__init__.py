@@ -6,7 +6,7 @@ command  fretsaw train grc_sam --set data=FOLDER --set classes=FILE --set out=ru
          add --set head=linear for the baseline: a 1 x 1 convolution on the frozen encoder
          on a GPU: --set device=cuda --set dtype=bfloat16 --set size=1024 --set width=256 --set views=0 --set unfreeze=5
 data     DATA/images and DATA/masks (labels, annotations); DATA/classes.txt for label maps; lists of parts in `splits`, else a tenth each is held out
-decides  the val part: the network with the highest mIoU (classes) or Dice (foreground) is kept as model.safetensors, which `fretsaw.load` takes by path
+chosen   on the val part: the network with the highest mIoU (classes) or Dice (foreground) is stored as model.safetensors, which `fretsaw.load` takes by path
 
 The encoder's features of a few fixed views of each image are stored once in half precision; then a step costs the generator and the decoder only.
 

@@ -22,7 +22,7 @@ from fretsaw.types import ImageEmbedding
 
 
 class GrcValidation:
-    """Measures the val part, remembers the best and keeps its weights; called by the loop."""
+    """The loop's validation: measure the val split, and store the weights if they are the best so far."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class GrcValidation:
         self._best = Path(config.out) / "best.json"
 
     def __call__(self, done: int) -> Mapping[str, float]:
-        """Return the figures of the val part; keep the network if it is the best so far."""
+        """Return the figures of the val split; store the network if it is the best so far."""
         tally = self.measure()
         figures = tally.figures()
         decides = "mIoU" if self._data.names else "Dice"

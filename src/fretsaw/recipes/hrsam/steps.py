@@ -1,4 +1,4 @@
-"""What HRSAM's recipe computes at every step: the distance from a teacher's embedding, or the answer to simulated clicks.
+"""One training step of HRSAM: the distance from a teacher's embedding, or the answer to simulated clicks.
 
 Source: HRSAM (paper 003), appendix D.3.
 """
@@ -111,7 +111,7 @@ def simulate_clicks(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Click an object as a person would while the model answers.
 
-    The first click falls on the object's centre (k = 1), each of the others into what the answer before got wrong; where nothing is wrong there is none.
+    The first click falls on the object's centre (k = 1). Every other click falls where the previous answer is wrong; if nothing is wrong, there is no click.
 
     Args:
         model: Answers with its single mask, all clicks so far and its last logits in the prompt.

@@ -19,7 +19,7 @@ from fretsaw.recipes.pmg_sam.frozen import Frozen
 
 @dataclass(frozen=True, slots=True)
 class PmgSplits:
-    """What is trained on and what is validated on."""
+    """The train and the validation split."""
 
     train: Sequence[Sample]
     validate: Sequence[Sample]
@@ -63,7 +63,7 @@ def open_parts(config: PmgSamConfig, frozen: Frozen | None) -> PmgSplits:
 
 
 def evenly(samples: Sequence[Sample], most: int) -> Sequence[Sample]:
-    """Return at most so many samples, evenly out of a sequence, its first and last among them."""
+    """Return at most `most` samples, evenly spaced, the first and the last included."""
     if len(samples) <= most:
         return samples
     return [samples[int(place)] for place in np.linspace(0, len(samples) - 1, most)]

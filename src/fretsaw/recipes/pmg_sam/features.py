@@ -25,7 +25,7 @@ from fretsaw.types import ImageEmbedding
 
 
 class LiveFeatures:
-    """Batches whose features are computed as they come: views are drawn anew in every pass."""
+    """Batches whose features are computed in every step, of views that are drawn anew in every pass."""
 
     def __init__(self, frozen: Frozen, parts: PmgSplits, config: PmgSamConfig) -> None:
         self._frozen, self._parts, self._config = frozen, parts, config
@@ -48,7 +48,7 @@ class LiveFeatures:
 class CachedFeatures:
     """Batches whose features were computed once, in half precision: `config.views` fixed views of each training image, and the validation part.
 
-    They lie in a folder named after the samples, since a view is named by its place among them.
+    The folder's name is a hash of the samples' names, because a view is named by its place among them.
     """
 
     def __init__(self, frozen: Frozen, parts: PmgSplits, config: PmgSamConfig) -> None:
@@ -92,7 +92,7 @@ def plain_views(parts: PmgSplits, config: PmgSamConfig) -> MaskViews:
 
 
 def _place(index: int, count: int, seed: int) -> int:
-    """The view that comes at place `index`: every pass over the views is a permutation drawn from the seed."""
+    """Return the number of the view at place `index`: every pass over the views is a permutation drawn from the seed."""
     turn, place = divmod(index, count)
     return int(np.random.default_rng((seed, turn, 2)).permutation(count)[place])
 

@@ -1,4 +1,4 @@
-"""The networks that PMG-SAM's training leaves as they are: the image encoder and U²-Net."""
+"""The frozen networks of PMG-SAM's training: the image encoder and U²-Net."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Frozen:
 
     @property
     def stage_channels(self) -> tuple[int, ...]:
-        """Channels of the encoder's four stages, found by encoding nothing in particular."""
+        """Channels of the encoder's four stages, found by encoding an empty image."""
         side = self.model.preprocessing.size
         with torch.no_grad():
             embedding = self.model.encode(torch.zeros(1, 3, side, side), stage_taps(self.model.encoder))
@@ -58,7 +58,7 @@ class Frozen:
     def salient_only(self, samples: Sequence[Sample], least: float, known_file: Path) -> list[Sample]:
         """Return the samples whose object stands out: the share of U²-Net's map that lies on the object is at least `least`.
 
-        What was measured is kept in `known_file` and not measured again.
+        Measured shares are stored in `known_file` and not measured again.
         """
         known: dict[str, float] = json.loads(known_file.read_text()) if known_file.exists() else {}
         fresh = [sample for sample in samples if sample.name not in known]

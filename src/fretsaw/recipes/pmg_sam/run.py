@@ -48,7 +48,7 @@ def run(config: PmgSamConfig, watcher: Watcher | None = None) -> int:
         WeightsError: If weights are missing and cannot be fetched.
     """
     config = with_stage_defaults(config)
-    open_parts(config, None)  # what is wrong with the data is said before networks are read
+    open_parts(config, None)  # raises for bad data before any network is loaded
     frozen = resolve(config)
     settings = settings_of(config, frozen.stage_channels, frozen.level_channels)
     parts = open_parts(config, frozen)
@@ -98,7 +98,7 @@ def train(config: PmgSamConfig, network: PmgSam, frozen: Frozen, parts: PmgSplit
 
 
 def start_network(network: PmgSam, earlier: Mapping[str, Tensor]) -> None:
-    """Start from an earlier run's parameters; what reads the frozen networks' channels stays fresh where those have another number of them.
+    """Load an earlier run's parameters. Layers that read the frozen networks' channels keep their initial values where the number of channels differs.
 
     Raises:
         StateDictError: If anything else differs.
@@ -121,6 +121,6 @@ def stands_on(path: Path) -> SamClicks:
 
 
 def start_decoder(network: PmgSam, frozen: Frozen) -> None:
-    """Start from the decoder of the model that the image encoder belongs to, where it is SAM 2's."""
+    """Load the mask decoder of the encoder's model, if it is SAM 2's."""
     if isinstance(frozen.model.mask_decoder, MaskDecoder):  # pyright: ignore[reportUnnecessaryIsInstance]
         start_from_sam2(network, frozen.model)

@@ -1,17 +1,17 @@
-"""SAM-REF: first the decoder of a frozen model is fine-tuned on clicks, then a refiner learns on top of it.
+"""SAM-REF: fine-tune the decoder of a frozen model on clicks (stage 1), then train a refiner on top of it (stage 2).
 
 paper    SAM-REF (Yu et al. 2024), sections 3.5 and 4.1.3
 command  fretsaw train sam_ref --set data=FOLDER --set photos=FOLDER --set out=runs/sam_ref
-         fretsaw train sam_ref --set stage=decoder --set data=FOLDER --set out=runs/sam_ref_decoder      (stage 1; left out where the decoder is good as it is)
+         fretsaw train sam_ref --set stage=decoder --set data=FOLDER --set out=runs/sam_ref_decoder      (stage 1; optional)
          on a GPU: --set device=cuda --set dtype=bfloat16 --set batch=8 --set workers=8
 model    sam2-hiera-tiny, or any that takes clicks
-data     objects of labelled sets (train parts; coco_mval, ccp and human_seg unless `sets` says others), masks that the model finds by itself on photos
+data     objects of labelled sets (train parts; by default coco_mval, ccp and human_seg), masks that the model finds by itself on photos
          without labels, and objects pasted on photos
-decides  the val parts of the sets, the mean over which counts: the refiner with the lowest NoC@90 + NoC@95 is kept as refiner.safetensors,
-         what the last step left as last.safetensors
+chosen   on the val parts of the sets: the refiner with the lowest mean of NoC@90 + NoC@95 is stored as refiner.safetensors,
+         the one of the last step as last.safetensors
 
-Every photo is encoded once. A step clicks a batch of objects with the model in the loop; stage 1 learns from the answer to the last click, stage 2 from crops
-of the answers to any.
+Every photo is encoded once. A step clicks a batch of objects with the model in the loop. Stage 1 learns from the answer to the last click, stage 2 from crops
+of the answers to all clicks.
 
 Deviation: Stage 2 learns from the answers to all clicks of an object alike, InterFormer's strategy from one, the n-th with probability gamma^n: at its gamma,
 0.6, n rarely goes beyond three, the refiner is there for the later ones, and clicking is what takes the time. Stage 1 learns from one, at gamma 0.75.

@@ -19,7 +19,7 @@ class SamRefConfig:
         sets: Labelled sets of `data`, separated by commas; NAME@COUNT learns from so many photos of a set, drawn by the seed.
         train: Other data sets to learn from, separated by commas: folders, COCO or LVIS files, NAME:PATH as in evaluation (`hqseg44k-train:PATH`), each with
             @COUNT or without; they must be train parts.
-        val: Such sets to decide by, beside `deciding`; they must be val parts. Where nothing decides, the last step's weights are kept.
+        val: Such sets to validate on, beside `deciding`; they must be val parts. Without any, the last step's weights are stored.
         allow_held_out: Names of sets, separated by commas, that are taken although they are another part.
         fine: Of these, the sets that objects to paste and close-ups are taken from, in the same spelling; "" takes all of them, for close-ups those with fine
             outlines.
@@ -33,14 +33,14 @@ class SamRefConfig:
         encode_minutes: Stop encoding after so long and learn from what is there; the same command goes on encoding. 0 encodes everything first.
         model: Name or file of the frozen model.
         decoder: File of stage 1's decoder, to take the place of the model's own; it travels in the refiner's file.
-        share: How far the decoder goes from the model's own to the learned one: 1 takes that, less keeps more of what training did not speak of. It is what
-            a refiner learns over, and what stage 1 writes as model.safetensors beside the decoder; a finished stage 1, run again, writes another share.
+        share: How far the decoder goes from the model's own to the learned one: 1 takes the learned one; less keeps more of the model's own
+            answers. The refiner is trained over this decoder, and stage 1 writes it as model.safetensors; a finished stage 1, run again, writes another share.
         rank: Such files hold what the decoder learned as matrices of this rank; 0 stores it whole.
         start: File of a refiner to go on from, in place of a new one.
         size: Side of the model's input; 512 lets a CPU see four times as many photos, and a refiner of that size refines at half the resolution.
         width: Channels of the refiner: 64 (paper) or 32.
         blocks: Residual blocks.
-        map_scale: Side of the refiner's maps over that of the decoder's: 1, or 2 for an input so small that the decoder's map lacks thin parts.
+        map_scale: Side of the refiner's maps over that of the decoder's: 1, or 2 if the input is small and the decoder's map lacks thin parts.
         crop: Side of the crops that GlobalDiff learns on, in pixels of the refiner's maps; 0 is the whole map.
         crops: Crops a step.
         patches: Of these, PatchDiff learns from so many: its crops are 256 pixels wide whatever they show.

@@ -1,4 +1,4 @@
-"""Crops of images, maps and truths that SAM-REF's recipe learns from: a refiner of convolutions needs not see a whole image at every step."""
+"""Crops of images, maps and truths for the training of SAM-REF. The refiner is convolutional and does not need the whole image at every step."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from fretsaw.training.embeddings import stack
 from fretsaw.types import ImageEmbedding
 
 MARGIN = 8
-"""Pixels along a crop's edge that are not learned from: their features lack what lies outside."""
+"""Width of the border of a crop, in pixels, that the loss ignores, because its features lack what lies outside the crop."""
 
 CELL = 4
 """Pixels of the decoder's map in a cell of the embedding; of a refiner's map k times as many. Crops lie on the cells' grid."""
 
 ANYWHERE, ERRORS = 0.2, 0.4
-"""Share of crops that lie anywhere: the refiner must also learn to leave alone what is far from the click; and of those around something that is wrong."""
+"""Share of crops at a random place, by which the refiner learns to change nothing far from the click; and share of crops around a wrong pixel."""
 
 
 @dataclass(frozen=True, slots=True)
 class CropBatch:
-    """What a step learns from: crops of a batch, all of one side.
+    """Crops of a batch, all of one side: the input of one training step.
 
     Attributes:
         pixels: (B, 3, 4 a, 4 a), over `map_scale`.
@@ -115,14 +115,14 @@ def cut_crop(batch: ClickBatch, point: Interaction, coarse: Tensor, row: int, cr
 
 
 def together(crops: Sequence[CropBatch]) -> CropBatch:
-    """Put crops of one side together."""
+    """Join crops of one side into a batch."""
     embedding = stack([crop.embedding for crop in crops])
     maps = (torch.cat([getattr(crop, name) for crop in crops]) for name in ("disks", "coarse", "previous", "coverage", "valid"))
     return CropBatch(torch.cat([crop.pixels for crop in crops]), embedding, *maps, clicks=tuple(place for crop in crops for place in crop.clicks))
 
 
 def patch_box(rng: np.random.Generator, result: GlobalResult, seen: CropBatch, row: int) -> list[float]:
-    """Return the box that PatchDiff would refine; where there is none, one around the click, so that every step teaches both refiners."""
+    """Return the box that PatchDiff would refine. If there is none, return a box around the click, so that every step trains both refiners."""
     side = seen.coarse.shape[-1]
     x, y = seen.clicks[row]
     inside = 0 <= x < side and 0 <= y < side

@@ -1,4 +1,4 @@
-"""What recipes that learn from clicks share: photos and objects in a fixed order, their embeddings and the teacher's masks, all stored once."""
+"""Training data of SAM-REF: photos and objects in a fixed order. Their embeddings and the teacher's masks are stored once."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from fretsaw.training.embedding_cache import EmbeddingCache
 from fretsaw.training.embeddings import to_device
 
 COARSE_OUTLINES = ("coco_mval", "coco_multi", "coco_person")
-"""Sets whose outlines are polygons with few corners: seen closely they are not the object's."""
+"""Sets whose outlines are polygons with few corners, too coarse for close-ups."""
 
 CHUNK = 8
-"""Photos between two looks at the clock."""
+"""Photos between two checks of the time limit."""
 
 
 @dataclass(frozen=True)
 class ClickData:
-    """Photos to learn from and objects to decide by.
+    """Photos to train on and objects to validate on.
 
     Attributes:
         training: In an order of which any beginning is a fair sample.
@@ -144,7 +144,7 @@ def make_photos(places: Places, sets: Sequence[str], grounds: Sequence[Path], co
     """Make photos with exact masks from the train parts of some sets, see `fretsaw.data.pasted`; on those of `grounds`, or on the sets' own."""
     objects = [sample for name in sets for sample in places.objects(name, "train", seed)]
     photos = list_photos(grounds, allowed=places.allowed) if grounds else sorted({sample.image for sample in objects})
-    # Other lists or another seed make other photos, so that each has a folder of its own.
+    # Another list or another seed gives other photos, so each combination has its own folder.
     own = f"{seed}-{fingerprint([*photos, *(sample.mask for sample in objects)])[:12]}"
     return pasted.make(folder / own, count, objects, photos, seed)
 
@@ -160,7 +160,7 @@ def make_close_ups(places: Places, sets: Sequence[str], made: Sequence[Photo], c
 def fill(
     data: ClickData, model: SamClicks, cache: EmbeddingCache, teacher_folder: Path, minutes: float | None, say: Callable[[str], None] = lambda text: None
 ) -> list[Photo]:
-    """Compute what is missing of embeddings and teacher masks, photo by photo, until the time is up; the held-out photos come first and are always done.
+    """Compute missing embeddings and teacher masks, photo by photo, until the time limit. The held-out photos come first and are always completed.
 
     Args:
         data: From `collect`.
@@ -197,7 +197,7 @@ def fill(
 
 
 def find_places(config: SamRefConfig) -> tuple[Places, list[str], list[str], list[str]]:
-    """Return where objects are found, and the names of the sets to learn from, of those with fine outlines, and of those that decide; all are checked."""
+    """Return the places of objects, and the names of the sets to train on, of those with fine outlines, and of those to validate on; all are checked."""
 
     def parts(text: str) -> list[str]:
         return [part for part in text.split(",") if part]

@@ -17,7 +17,7 @@ from fretsaw.weights import load_state_dict, low_rank
 
 
 def export(learner: RefinerStage | DecoderStage, config: SamRefConfig, model: SamClicks, done: int, name: str = "") -> Path:
-    """Write `out`/refiner.safetensors, `out`/decoder.safetensors or another name: matrices in half precision, vectors as they are, what they were made from."""
+    """Write `out`/refiner.safetensors, `out`/decoder.safetensors or another name. Matrices are stored in half precision."""
     from safetensors.torch import save
 
     from fretsaw.images import write_bytes
@@ -35,7 +35,7 @@ def export(learner: RefinerStage | DecoderStage, config: SamRefConfig, model: Sa
 
 
 def learned_change(file: Path, own: Mapping[str, Tensor], config: SamRefConfig) -> dict[str, Tensor]:
-    """Return what stage 1 learned, part of the way and at the rank that the configuration says, as `low_rank.restore` takes it.
+    """Return the change of the decoder by stage 1, scaled by the setting `share` and reduced to the setting `rank`, as `low_rank.restore` takes it.
 
     Args:
         file: Stage 1's decoder.

@@ -1,4 +1,4 @@
-"""What SAM-REF's two stages learn from. Source: SAM-REF (Yu et al. 2024), section 3.5, equation 3."""
+"""The losses of SAM-REF's two stages. Source: SAM-REF (Yu et al. 2024), section 3.5, equation 3."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch.nn import functional as F
 from fretsaw.training.losses import bce, dice, normalised_focal
 
 ERROR_WEIGHT = 1.5
-"""Of pixels where the coarse mask is wrong, in the loss on refined logits (section 3.5)."""
+"""Weight of the pixels where the coarse mask is wrong, in the loss on refined logits (section 3.5)."""
 
 
 def refinement_losses(refined: Tensor, error_map: Tensor, coarse: Tensor, coverage: Tensor, valid: Tensor) -> dict[str, Tensor]:
-    """Return what one of the two refiners adds to equation 3, each term a mean over the batch.
+    """Return one refiner's terms of equation 3, each a mean over the batch.
 
     Args:
         refined: (B, 1, h, w) logits after equation 1 or 2.
@@ -31,7 +31,7 @@ def refinement_losses(refined: Tensor, error_map: Tensor, coarse: Tensor, covera
     Source: SAM-REF, section 3.5, equation 3.
     """
     errors = ((coarse > 0) != (coverage > 0.5)).float() * valid
-    # Where nothing is learned the error map is replaced by a sure, right answer: it adds nothing to the losses or their gradient.
+    # Outside `valid` the error map is replaced by a correct, certain answer, which adds nothing to the losses or their gradient.
     known = torch.where(valid > 0, error_map.float(), torch.full_like(coarse, -30.0))
     weight = valid * (1 + (ERROR_WEIGHT - 1) * errors)
     return {
@@ -56,7 +56,7 @@ def answered(distance: Tensor, predicted_iou: Tensor) -> Tensor:
 
 
 def decoder_losses(logits: Tensor, predicted_iou: Tensor, coverage: Tensor, valid: Tensor, choose: Choose) -> tuple[dict[str, Tensor], Tensor]:
-    """Return what stage 1 learns from, each term a mean over the batch, and the mask (B, 1, h, w) that it learns on.
+    """Return the losses of stage 1, each a mean over the batch, and the mask (B, 1, h, w) that they are computed on.
 
     Args:
         logits: (B, 4, h, w) the decoder's four masks.
@@ -79,7 +79,7 @@ def decoder_losses(logits: Tensor, predicted_iou: Tensor, coverage: Tensor, vali
         chosen = choose(distance, predicted_iou[:, 1:])
     rows = torch.arange(len(chosen), device=chosen.device)
     answer = three[rows, chosen][:, None]
-    # Where nothing is learned the mask is replaced by a sure, right answer.
+    # Outside `valid` the mask is replaced by a correct, certain answer.
     known = torch.where(valid > 0, answer, torch.full_like(answer, -30.0))
     losses = {
         "nfl": distance[rows, chosen].mean(),

@@ -33,10 +33,10 @@ Config = SamRefConfig
 """What `fretsaw train` fills in for this recipe."""
 
 NORM_MOMENTUM = 0.01
-"""Of the running statistics of batch normalisation: a batch holds a few crops, and what is measured must not hang on the last ten of them."""
+"""Momentum of batch normalisation's running statistics. It is low because a batch holds a few crops, and evaluation must not depend on the last few batches."""
 
 LEARNING_FROM = 1, 6
-"""While it learns GlobalDiff answers from the first click on and PatchDiff from the sixth, so that both learn from what they made of many masks."""
+"""During training GlobalDiff answers from the first click on and PatchDiff from the sixth, so that both learn on masks that they have changed before."""
 
 Result = TypeVar("Result")
 
@@ -47,7 +47,7 @@ def length(config: SamRefConfig) -> int:
 
 
 def run(config: SamRefConfig, watcher: Watcher | None = None) -> int:
-    """Encode, find teacher masks, train, decide; every part goes on where it was interrupted.
+    """Encode the photos, find teacher masks, train, and validate. An interrupted run continues, whichever of these it was doing.
 
     Raises:
         ConfigError: If the stage is unknown, the crops are too small, there is nothing to learn from, or it is held out.
@@ -82,7 +82,7 @@ def run(config: SamRefConfig, watcher: Watcher | None = None) -> int:
     place, checksum, key = folder / f"{model.checksum[:12]}-{config.size}", model.checksum, model.preprocessing.key
 
     def filled() -> tuple[EmbeddingCache, list[Photo]]:
-        cache = EmbeddingCache(place, checksum, key)  # by each process when its turn comes, so that it knows what the first one stored
+        cache = EmbeddingCache(place, checksum, key)  # opened after the first process has filled it, so that every process sees all of its content
         minutes = config.encode_minutes or None
         return cache, fill(data, model, cache, folder / "teacher", minutes if processes.rank == 0 else 1e-9, lambda text: say(watcher, text))
 
@@ -93,7 +93,7 @@ def run(config: SamRefConfig, watcher: Watcher | None = None) -> int:
         done = train(config, model, stage, data, cache, watcher, processes)
         if processes.rank == 0:
             if not data.held_out:
-                export(stage, config, model, done)  # nothing decides: what the last step left is the result
+                export(stage, config, model, done)  # without a validation set, the last step's weights are the result
             export_model(config, own, model.checksum)
         processes.wait()
         return done
@@ -145,7 +145,7 @@ def train(
     def decision() -> Callable[[int], Mapping[str, float]] | None:
         if not data.held_out:
             return None
-        return SamRefValidation(config, model, learner, data, cache) if processes.rank == 0 else lambda done: {}  # the first process alone is asked
+        return SamRefValidation(config, model, learner, data, cache) if processes.rank == 0 else lambda done: {}  # only the first process validates
 
     return fit(
         learner,
@@ -164,7 +164,7 @@ def train(
 
 
 def _first(processes: Processes, make: Callable[[], Result]) -> Result:
-    """Return what `make` makes in every process, made by the first one before the others: what that one writes the others read."""
+    """Call `make` in every process, in the first one before the others, and return its result: the others read the files that the first one wrote."""
     if processes.rank == 0:
         made = make()
         processes.wait()

@@ -31,18 +31,18 @@ if TYPE_CHECKING:
 
 
 class RefinerStage(nn.Module):
-    """Stage 2: the refiner learns, the model stays as it is."""
+    """Stage 2: the refiner is trained, the model is frozen."""
 
     def __init__(self, refiner: SamRef, model: SamClicks, config: SamRefConfig, change: Mapping[str, Tensor] | None = None, processes: Processes = ONE) -> None:
         super().__init__()
         self.refiner = refiner
         self.change = change or {}
-        """What the refiner's file holds of the decoder that stage 1 made."""
+        """The change of the decoder by stage 1, which the refiner's file also holds."""
         self._model = [model.requires_grad_(False)]  # in a list: not a submodule, so it is not part of the checkpoint
         self._config, self._rank, self._device = config, processes.rank, device_of(processes, config.device)
 
     def forward(self, batch: ClickBatch, done: int) -> Mapping[str, Tensor]:
-        """Return the losses of equation 3 for crops of a batch at any of its clicks; "decoder" is the frozen decoder's own, for comparison."""
+        """Return the losses of equation 3 on crops of a batch after randomly chosen clicks. "decoder" is the frozen decoder's loss, for comparison."""
         config, refiner = self._config, self.refiner
         rng = _drawing(config.seed, done, self._rank)
         seen = self._crops(batch.to(self._device), rng)
@@ -67,7 +67,7 @@ class RefinerStage(nn.Module):
 
     @torch.no_grad()
     def _crops(self, batch: ClickBatch, rng: np.random.Generator) -> CropBatch:
-        """Click every object with model and refiner in the loop, and cut crops at clicks that are drawn among all."""
+        """Click every object with model and refiner in the loop, and cut crops after randomly chosen clicks."""
         config, refiner = self._config, self.refiner
         refiner.eval()
         features = refiner.global_diff.prepare(batch.pixels, batch.embedding)
@@ -84,7 +84,7 @@ class RefinerStage(nn.Module):
 
 
 class DecoderStage(nn.Module):
-    """Stage 1: the mask decoder learns, encoders stay as they are.
+    """Stage 1: the mask decoder is trained, the encoders are frozen.
 
     Source: SAM-REF, sections 3.5 (normalised focal loss) and 4.1.3; averaging: Polyak & Juditsky 1992.
     """
@@ -98,7 +98,7 @@ class DecoderStage(nn.Module):
 
     @property
     def kept(self) -> MaskDecoder:
-        """The decoder that decides and is kept: the one that learns, or the moving average of its weights before every step."""
+        """The decoder that is validated and stored: the one in training, or the moving average of its weights."""
         return self.decoder if self.averaged is None else cast("MaskDecoder", self.averaged.module)
 
     def forward(self, batch: ClickBatch, done: int) -> Mapping[str, Tensor]:
@@ -132,7 +132,7 @@ def refine_batch(
 
 
 def _drawing(seed: int, done: int, rank: int) -> np.random.Generator:
-    """What a step draws with: the first process as if it were alone."""
+    """Return the random numbers of a step. Those of the first process are the same as in a run of one process."""
     return np.random.default_rng((seed, 1, done, rank) if rank else (seed, 1, done))
 
 

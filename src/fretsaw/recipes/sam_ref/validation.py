@@ -21,7 +21,7 @@ from fretsaw.types import ImageEmbedding
 
 
 class SamRefValidation:
-    """Measures the held-out objects, remembers the best and keeps its weights; called by the loop."""
+    """The loop's validation: measure the held-out objects, and store the weights if they are the best so far."""
 
     def __init__(self, config: SamRefConfig, model: SamClicks, learner: RefinerStage | DecoderStage, data: ClickData, cache: EmbeddingCache) -> None:
         self._config, self._model, self._learner, self._data, self._cache = config, model, learner, data, cache
@@ -34,7 +34,7 @@ class SamRefValidation:
         self.start: dict[str, float] = json.loads(start.read_text())
 
     def __call__(self, done: int) -> Mapping[str, float]:
-        """Return the held-out figures, of each set by itself as well, and by how much they differ from those before training ("less NoC@90" is better)."""
+        """Return the figures of all held-out objects and of each set, and how many clicks fewer than before training ("less NoC@90": higher is better)."""
         self._learner.eval()
         if isinstance(self._learner, RefinerStage):
             figures = dict(self._measure(_as_used(self._learner.refiner)))
@@ -61,12 +61,12 @@ class SamRefValidation:
 
 
 def _as_used(refiner: SamRef) -> SamRef:
-    """Return a refiner that answers when one that was loaded does."""
+    """Return a copy of the refiner that answers from the same clicks on as a loaded refiner."""
     copy = refiner.for_answers()
     copy.global_from, copy.patch_from = GLOBAL_FROM, None
     return copy
 
 
 def _order(figures: Mapping[str, float]) -> tuple[float, float]:
-    """Lower is better: clicks to 0.90 and 0.95 together, then the boundary."""
+    """Return the order of two validations, lower is better: first NoC@90 + NoC@95, then the boundary IoU."""
     return figures["NoC@90"] + figures["NoC@95"], -figures["boundary IoU"]
