@@ -31,6 +31,7 @@ DIRECTION = (
         "edges",
         "outlines",
         "masks",
+        "picture_kinds",
         "images",
         "segmentation",
         "history",

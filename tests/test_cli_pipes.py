@@ -250,6 +250,19 @@ def test_a_pattern_in_quotes_stands_for_what_fits_it(tmp_path, monkeypatch, caps
     assert "expected images that fit in/*.gif, found none" in capsys.readouterr().err
 
 
+# Ranges
+
+
+def test_floats_are_cut_in_a_stated_range(tmp_path, capsys):
+    Image.fromarray(PHOTO[..., 0].astype(np.float32) / 255 * 0.001).save(tmp_path / "a.tif")
+    assert run("auto", tmp_path / "a.tif", "-o", tmp_path / "a.png") == 1
+    assert "--range" in capsys.readouterr().err
+    assert run("auto", tmp_path / "a.tif", "--range", "0,0.001", "-o", tmp_path / "a.png") == 0
+    assert (np.array(Image.open(tmp_path / "a.png")) == (PHOTO[..., 0] > 127) * 255).all()
+    for odd in ("1", "1,0", "a,b", "0,nan"):
+        assert run("auto", tmp_path / "a.tif", "--range", odd, "-o", tmp_path / "b.png") == 1
+
+
 # Watching
 
 

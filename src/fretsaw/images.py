@@ -6,8 +6,12 @@ Rules, the same for files, PIL images and arrays:
 
 - A photo is shown as its EXIF orientation says; corrupt EXIF data are ignored. Of several frames or pages the first counts.
 - Transparency is composited on white, so that the model sees what a person sees in a viewer.
-- 16 bit becomes 8 bit by the high byte (value // 256); bool and 1 bit become 0 and 255. Floats have no fixed range and are refused.
-- Colour profiles are ignored; CMYK and palettes become RGB as Pillow does it.
+- 16 bit becomes 8 bit by the high byte (value // 256). Where no value of the picture reaches 2 ** 14, it is one of 8, 10, 12 or 14 bits in a file of 16,
+  whichever is the fewest that hold its greatest value, and becomes 8 bit by the highest of those. Bool and 1 bit become 0 and 255.
+- Floats have no fixed range and are refused, unless the caller states one (`value_range`).
+- Colours become sRGB by the colour profile that a file holds, and so do results: they carry no profile and need none. Profiles that are broken, or move no
+  colour by more than 2 of 255, are ignored. Without a profile CMYK and palettes become RGB as Pillow does it.
+- A JPEG that lacks its last bytes is read, with a warning in the log (`fretsaw.images`), if none of its pixels depends on them; else it is refused.
 - Images have at least 2 x 2 pixels and at most `PIXEL_LIMIT`, checked before any pixel is decoded.
 - Reading takes at most about 8 bytes a pixel beside the file: 4 in which Pillow keeps what it decodes, and the result; pixels are turned into it in strips.
   WebP, whose decoder holds whole frames, takes up to 16.
@@ -20,6 +24,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import io
+import math
 import os
 import struct
 import threading
@@ -35,20 +40,17 @@ import cv2
 import numpy as np
 import PIL.PngImagePlugin
 import PIL.TiffImagePlugin
-import PIL.WebPImagePlugin  # pyright: ignore[reportUnusedImport] (like the one for TIFF it registers itself with Pillow)
 from PIL import Image
 
 from fretsaw.errors import ImageError, OutputError, ShapeError
 from fretsaw.masks import describe, is_array, mask_to_box, require_mask
+from fretsaw.picture_kinds import READABLE, check_tiff, deep_colours, depth_of, has_deep_colours, opener, tiff_layout, to_srgb, unread_kind, whole_jpeg
 
 ImageSource = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Image.Image | np.ndarray
 """What `read_image` takes."""
 
 PIXEL_LIMIT = 178_956_970
 """Most pixels an image may have unless a caller says otherwise: 13377 x 13377, beyond the largest cameras, and where Pillow itself refuses to go on."""
-
-READABLE = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF", "PPM")
-"""Formats that are read, by Pillow's names; a file's content decides, not its suffix."""
 
 _ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
     ".png": ("PNG", {}),
@@ -67,12 +69,14 @@ _STRAIGHT = {"La": "LA", "RGBa": "RGBA"}
 """Modes whose colours are multiplied by alpha, and those that they become."""
 
 
-def read_image(source: ImageSource, pixel_limit: int = PIXEL_LIMIT) -> np.ndarray:
+def read_image(source: ImageSource, pixel_limit: int = PIXEL_LIMIT, value_range: tuple[float, float] | None = None) -> np.ndarray:
     """Return an image as RGB.
 
     Args:
         source: A path, a file's bytes, a binary file object, a PIL image, or an array (H, W), (H, W, 1), (H, W, 3), (H, W, 4) of uint8, uint16 or bool.
         pixel_limit: Most pixels, height x width, that are accepted. Above `PIXEL_LIMIT` files are decoded one at a time.
+        value_range: The values that become black and white, for grey pictures and arrays of floats or whole numbers of any kind; what lies beyond is cut off,
+            and NaN becomes black.
 
     Returns:
         (H, W, 3) uint8 RGB, C-contiguous, a new array.
@@ -80,10 +84,12 @@ def read_image(source: ImageSource, pixel_limit: int = PIXEL_LIMIT) -> np.ndarra
     Raises:
         ImageError: If the source is missing, no image, truncated, broken, empty, thinner than 2 pixels, above the limit, or of an unsupported kind.
     """
+    if value_range is not None:
+        require_range(value_range)
     if isinstance(source, np.ndarray):
-        return _array_to_rgb(source, pixel_limit)
+        return _array_to_rgb(source, pixel_limit, value_range)
     with _decoded(source, pixel_limit) as (image, orientation, name):
-        return _to_rgb(image, orientation, name)
+        return _to_rgb(image, orientation, name, value_range)
 
 
 def read_mask(source: ImageSource, pixel_limit: int = PIXEL_LIMIT, size: tuple[int, int] | None = None, smallest: int = 2) -> np.ndarray:
@@ -265,22 +271,28 @@ def _identified(file: IO[bytes], name: str, pixel_limit: int) -> Generator[Image
     """
     Image.preinit()  # BMP, GIF, JPEG, PNG and PPM; what can run programs, as EPS does, stays out
     with _complaints(name), _pillow_allows(pixel_limit):
-        prefix = file.read(16)
-        if not prefix:
+        beginning = file.read(64)
+        if not beginning:
             raise ImageError(f"{name}: expected an image file, got an empty one")
         for kind in READABLE:
-            factory, accepts = Image.OPEN[kind]
-            if accepts is None or accepts(prefix) is not True:
+            try:
+                factory = opener(kind, beginning)
+            except ImageError as error:
+                raise ImageError(f"{name}: {error}") from error
+            if factory is None:
                 continue
             file.seek(0)
             try:
                 image = factory(file, "")
             except (SyntaxError, IndexError, TypeError, struct.error) as error:
                 reason = " ".join(str(error).split())[:120]
+                if kind == "TIFF" and (layout := tiff_layout(file)) and "unknown pixel mode" in reason:
+                    raise ImageError(f"{name}: expected a TIFF of 1, 3 or 4 channels of 8 or 16 bits, got one of {layout}") from error
                 raise ImageError(f"{name}: expected a whole, undamaged {kind} image, got a broken header ({_printable(reason)})") from error
+            check_tiff(image, name)
             yield image
             return
-        raise ImageError(f"{name}: expected an image ({', '.join(READABLE)}), got content of another kind that starts with {prefix[:8]!r}")
+        raise ImageError(f"{name}: expected an image ({', '.join(READABLE)}), got {unread_kind(beginning)}")
 
 
 @contextmanager
@@ -289,7 +301,17 @@ def _decoded(
 ) -> Generator[tuple[Image.Image, Callable[[np.ndarray], np.ndarray], str], None, None]:
     """Give the decoded first frame of whatever the source is, a function that turns an upright array into a view with its rows, and a name for messages."""
     with _opened(source, pixel_limit, size, smallest) as (image, name):
-        image.load()
+        file, deep = getattr(image, "fp", None), has_deep_colours(image)
+        try:
+            image.load()
+        except OSError:
+            whole = whole_jpeg(image, name)
+            if whole is None:
+                raise
+            image = whole
+        if deep and file is not None and not file.closed:
+            file.seek(0)
+            image.info[_FILE] = file.read()
         orientation = 1
         with suppress(Exception):  # the pixels are fine, and EXIF data come in every state of corruption
             orientation = image.getexif().get(_ORIENTATION, 1)
@@ -297,6 +319,8 @@ def _decoded(
 
 
 _ORIENTATION = 0x0112
+_FILE = "fretsaw's copy of the file"
+"""Under this name an image of 16 bits a channel keeps its file: Pillow has decoded it to 8."""
 _FROM_UPRIGHT: dict[Any, Callable[[np.ndarray], np.ndarray]] = {
     2: lambda upright: upright[:, ::-1],
     3: lambda upright: upright[::-1, ::-1],
@@ -391,7 +415,7 @@ def _grey(strip: Image.Image, name: str) -> np.ndarray:
     if strip.mode in ("L", "LA", "La"):
         return np.asarray((strip.convert("LA") if strip.mode == "La" else strip).getchannel(0))
     if strip.mode == "F":
-        raise ImageError(f"{name}: expected integers of 8 or 16 bit, got floats, which have no fixed range; scale them to 0 .. 255 and convert")
+        raise ImageError(f"{name}: expected integers of 8 or 16 bit, got floats, which have no fixed range; state one (value_range, --range)")
     values = np.asarray(strip)
     if values.min() < 0 or values.max() > 65535:
         raise ImageError(f"{name}: expected grey values of 8 or 16 bit, got integers from {values.min()} to {values.max()}")
@@ -404,19 +428,71 @@ def _colours(strip: Image.Image) -> np.ndarray:
     return np.asarray(strip.convert("RGB"))
 
 
-def _to_rgb(image: Image.Image, view: Callable[[np.ndarray], np.ndarray], name: str) -> np.ndarray:
+def _to_rgb(image: Image.Image, view: Callable[[np.ndarray], np.ndarray], name: str, value_range: tuple[float, float] | None = None) -> np.ndarray:
     _check_palette(image, name)
+    convert = to_srgb(image)
     if image.has_transparency_data and image.mode[0] not in "IF":
         straight = _STRAIGHT.get(image.mode, image.mode)
-        return _in_strips(image, view, lambda strip: _on_white(np.asarray((strip if strip.mode == straight else strip.convert(straight)).convert("RGBA"))))
+
+        def on_white(strip: Image.Image) -> np.ndarray:
+            rgba = (strip if strip.mode == straight else strip.convert(straight)).convert("RGBA")
+            if convert is None:
+                return _on_white(np.asarray(rgba))
+            return _on_white(np.dstack([np.asarray(convert(rgba.convert("RGB"))), np.asarray(rgba.getchannel("A"))]))
+
+        return _in_strips(image, view, on_white)
     if not _is_grey(image):
+        if convert is not None:
+            turn = convert
+            return _in_strips(image, view, lambda strip: np.asarray(turn(strip if strip.mode == "CMYK" else Image.fromarray(_colours(strip)))))
+        if _FILE in image.info:
+            content = image.info.pop(_FILE)
+            eight = _in_strips(image, lambda upright: upright, _colours)
+            return np.ascontiguousarray(_upright(deep_colours(content, eight), view))
         return _in_strips(image, view, _colours)
-    return _in_strips(image, view, lambda strip: np.repeat(_to_8_bit(_grey(strip, name))[..., None], 3, axis=2))
+    if value_range is not None:
+        return _in_strips(image, view, lambda strip: np.repeat(_scaled(np.asarray(strip), value_range)[..., None], 3, axis=2))
+    bits = _depth(image, name)
+    return _in_strips(image, view, lambda strip: np.repeat(_to_8_bit(_grey(strip, name), bits)[..., None], 3, axis=2))
 
 
-def _array_to_rgb(array: np.ndarray, pixel_limit: int) -> np.ndarray:
+def _upright(rows: np.ndarray, view: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Return an array, whose rows are those of a file, as it is shown."""
+    sides = view(np.empty(rows.shape[:2], np.bool_)).shape
+    upright = np.empty((*sides, *rows.shape[2:]), rows.dtype)
+    view(upright)[:] = rows
+    return upright
+
+
+def _depth(image: Image.Image, name: str) -> int:
+    """Return how many bits the grey values of a decoded image have; see `depth_of`."""
+    if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
+        return 8
+    step = max(1, _STRIP // image.width)
+    strips = (image.crop((0, top, image.width, min(top + step, image.height))) for top in range(0, image.height, step))
+    return depth_of(max(int(_grey(strip, name).max()) for strip in strips))
+
+
+def require_range(value_range: tuple[float, float]) -> None:
+    """Raise `ImageError` unless a range of values is two finite numbers, the lower first."""
+    low, high = value_range
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise ImageError(f"expected a range of two finite numbers, the lower first, got {low} to {high}")
+
+
+def _scaled(values: np.ndarray, value_range: tuple[float, float]) -> np.ndarray:
+    """Return real values as (H, W, ...) uint8: the range's lower end and NaN are 0, its upper end is 255."""
+    low, high = value_range
+    share = np.clip((values.astype(np.float64) - low) / (high - low), 0, 1)
+    return np.rint(np.nan_to_num(share, nan=0.0) * 255).astype(np.uint8)
+
+
+def _array_to_rgb(array: np.ndarray, pixel_limit: int, value_range: tuple[float, float] | None = None) -> np.ndarray:
+    if value_range is not None and (np.issubdtype(array.dtype, np.floating) or np.issubdtype(array.dtype, np.integer)):
+        _check_sides(array, pixel_limit)
+        array = _scaled(array, value_range)
     _check_array(array, pixel_limit)
-    eight = _to_8_bit(array)
+    eight = _to_8_bit(array, depth_of(int(array.max())) if array.dtype == np.uint16 else 8)
     if array.ndim == 3 and array.shape[2] == 4:
         return _on_white(eight)
     image = np.empty((*array.shape[:2], 3), np.uint8)
@@ -425,17 +501,22 @@ def _array_to_rgb(array: np.ndarray, pixel_limit: int) -> np.ndarray:
 
 
 def _check_array(array: np.ndarray, pixel_limit: int) -> None:
+    _check_sides(array, pixel_limit)
+    if array.dtype not in map(np.dtype, (np.uint8, np.uint16, np.bool_)):
+        raise ImageError(f"array: expected uint8, uint16 or bool, got {describe(array)}; floats have no fixed range: state one (value_range), or convert them")
+
+
+def _check_sides(array: np.ndarray, pixel_limit: int) -> None:
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
         raise ImageError(f"array: expected (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), got {describe(array)}")
-    if array.dtype not in map(np.dtype, (np.uint8, np.uint16, np.bool_)):
-        raise ImageError(f"array: expected uint8, uint16 or bool, got {describe(array)}; floats have no fixed range: scale them to 0 .. 255 and convert")
     _check_size(array.shape[0], array.shape[1], "array", pixel_limit)
 
 
-def _to_8_bit(values: np.ndarray) -> np.ndarray:
+def _to_8_bit(values: np.ndarray, bits: int = 16) -> np.ndarray:
+    """Return values of any depth as uint8: the highest 8 of so many bits, where there are more."""
     if values.dtype == np.bool_:
         return values.astype(np.uint8) * 255
-    return (values >> 8).astype(np.uint8) if values.dtype == np.uint16 else values
+    return (values >> (bits - 8)).astype(np.uint8) if values.dtype == np.uint16 else values
 
 
 def _on_white(rgba: np.ndarray) -> np.ndarray:

@@ -24,7 +24,12 @@ from typing import Protocol
 
 from fretsaw.errors import ImageError, OutputError
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm"})
+IMAGE_SUFFIXES = frozenset(
+    {
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm", ".pbm", ".pnm"),
+        *(".avif", ".jp2", ".j2k", ".j2c", ".jpx", ".heic", ".heif", ".hif"),
+    }
+)
 """Files with these suffixes are taken from a folder."""
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")

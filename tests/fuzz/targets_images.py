@@ -20,6 +20,7 @@ SOUND = [make() for name, (make, _) in READABLE.items() if name != "very_wide.pn
 SOUND += [exif_photo(orientation) for orientation in range(1, 9)]
 SOUND += [encoded(photo(), "TIFF", compression=kind) for kind in ("tiff_lzw", "tiff_deflate", "packbits", "jpeg")]
 SOUND += [encoded(photo(), "JPEG", progressive=True), encoded(photo(), "WEBP", lossless=True), encoded(photo(), "BMP"), encoded(photo(), "PPM")]
+SOUND += [encoded(photo(), "AVIF"), encoded(photo(), "JPEG2000"), encoded(photo(), "MPO"), encoded(photo(), "JPEG")[:-2]]
 
 
 def image_file(content: bytes, folder: Path) -> bool:
@@ -48,7 +49,7 @@ def damaged(rng: random.Random) -> bytes:
     return mutate_bytes(rng, content, rng.choice([0, 1, 1, 2, 4]))
 
 
-LIBTIFF = r"[\w. ]+: .*"
-"""The lines that libtiff writes to the standard error by itself: its name for the file, or for what failed, and why."""
+SAID = r"[\w. ]+: .*|.*: the file lacks its last bytes; all of its pixels are there"
+"""The lines that libtiff writes to the standard error by itself: its name for the file, or for what failed, and why; and our own warning."""
 
-TARGETS = [Target("image", seeded(damaged), image_file, ("fretsaw.images",), share=3, memory=32 * PIXELS, prints=LIBTIFF)]
+TARGETS = [Target("image", seeded(damaged), image_file, ("fretsaw.images", "fretsaw.picture_kinds"), share=3, memory=32 * PIXELS, prints=SAID)]

@@ -16,8 +16,8 @@ from fretsaw.cli import convert, evaluate, models, raw_frames, semantic, serve, 
 from fretsaw.cli.batch import Batch, Record, finish, run, said
 from fretsaw.cli.interrupts import Commands, Interrupted, unwinding
 from fretsaw.cli.loading import load_for
-from fretsaw.cli.options import Device, Dtype, Inputs, Json, OneInput, Out, Overwrite, Private, Recursive, Refiner, Size, Watch
-from fretsaw.cli.pipes import PIPE, check_watched, inputs_of, require_one, results_at
+from fretsaw.cli.options import Device, Dtype, Inputs, Json, OneInput, Out, Overwrite, Private, Range, Recursive, Refiner, Size, Watch
+from fretsaw.cli.pipes import PIPE, check_watched, inputs_of, reading_in, require_one, results_at
 from fretsaw.cli.pipes import watch as watch_folders
 from fretsaw.errors import FretsawError, ImageError, OutputError, PromptError
 from fretsaw.outputs import LOSSLESS, PICTURES, TRANSPARENT, ImageTask, Sources, named_files, require_writable
@@ -79,6 +79,7 @@ def auto(
     overwrite: Overwrite = False,
     watch: Watch = False,
     private: Private = False,
+    value_range: Range = None,
     device: Device = None,
     dtype: Dtype = None,
     size: Size = None,
@@ -101,13 +102,13 @@ def auto(
       fretsaw auto inbox/ -o cut/ --format cutout --watch
     """
     _check_format(format, out)
-    given = inputs_of(inputs, private)
+    given, read = inputs_of(inputs, private), reading_in(value_range)
     if watch:
         check_watched(given, out, format)
 
     def load() -> Callable[[ImageTask], Segmentation]:
         segmenter = load_for("auto", model, size=size, device=device, dtype=dtype)
-        return lambda job: segmenter.auto(job.image, instances=instances)
+        return lambda job: segmenter.auto(read(job), instances=instances)
 
     with results_at(out, FORMATS[format][0], as_json) as place:
         if format == "coco":
@@ -178,6 +179,7 @@ def click(
     format: Format = "mask",
     overwrite: Overwrite = False,
     private: Private = False,
+    value_range: Range = None,
     device: Device = None,
     dtype: Dtype = None,
     size: Size = None,
@@ -209,7 +211,7 @@ def click(
     region = Box(*_numbers(box, 4)) if box is not None else None
     if not clicks and not strokes and region is None and mask is None:
         raise PromptError("expected at least one of -p, -n, --scribble, --scribble-out, --box and --mask, got none")
-    given = inputs_of([image], private)
+    given, read = inputs_of([image], private), reading_in(value_range)
     sources = Sources(given, also=[mask, *named_files(model, refiner)])
     if len(sources.images) != 1:
         raise ImageError(f"expected one image to click on, got the folder {image} with {len(sources.images)}")
@@ -222,7 +224,7 @@ def click(
 
         def cut(job: ImageTask) -> Record:
             assert segmenter is not None
-            session = segmenter.open(job.image)
+            session = segmenter.open(read(job))
             if start is not None:
                 session.mask(start)
             if clicks or region:

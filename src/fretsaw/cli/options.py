@@ -13,6 +13,10 @@ OneInput = Annotated[str, typer.Argument(metavar="IMAGE", help="The image: a fil
 Private = Annotated[
     bool, typer.Option("--allow-private-network", help="Addresses may lead to machines of a private network, this one included, and begin with http.")
 ]
+Range = Annotated[
+    str | None,
+    typer.Option("--range", metavar="LOW,HIGH", help="Values that become black and white, for grey images of floats or many bits.", show_default=False),
+]
 Watch = Annotated[bool, typer.Option("--watch", help="Then wait for more images to come into the folders, until Ctrl-C.")]
 Out = Annotated[
     Path,

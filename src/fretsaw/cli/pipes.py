@@ -10,11 +10,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fretsaw.addresses import MOST_BYTES, Address, is_address
 from fretsaw.cli.batch import Batch, Record, run
 from fretsaw.errors import ImageError, OutputError
 from fretsaw.outputs import ImageTask, Incoming, Sources
+
+if TYPE_CHECKING:
+    import numpy as np
 
 PIPE = "-"
 POLL = 0.5
@@ -63,6 +67,27 @@ def inputs_of(values: Sequence[str], private: bool = False) -> list[Path | Incom
     if list(values).count(PIPE) > 1:
         raise ImageError("expected standard input (-) once, got it twice")
     return [StandardInput() if value == PIPE else Address(value, private) if is_address(value) else Path(value) for value in values]
+
+
+def reading_in(text: str | None) -> Callable[[ImageTask], Path | bytes | np.ndarray]:
+    """Return what reads the image of a task: as it is, or, where a range of values is stated, scaled to it.
+
+    Args:
+        text: "LOW,HIGH", or None.
+
+    Raises:
+        ImageError: If it is no range.
+    """
+    if text is None:
+        return lambda job: job.image
+    from fretsaw import images
+
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError as error:
+        raise ImageError(f"expected --range as two numbers with a comma between them, such as 0,4095; got {text[:40]!r}") from error
+    images.require_range((low, high))
+    return lambda job: images.read_image(job.image, value_range=(low, high))
 
 
 @contextmanager
