@@ -208,3 +208,17 @@ def test_what_depends_on_the_image_alone_is_computed_once(refiner, image, monkey
     session.reset()
     session.click(20, 20)
     assert counts == {"image": 1, "upscale": 1}
+
+
+def test_a_sessions_memory_counts_the_refiners_features_its_views_and_its_states(refiner, image):
+    plain, session = (Session(image, TorchClickModel(tiny_sam2(128), used)) for used in (None, refiner))
+    features = session._whole.features
+    kept = sum(tensor.nbytes for tensor in (features.fused, features.embedding))
+    assert session.nbytes == plain.nbytes + kept
+    session.views.seen(Box(0, 0, 40, 40))
+    plain.views.seen(Box(0, 0, 40, 40))
+    assert session.nbytes == plain.nbytes + 2 * kept
+    session.click(40, 30)
+    step = session.step
+    assert step.refiner_state.error_map.nbytes > 0
+    assert session.history_nbytes == step.prompt.previous_logits.nbytes + step.refiner_state.error_map.nbytes

@@ -65,7 +65,7 @@ def object_effect(before: ObjectRecord | None, after: ObjectRecord) -> dict[str,
         OBJECT_RECORD.validate_python(new)
     except ValueError as error:  # pydantic's errors of both directions
         raise DataError(f"object {after.id}: expected values that can be read back, got: {str(error).splitlines()[-1].strip()[:200]}") from error
-    old = OBJECT_RECORD.dump_python(before, mode="json") if before is not None else {}
+    old: dict[str, Any] = OBJECT_RECORD.dump_python(before, mode="json") if before is not None else {}
     effect: dict[str, Any] = {"object": after.id}
     changed = {name: value for name, value in new.items() if name != "id" and (name not in old or old[name] != value)}
     splices = {name: _splice(old.get(name, []), changed.pop(name)) for name in GROWING if name in changed}
@@ -108,8 +108,7 @@ def _apply(state: dict[str, Any], objects: dict[int, dict[str, Any]], effect: Ma
 
 
 def _picture_fields(record: ImageRecord) -> dict[str, Any]:
-    fields = IMAGE_RECORD.dump_python(record, mode="json", exclude={"objects", "changed", "revision"})
-    assert isinstance(fields, dict)
+    fields: dict[str, Any] = IMAGE_RECORD.dump_python(record, mode="json", exclude={"objects", "changed", "revision"})
     return fields
 
 

@@ -12,7 +12,7 @@ import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeGuard
 from xml.etree import ElementTree
 
 from fastapi import APIRouter, Request
@@ -124,10 +124,18 @@ def drawn_rows(params: Mapping[str, Any] | None) -> list[Any]:
     """
     place: Any = params
     for name in ("context", "result"):
-        place = place.get(name) if isinstance(place, dict) else None
-    if place is not None and not isinstance(place, list):
+        place = place.get(name) if _is_object(place) else None
+    if place is not None and not _is_list(place):
         raise PromptError(f"params.context.result: expected a list of what was drawn, got {shown(place)}")
     return place or []
+
+
+def _is_list(value: object) -> TypeGuard[list[Any]]:
+    return isinstance(value, list)
+
+
+def _is_object(value: object) -> TypeGuard[dict[str, Any]]:
+    return isinstance(value, dict)
 
 
 def read_prompts(rows: Sequence[Any], size: tuple[int, int]) -> Drawn:
@@ -144,12 +152,12 @@ def read_prompts(rows: Sequence[Any], size: tuple[int, int]) -> Drawn:
     clicks: list[Click] = []
     box, brush, label = None, None, None
     for row in rows:
-        if not isinstance(row, dict):
+        if not _is_object(row):
             raise PromptError(f"params.context.result: expected rows of names and values, got {shown(row)}")
         kind, value = row.get("type"), row.get("value", {})
         if not isinstance(kind, str) or kind not in KINDS:
             continue
-        if not isinstance(value, dict):
+        if not _is_object(value):
             raise PromptError(f"{kind}: expected a value of names and numbers, got {shown(value)}")
         label = _label(kind, value) or label
         if kind.startswith("keypoint"):
@@ -181,7 +189,7 @@ def _flag(kind: str, value: object) -> bool:
 
 def _bytes(kind: str, rle: object) -> tuple[int, ...]:
     """Only ever a list of bytes: Python makes as many zeros of a single number."""
-    if not isinstance(rle, list) or not all(type(item) is int and 0 <= item <= 255 for item in rle):
+    if not _is_list(rle) or not all(type(item) is int and 0 <= item <= 255 for item in rle):
         raise PromptError(f"{kind}: expected rle, a list of bytes 0 .. 255, got {shown(rle)}")
     return tuple(rle)
 
@@ -191,7 +199,7 @@ def _label(kind: str, value: Mapping[str, Any]) -> str | None:
     labels = value.get(kind) if kind.endswith("labels") else None
     if labels is None or labels == []:
         return None
-    if not isinstance(labels, list):
+    if not _is_list(labels):
         raise PromptError(f"{kind}: expected a list of labels, got {shown(labels)}")
     return _name(labels[0], kind)
 
@@ -248,7 +256,7 @@ async def predict(bench: Bench, body: PredictBody, request: Request) -> dict[str
             session.clicks(drawn.clicks, drawn.box)
         return (session.auto() if drawn.empty else session.result), drawn.label
 
-    results = []
+    results: list[dict[str, Any]] = []
     for task, identity in zip(body.tasks, await bench.files.run(request, look_up), strict=True):
         made, label = await bench.at(request, identity, cut, Lane.CLICK if rows else Lane.SLOW)
         row = result(NamedMask(label or tags.label, made.mask), f"fretsaw-{task.id if task.id is not None else len(results)}", tags.brush, tags.image)

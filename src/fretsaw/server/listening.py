@@ -19,7 +19,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -184,7 +184,8 @@ class Connection(H11Protocol):
     @property
     def busy(self) -> bool:
         """Whether a request is being answered."""
-        return self.cycle is not None and not self.cycle.response_complete
+        cycle = cast("Any", self.cycle)  # None before the first request, whatever uvicorn's annotation says
+        return cycle is not None and not cycle.response_complete
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take the connection in, if there is room or another one makes room."""
@@ -250,7 +251,8 @@ class Connection(H11Protocol):
     def _make_room(self) -> bool:
         """Close the connection that has been idle for longest, if there is one."""
         now = self.loop.time()
-        others = [other for other in self.connections if isinstance(other, Connection) and other is not self and not other.transport.is_closing()]
+        connections = cast("set[object]", self.connections)
+        others = [other for other in connections if isinstance(other, Connection) and other is not self and not other.transport.is_closing()]
         idle = [other for other in others if not other.busy and now - other._quiet_since >= IDLE_BEFORE_EVICTION]
         if not idle:
             return False

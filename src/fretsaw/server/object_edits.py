@@ -298,7 +298,7 @@ class ObjectEdits:
         """
         with self._picture.changing():
             mask = masks.decode_rle(self.find(number).rle)
-            clicks = []
+            clicks: list[Click] = []
             for other in self._picture.record.living:
                 overlap = mask & masks.decode_rle(other.rle) if other.id != number and other.area else None
                 if overlap is not None and overlap.any():

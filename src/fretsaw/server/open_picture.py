@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -73,7 +73,7 @@ class OpenPicture:
         return self._measured[1] + (image.nbytes if image is not None else 0) + (root.nbytes if root is not None else 0) + self.objects.nbytes
 
     @contextmanager
-    def changing(self) -> Iterator[None]:
+    def changing(self) -> Generator[None, None, None]:
         """Hold the picture while it is read or changed.
 
         Raises:

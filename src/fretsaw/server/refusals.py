@@ -74,7 +74,15 @@ class ReplacedError(RefusedError):
     status = 409
 
 
-STATUS = {ImageError: 422, PromptError: 422, ShapeError: 422, DataError: 422, ModelError: 409, StaleSessionError: 409, OutputError: 507}
+STATUS: dict[type[FretsawError], int] = {
+    ImageError: 422,
+    PromptError: 422,
+    ShapeError: 422,
+    DataError: 422,
+    ModelError: 409,
+    StaleSessionError: 409,
+    OutputError: 507,
+}
 """The status of the library's own errors; 400 for the others. An `OutputError` that the system has no part in is about what was asked for: 422."""
 
 EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)

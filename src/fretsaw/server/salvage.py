@@ -88,7 +88,7 @@ def salvage(state: Mapping[str, Any], commands: Sequence[Command], files: Sequen
             lost.append(f"object {number} is lost: nothing tells its mask")
         else:
             objects.append(item)
-    plain = {"name": name, "uploaded": False, **fields, "id": identity, "size": size, "objects": [], "revision": last}
+    plain: dict[str, Any] = {"name": name, "uploaded": False, **fields, "id": identity, "size": size, "objects": [], "revision": last}
     try:
         record = IMAGE_RECORD.validate_python(plain | {"changed": max([float(state.get("changed", 0.0)), *(row.time for row in later.values())])})
     except (ValidationError, TypeError, ValueError):

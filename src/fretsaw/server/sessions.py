@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -90,7 +90,7 @@ class Sessions:
         return len(self._pictures)
 
     @contextmanager
-    def use(self, identity: str) -> Iterator[OpenPicture]:
+    def use(self, identity: str) -> Generator[OpenPicture, None, None]:
         """Give a picture for as long as the block runs; it does not leave memory meanwhile.
 
         Raises:
@@ -128,7 +128,7 @@ class Sessions:
             self._encoding(identity).opened = True
 
     @contextmanager
-    def encoding(self, identity: str) -> Iterator[Future[Any]]:
+    def encoding(self, identity: str) -> Generator[Future[Any], None, None]:
         """Give the future of a picture's embedding to one who waits for it. When all who waited have left and nobody has opened the picture, it is dropped.
 
         Raises:

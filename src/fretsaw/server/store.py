@@ -130,7 +130,7 @@ class Store:
 
     def stamp(self, identity: str) -> tuple[int, ...]:
         """Return a value that changes with every command on a picture."""
-        stamps = []
+        stamps: list[int] = []
         for name in (LOG, RECORD):
             try:
                 status = (self.place(identity) / name).stat()
@@ -293,7 +293,7 @@ class Store:
     def _write(self, path: Path, content: bytes, durable: bool) -> Path:
         try:
             return write_bytes(path, content, durable, picture_log.PRIVATE, make_folders=False)
-        except OutputError as error:
+        except OutputError:
             if not path.parent.is_dir():
                 raise OutputError("expected the folder with this picture's work, found that it was moved away or deleted; put it back") from FileNotFoundError()
             raise
@@ -348,7 +348,7 @@ class Store:
 
     def trim_embeddings(self, limit: int) -> None:
         """Delete the embeddings that were not used for longest, until the rest fits into `limit` bytes."""
-        found = []
+        found: list[tuple[float, int, Path]] = []
         for path in (self.folder / "images").glob(f"*/{EMBEDDING}"):
             try:
                 status = path.stat()
@@ -460,8 +460,7 @@ def _read_record(path: Path) -> tuple[dict[str, Any], int]:
 
 
 def _plain(record: ImageRecord) -> dict[str, Any]:
-    row = IMAGE_RECORD.dump_python(record, mode="json")
-    assert isinstance(row, dict)
+    row: dict[str, Any] = IMAGE_RECORD.dump_python(record, mode="json")
     return row
 
 
