@@ -145,11 +145,14 @@ def test_files_appear_when_all_of_them_are_there(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("to", ["png", "yolo", "voc", "labelme"])
-def test_pictures_of_one_stem_keep_their_labels_in_every_format(to, tmp_path):
+def test_pictures_of_one_stem_keep_their_labels_in_every_format(to, tmp_path, capsys):
     names = ["a.jpg", "a.png", "A.jpg", "img\\b.jpg", "../up.png", "C:\\x\\c.jpg", "https://host/d.jpg?x=1"]
     rows = [{"id": k, "image_id": k + 1, "category_id": 1, "segmentation": SQUARE} for k in range(len(names))]
     coco_file(tmp_path / "a.json", rows, len(names), names)
     assert run("convert", tmp_path / "a.json", "-o", tmp_path / "out", "--to", to) == 0
+    said = capsys.readouterr().err
+    assert "a.json: a.png: another picture has its name but for suffix or case; its files are called a.png" in said
+    assert said.count("another picture has its name") == 2
     written = [path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file()]
     assert len({name.casefold() for name in written}) == len(written)
     for number, stem in enumerate(["a", "a.png", "A.jpg", "img/b", "up", "c", "d"]):

@@ -81,7 +81,7 @@ def convert(
     report, losses = ReadingReport(), Losses(to)
     about = f"fretsaw convert {source.resolve()} --from {found.format} --to {to}\n"
     with _filling(out, overwrite, about) as place:
-        _write(to, _pictures(found, images, finished, report, losses), place, out, sources)
+        _write(to, _pictures(found, images, finished, report, losses, to), place, out, sources)
         _require_something(report, found, source, masks)
     _tell(report, losses, {"output": str(out), "from": found.format, "to": to}, as_json)
     if report.failed or (strict and (report.left_out or losses.counts)):
@@ -102,16 +102,20 @@ def _box_masks(model: str | None, folder: Path, device: str | None, dtype: str |
 
 
 def _pictures(
-    found: Source, images: Path | None, finished: Callable[[AnnotatedPicture], AnnotatedPicture], report: ReadingReport, losses: Losses
+    found: Source, images: Path | None, finished: Callable[[AnnotatedPicture], AnnotatedPicture], report: ReadingReport, losses: Losses, to: str
 ) -> Iterator[AnnotatedPicture]:
     """Yield what is read, as the format holds it, with a place of its own for each picture's files."""
+    from fretsaw.interchange.formats import ONE_FILE
     from fretsaw.interchange.names import Stems
     from fretsaw.interchange.reading import readers
 
     stems = Stems()
     for name, read in readers(found, images):
         for picture in report.read(name, read, finished):
-            yield losses.fitted(replace(picture, stem=stems.take(picture.file_name)))
+            stem = stems.take(picture.file_name)
+            if stem != stems.alone(picture.file_name) and to not in ONE_FILE:
+                report.note(f"{name}: {picture.file_name}: another picture has its name but for suffix or case; its files are called {stem}")
+            yield losses.fitted(replace(picture, stem=stem))
 
 
 def _write(to: str, pictures: Iterable[AnnotatedPicture], place: Path, out: Path, sources: Sources) -> None:

@@ -26,3 +26,6 @@ PIECES: Mapping[str, tuple[str, Callable[[Iterable[AnnotatedPicture]], Iterator[
     "coco-polygons": (coco.PATH, partial(coco.pieces, segmentation=coco.polygons)),
 }
 """Formats whose one file for all pictures is written piece by piece: its path, and what yields its content; it need not fit into memory."""
+
+ONE_FILE = frozenset({"coco", "coco-polygons", "label-studio", "cvat"})
+"""Formats of one file for all pictures: no picture has files of its own whose names could meet another's."""

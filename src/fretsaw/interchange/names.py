@@ -152,11 +152,16 @@ class Stems:
     def __init__(self) -> None:
         self._taken: set[str] = set()
 
+    @staticmethod
+    def alone(file_name: str) -> str:
+        """Return the stem that a picture gets where no other has it."""
+        return _without_suffix(_writable(file_name)).rstrip(". ")
+
     def take(self, file_name: str) -> str:
         """Return the stem of one more picture."""
         number = 1
         full = _writable(file_name)
-        stem = _without_suffix(full).rstrip(". ")
+        stem = self.alone(file_name)
         while key(stem) in self._taken:
             stem = full if number == 1 else f"{full}-{number}"
             number += 1

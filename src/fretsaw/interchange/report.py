@@ -105,12 +105,13 @@ class ReadingReport:
                 row.objects += len(picture.objects)
                 row.left_out.update(sentence.kind for sentence in picture.left_out if sentence.kind)
                 for sentence in picture.left_out:
-                    self._say(f"{name}: {sentence}")
+                    self.note(f"{name}: {sentence}")
                 yield picture
         except FretsawError as error:
             row.error = str(error) if str(error).startswith(f"{name}: ") else f"{name}: {error}"
 
-    def _say(self, sentence: str) -> None:
+    def note(self, sentence: str) -> None:
+        """Add a sentence."""
         if len(self.sentences) < MOST_SENTENCES:
             self.sentences.append(sentence)
         else:
