@@ -216,6 +216,7 @@ def find_places(config: SamRefConfig) -> tuple[Places, list[str], list[str], lis
 
 
 def collect_from(config: SamRefConfig, folder: Path) -> ClickData:
+    """Return the photos and objects of a configuration; photos that have to be made are written into `folder`."""
     places, names, fine, deciding = find_places(config)
     grounds = [Path(photos) for photos in config.photos.split(",") if photos]
     made = make_photos(places, fine, grounds, config.pasted, folder / "pasted", config.seed) if config.pasted else []
