@@ -44,6 +44,7 @@ SAFE = {
     "opencv-python-headless": "4.12",
     "pillow": "13.0",
     "protobuf": "6.33.5",
+    "pyarrow": "14.0.1",
     "pyyaml": "5.4",
     "starlette": "1.3.1",
     "torch": "2.10",

@@ -11,6 +11,7 @@ from typing import Any, cast
 EXTRAS = {
     "convert": ("onnx", "onnxruntime"),
     "evaluate": ("skimage", "matplotlib"),
+    "parquet": ("pyarrow",),
     "serve": ("fastapi", "starlette", "uvicorn", "prometheus_client"),
     "train": ("lightning_fabric", "matplotlib"),
 }

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
-from fretsaw.interchange import png, voc, yolo
+from fretsaw.interchange import image_folders, parquet, png, voc, yolo
 
-SUFFIXES = (".json", ".geojson", ".xml", ".yaml", ".yml", ".txt", ".names")
+SUFFIXES = (".json", ".jsonl", ".geojson", ".parquet", ".xml", ".yaml", ".yml", ".txt", ".names")
 """Of files whose beginning is looked at."""
 PER_PICTURE = ("labelme", "sa1b", "isat", "supervisely", "geojson")
 """Formats of one JSON file a picture: all such files below a folder are one set."""
@@ -25,6 +25,10 @@ def format_of_content(name: str, text: bytes) -> str | None:
         return "cvat" if b"<annotations" in text else "voc" if b"<annotation" in text else None
     if suffix in ("yaml", "yml"):
         return "yolo" if yolo.is_yaml(text) else None
+    if suffix == "parquet":
+        return "parquet" if text.startswith(parquet.MARK) else None
+    if suffix == "jsonl":
+        return "image-folder" if image_folders.is_metadata(text) else None
     if suffix not in ("json", "geojson"):
         return None
     start = text.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
@@ -64,13 +68,14 @@ def _of_object(text: bytes) -> str | None:
     return "coco" if sum(key in text for key in _COCO) >= 2 and (_has(text, "images") or _has(text, "annotations")) else None
 
 
-def sets_of(names: Sequence[str], folders: Iterable[str], peek: Callable[[str], bytes]) -> list[tuple[str, str]]:
+def sets_of(names: Sequence[str], folders: Collection[str], peek: Callable[[str], bytes], listed: Callable[[str], list[str]]) -> list[tuple[str, str]]:
     """Return the sets of annotations below a folder: formats, and the file or folder of each ("" for the folder itself).
 
     Args:
         names: Of the files with one of `SUFFIXES`, as paths with forward slashes.
         folders: Of all folders, likewise.
         peek: Gives the beginning and the end of a file; nothing where it cannot be read.
+        listed: Gives the stems of the pictures in a folder and below it.
     """
     found: dict[tuple[str, str], None] = {}
     roots = {_above(path) for path in folders if path.rpartition("/")[2] in (*voc.BY_OBJECT, *voc.BY_CLASS)}
@@ -90,6 +95,8 @@ def sets_of(names: Sequence[str], folders: Iterable[str], peek: Callable[[str], 
     for root in yolo_roots(names, peek):
         if not any(root == other or root.startswith(f"{other}/") or not other for format, other in found if format == "voc"):
             found["yolo", root] = None
+    for root in image_folders.roots(folders, listed):
+        found["image-folder", root] = None
     return list(found)
 
 

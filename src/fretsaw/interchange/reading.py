@@ -9,7 +9,24 @@ from pathlib import Path
 
 from fretsaw.errors import DataError, FretsawError, ImageError, OutputError
 from fretsaw.images import picture_size
-from fretsaw.interchange import coco, coco_results, cvat, datumaro, geojson, isat, label_studio, labelme, png, sa1b, supervisely, via, voc, yolo
+from fretsaw.interchange import (
+    coco,
+    coco_results,
+    cvat,
+    datumaro,
+    geojson,
+    image_folders,
+    isat,
+    label_studio,
+    labelme,
+    parquet,
+    png,
+    sa1b,
+    supervisely,
+    via,
+    voc,
+    yolo,
+)
 from fretsaw.interchange.detection import SUFFIXES, format_of_content, sets_of
 from fretsaw.interchange.json_files import PictureSizes
 from fretsaw.interchange.names import NameIndex
@@ -44,7 +61,9 @@ SINGLE: Mapping[str, Callable[[str, Mapping[str, bytes], PictureSizes], Iterable
 }
 """Formats of one file a picture that can be read by itself."""
 
-READABLE = (*WHOLE, *SINGLE, "yolo", "png")
+FILES = (*WHOLE, *SINGLE, "image-folder", "parquet")
+"""Formats that a single file may be in; of image-folder, metadata.jsonl."""
+READABLE = (*FILES, "yolo", "png")
 Reader = Callable[[], Iterable[AnnotatedPicture]]
 
 
@@ -95,8 +114,12 @@ class FilesBelow(Mapping[str, bytes]):
 def find_annotations(folder: Path) -> list[Source]:
     """Return what annotations lie in a folder and its subfolders, by their layout and by what the files begin with; none is read in full."""
     names = list(_walk(folder, SUFFIXES))
-    found = sets_of(names, _folders(folder), lambda name: _peek(folder / name))
+    found = sets_of(names, list(_folders(folder)), lambda name: _peek(folder / name), lambda place: [_stem(name) for name in pictures_below(folder / place)])
     return [Source(format, folder / place if place else folder, place) for format, place in found]
+
+
+def _stem(name: str) -> str:
+    return name.rpartition(".")[0]
 
 
 def pictures_below(folder: Path) -> list[str]:
@@ -150,9 +173,9 @@ def the_source(path: Path, format: str | None = None) -> Source:
         chosen = format or format_of(path)
         if chosen == "yolo" and path.suffix.lower() in (".yaml", ".yml", ".names", ".txt"):
             return Source(chosen, path.parent, ".")
-        if chosen not in (*WHOLE, *SINGLE):
+        if chosen not in FILES:
             raise DataError(
-                f"{path}: expected a file of {', '.join((*WHOLE, *SINGLE))}, or YOLO's YAML file (yolo), got {chosen or 'something else'}; "
+                f"{path}: expected a file of {', '.join(FILES)}, or YOLO's YAML file (yolo), got {chosen or 'something else'}; "
                 "the format png is given by its folder"
             )
         return Source(chosen, path, path.name)
@@ -180,10 +203,17 @@ def readers(source: Source, images: Path | None = None) -> Iterator[tuple[str, R
         else:
             yield source.name, _named(source.name, lambda: read({expected: _content(path)}, sizes))
         return
+    if source.format == "parquet":
+        yield source.name, _named(source.name, lambda: parquet.each(path))
+        return
     files = FilesBelow(folder, (".json", ".geojson", ".xml", ".txt", ".png", ".yaml", ".yml", ".names") if path.is_dir() else (path.name,))
     if source.format == "png":
         names = [name for name in files if name.endswith("/" + png.NAMES)]
         yield from ((name, _named(name, lambda name=name: png.read(_Only(files, {name})))) for name in names)
+    elif source.format == "image-folder" and path.is_file():
+        yield path.name, _named(path.name, lambda: image_folders.each_of_metadata(path.name, _content(path), sizes))
+    elif source.format == "image-folder":
+        yield from _image_folder(folder, files)
     elif source.format == "yolo":
         yield from _yolo(folder, files, images)
     elif source.format == "voc" and path.is_dir() and (stems := voc.stems(files)):
@@ -210,6 +240,16 @@ def _yolo(folder: Path, files: FilesBelow, images: Path | None) -> Iterator[tupl
             return yolo.each(label, files[label], picture, None if picture is None else _picture_size(place / picture), told_of)
 
         yield label, _named(label, read)
+
+
+def _image_folder(folder: Path, files: FilesBelow) -> Iterator[tuple[str, Reader]]:
+    classes = image_folders.readable(files)
+    # Only folders side by side in this one: others are sets of their own.
+    for pictures, labels in image_folders.pairs_of(path.name for path in folder.iterdir() if path.is_dir()):
+        names = {_stem(name): f"{pictures}/{name}" for name in pictures_below(folder / pictures)}
+        for name in _walk(folder / labels, (".png",)):
+            place, picture = f"{labels}/{name}", names.get(_stem(name))
+            yield place, _named(place, lambda place=place, picture=picture: image_folders.each(place, files[place], picture, classes))
 
 
 def _raise(error: DataError) -> Iterator[AnnotatedPicture]:
