@@ -44,13 +44,13 @@ def _pixels(image: ImageLike) -> np.ndarray:
 class Segmenter:
     """A loaded model; cuts any number of images, also from several threads.
 
-    Made by `load`. Which of the methods a model offers is its catalogue entry's `mode`; the others raise `ModelError`.
+    `load` makes it. The `mode` of the model's catalogue entry says which of the methods it offers; the others raise `ModelError`.
 
     Attributes:
         name: The model's name in the catalogue, or the path it was loaded from.
-        parts: The networks and methods behind it, for those who want to go below this interface.
+        parts: The networks and methods behind it, for callers that need more than this interface.
         refiner: Improves every answer to a click, or None.
-        zoom: When a session looks at a part of the image only, where the object is small; None for never.
+        zoom: When a session looks only at a part of the image because the object is small; None for never.
     """
 
     def __init__(self, name: str, parts: catalog.Parts, refiner: Refiner[Any] | None = None, zoom: ZoomRules | None = None) -> None:
@@ -67,7 +67,7 @@ class Segmenter:
 
         Args:
             image: Path, address (`https://...` or `data:...`), bytes of an image file, PIL image, or (H, W, 3) uint8 RGB.
-            saved: A file written by `Session.save`, from which embedding and history are restored instead of computed.
+            saved: A file of `Session.save`. The session reads the embedding and the history from it.
 
         Raises:
             ImageError: If the image cannot be read.
@@ -144,7 +144,7 @@ class Segmenter:
         return self.parts.text(_pixels(image), names, background, settings)
 
     def limit_threads(self, count: int) -> None:
-        """Let the model use so many threads of the processor at once when the calling thread asks it."""
+        """Set how many processor threads the model may use when the calling thread runs it."""
         from fretsaw.runtimes import torch as runtime
 
         runtime.limit_threads(count)

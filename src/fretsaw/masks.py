@@ -141,11 +141,11 @@ def _checked_runs(rle: object, size: tuple[int, int] | None) -> tuple[tuple[int,
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MaskRuns:
-    """A mask as lengths of runs row after row: small, and at once a mask again; what a history keeps.
+    """A mask as lengths of runs, row after row. It takes little memory and becomes a mask again quickly; a history keeps masks in this form.
 
     Attributes:
         size: (H, W).
-        lengths: (n,) int32, of runs in row-major order, background first; the first is 0 where the first pixel is set.
+        lengths: (n,) int32, of runs in row-major order, background first; the first length is 0 if the first pixel is set.
     """
 
     size: tuple[int, int]
@@ -350,7 +350,7 @@ def checked_coco(segmentation: object, size: tuple[int, int]) -> dict[str, Any]:
         `{"size": [H, W], "counts": bytes}`.
 
     Raises:
-        ShapeError: If it is neither, of another size, or drawn from here to nowhere.
+        ShapeError: If it is neither of them, has another size, or has outlines that are too long or too far away.
     """
     height, width = _size(size)
     if _is_mapping(segmentation):

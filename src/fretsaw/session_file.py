@@ -1,7 +1,7 @@
 """A session on disk: one safetensors file that holds the image's embedding and the history of steps.
 
-The file is bound to what it was computed from. Its metadata name the image (hash of its pixels), the model (checksum of its weights) and the
-preprocessing; a file that does not fit is refused, since an embedding of another image looks like any other embedding and gives plausible nonsense.
+Its metadata name the image (hash of its pixels), the model (checksum of its weights) and the preprocessing. `read` refuses a file with other ones, because
+the embedding of another image would give plausible but wrong masks.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ STATE = "refiner."
 ERROR_MAP, GIVEN = f"{STATE}error_map", f"{STATE}given"
 
 BROKEN = (ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, OSError, RuntimeError, TypeError, ValueError)
-"""What a file that was damaged, or made to do harm, may end in."""
+"""Exceptions that reading a damaged or hostile file may raise."""
 
 EDGE = 2
-"""Pixels around a part's box that are kept: `edge_opacity` looks at the neighbours of the outline's neighbours."""
+"""Width in pixels of the margin around a part's box that the file keeps, because `edge_opacity` reads two pixels beyond the outline."""
 
 
 def write(path: Path, image: np.ndarray, model: ClickModel, embedding: Embedding, history: Sequence[Step]) -> Path:
@@ -89,11 +89,11 @@ def read_step(path: Path, size: tuple[int, int] | None = None, side: int | None 
 
     Args:
         path: The file.
-        size: (H, W) of the image that it belongs to; None: whatever it says, which is not compared with anything.
-        side: Of the decoder's logits, S / 4; None: any.
+        size: (H, W) of the image that it belongs to; None accepts the size that the file states.
+        side: Of the decoder's logits, S / 4; None accepts any.
 
     Raises:
-        StaleSessionError: If it is none, is broken, or speaks of an image or a model of another size.
+        StaleSessionError: If the file is no step, is broken, or belongs to an image or a model of another size.
     """
     with _opened(path, "a step") as (metadata, arrays):
         if metadata.get("format") != STEP_FORMAT:
@@ -213,7 +213,7 @@ def _state_from(arrays: Mapping[str, np.ndarray], logits: np.ndarray | None) -> 
 
 
 def _kept_box(part: Segmentation) -> list[int]:
-    """Return what is kept of a part's logits, x0 y0 x1 y1: its mask and the pixels that its edges' softness is judged by. Elsewhere is background."""
+    """Return the box x0 y0 x1 y1 of a part's logits that the file keeps: its mask with a margin of `EDGE` pixels. The rest is background."""
     x0, y0, x1, y1 = part.box
     height, width = part.logits.shape
     return [max(0, x0 - EDGE), max(0, y0 - EDGE), min(width, x1 + EDGE), min(height, y1 + EDGE)] if part.area else [0, 0, 0, 0]
@@ -221,7 +221,7 @@ def _kept_box(part: Segmentation) -> list[int]:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What a step must agree with, as far as it is known.
+    """The sizes that a step must have, as far as they are known.
 
     Attributes:
         size: (H, W) of the image, or None.
@@ -246,7 +246,7 @@ MOST_PIXELS = 2**31
 
 
 def _step_from(step: Any, arrays: Mapping[str, np.ndarray], expected: Expected) -> Step:
-    """Return a step; everything that it holds is checked against the image and the model before memory is taken for it."""
+    """Return a step. Every value is checked against the image and the model before memory is allocated for it."""
     step = _object(step, "a step")
     size = expected.size or _stated_size(step, arrays)
     logits = _logits(arrays["logits"], expected.side) if "logits" in arrays else None
@@ -306,7 +306,7 @@ def _require_array(name: str, array: np.ndarray | None, shape: tuple[int, ...] |
 
 
 def _frozen(array: np.ndarray) -> np.ndarray:
-    """Return an array that nobody changes any more."""
+    """Make an array read-only and return it."""
     array.flags.writeable = False
     return array
 

@@ -1,9 +1,9 @@
-"""Zooming in: once a mask shows that the object takes little of the image, the model looks at the object's surroundings alone.
+"""Zooming in: when a mask shows that the object is small in the image, the model looks only at the object and its surroundings.
 
     mask, clicks --surroundings--> box --small enough?--> view, or the one before while it still fits
     view --cut out, encoded once--> embedding --decoder--> logits of the view, background around it
 
-The embedding of a small object in a large image has a handful of places for it; the same encoder sees the surroundings at the image's own resolution.
+In the embedding of a large image a small object covers only a few cells. The same encoder sees a view at the image's own resolution.
 
 Source: f-BRS (Sofiiuk et al. 2020), zoom-in: surroundings 1.4 times the mask's box, encoded again when less than half of them agrees.
 
@@ -23,7 +23,7 @@ from fretsaw import frames, masks
 from fretsaw.types import Box, Click, ClickModel, Prompt, Seen, Stroke
 
 MOST_VIEWS = 4
-"""Embeddings of views that are kept for one image, beside the image's own."""
+"""How many embeddings of views a session keeps for one image, beside the image's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +31,11 @@ class ZoomRules:
     """When to zoom in, and on what.
 
     Attributes:
-        first_click: The click from which on to zoom.
-        most_area: Share of the image that the surroundings may take; where they take more the whole image is looked at.
-        expansion: Side of the surroundings over that of the box that they must hold.
-        least_overlap: IoU of a view with the surroundings now from which on the view is kept.
-        smallest: Least side of the surroundings in pixels of the image.
+        first_click: Number of the first click that may zoom in.
+        most_area: Largest share of the image that the surroundings may take; if they take more, the model looks at the whole image.
+        expansion: Side of the surroundings over the side of the box around mask and clicks.
+        least_overlap: Smallest IoU of the current view with the new surroundings at which the view is kept.
+        smallest: Smallest side of the surroundings in pixels of the image.
     """
 
     first_click: int = 3
@@ -49,9 +49,9 @@ def next_view(view: Box | None, mask: np.ndarray, prompt: Prompt, rules: ZoomRul
     """Return the part of the image that the model should look at, or None for all of it.
 
     Args:
-        view: What it looked at last, or None.
+        view: The current view, or None.
         mask: (H, W) bool, the answer before.
-        prompt: With the clicks that are to be answered, original frame.
+        prompt: All clicks, the new one included, in the original frame.
         rules: When and on what to zoom.
     """
     if len(prompt.clicks) < rules.first_click or not mask.any():
@@ -78,7 +78,7 @@ def holds(view: Box, prompt: Prompt) -> bool:
 
 
 def prompt_within(prompt: Prompt, view: Box) -> Prompt:
-    """Return a prompt in pixels of a view: clicks outside it, and lines that leave it, are left out; the box is cut to it."""
+    """Return a prompt in pixels of a view, without clicks outside it and lines that leave it; the box is cut to the view."""
     strokes = tuple(_moved(stroke, view) for stroke in prompt.strokes if all(_inside(Click(*point), view) for point in stroke.points))
     clicks = tuple(replace(click, x=click.x - view.x0, y=click.y - view.y0) for click in prompt.clicks if _inside(click, view))
     box = prompt.box
@@ -96,11 +96,11 @@ def box_iou(a: Box, b: Box) -> float:
 
 
 class Views:
-    """What the model saw of an image's views, computed when it is first asked for; the last few are kept. One may serve several sessions and threads.
+    """What the model computes of an image's views. Each is computed at its first use, and the last few are kept. Several sessions and threads may share one.
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        model: Looks at them.
+        model: Computes the embeddings of the views.
     """
 
     def __init__(self, image: np.ndarray, model: ClickModel) -> None:
@@ -110,7 +110,7 @@ class Views:
 
     @property
     def nbytes(self) -> int:
-        """Memory of what is kept of the views."""
+        """Memory of the views that are kept."""
         return sum(seen.nbytes for seen in list(self._known.values()))
 
     def frame(self, view: Box) -> frames.Frame:
