@@ -14,7 +14,8 @@ from fretsaw.api import Segmenter
 from fretsaw.catalog import Parts
 from fretsaw.images import write_image
 from fretsaw.interchange import coco, labelme, reading
-from fretsaw.interchange.losses import Losses
+from fretsaw.interchange.formats import WRITERS
+from fretsaw.interchange.losses import LACKS, Losses
 from fretsaw.interchange.names import Stems
 from fretsaw.interchange.pictures import AnnotatedPicture, NamedBox, NamedMask
 from fretsaw.interchange.report import ReadingReport, counted
@@ -196,15 +197,23 @@ def test_a_picture_of_too_many_objects_costs_only_those():
 
 def test_holes_parts_and_scores_are_counted():
     ring = mask(2, 9, 2, 9) & ~mask(4, 6, 4, 6)
-    objects = (NamedMask("cat", ring, score=0.5), NamedMask("cat", ring | mask(12, 14, 2, 4)), NamedMask("cat", np.zeros((20, 30), bool)))
+    objects = (
+        NamedMask("cat", ring, score=0.5, attributes={"colour": "red"}),
+        NamedMask("cat", ring | mask(12, 14, 2, 4)),
+        NamedMask("cat", np.zeros((20, 30), bool)),
+    )
     picture = AnnotatedPicture("a.jpg", (20, 30), objects)
     found = {format: Losses(format) for format in ("png", "coco", "coco-polygons", "yolo")}
     for losses in found.values():
         losses.fitted(picture)
-    assert found["png"].counts == {"score": 1}
+    assert found["png"].counts == {"score": 1, "attribute": 1}
     assert found["coco"].counts == {"object": 1}
     assert found["coco-polygons"].counts == {"object": 1, "hole": 2}
-    assert found["yolo"].counts == {"object": 1, "score": 1, "hole": 2, "separate part": 1}
+    assert found["yolo"].counts == {"object": 1, "score": 1, "attribute": 1, "hole": 2, "separate part": 1}
+
+
+def test_every_format_says_what_it_lacks():
+    assert set(LACKS) == set(WRITERS)
 
 
 # Boxes in, masks out

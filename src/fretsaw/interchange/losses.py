@@ -16,16 +16,17 @@ MOST_NUMBERS = 254
 """Objects and classes that the palette images of VOC tell apart."""
 
 EMPTY, OVERLAPS, SCORES, HOLES, PARTS = "objects without a pixel", "overlaps", "scores", "holes", "objects in several parts"
+ATTRIBUTES = "attributes"
 
 LACKS: dict[str, frozenset[str]] = {
-    "png": frozenset({SCORES}),
+    "png": frozenset({SCORES, ATTRIBUTES}),
     "coco": frozenset({EMPTY}),
     "coco-polygons": frozenset({EMPTY, HOLES}),
-    "yolo": frozenset({EMPTY, SCORES, HOLES, PARTS}),
-    "yolo-painted": frozenset({EMPTY, SCORES, PARTS}),
-    "voc": frozenset({EMPTY, SCORES, OVERLAPS}),
-    "labelme": frozenset({EMPTY, SCORES}),
-    "label-studio": frozenset({SCORES}),
+    "yolo": frozenset({EMPTY, SCORES, ATTRIBUTES, HOLES, PARTS}),
+    "yolo-painted": frozenset({EMPTY, SCORES, ATTRIBUTES, PARTS}),
+    "voc": frozenset({EMPTY, SCORES, ATTRIBUTES, OVERLAPS}),
+    "labelme": frozenset({EMPTY}),
+    "label-studio": frozenset({SCORES, ATTRIBUTES}),
     "cvat": frozenset({EMPTY, SCORES}),
 }
 """What each format that is written cannot hold. Holes and parts come back when Fretsaw reads them, since they are joined by cuts of no width; other programs
@@ -93,6 +94,8 @@ class Losses:
     def _note(self, item: NamedMask) -> None:
         if SCORES in self._lacks and item.score is not None:
             self.counts["score"] += 1
+        if ATTRIBUTES in self._lacks:
+            self.counts["attribute"] += len(item.attributes)
         if HOLES in self._lacks or PARTS in self._lacks:
             mask = item.mask
             x0, y0, x1, y1 = masks.mask_to_box(mask)
