@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
+import shlex
 import sys
 import threading
 import time
@@ -261,6 +263,45 @@ def test_floats_are_cut_in_a_stated_range(tmp_path, capsys):
     assert (np.array(Image.open(tmp_path / "a.png")) == (PHOTO[..., 0] > 127) * 255).all()
     for odd in ("1", "1,0", "a,b", "0,nan"):
         assert run("auto", tmp_path / "a.tif", "--range", odd, "-o", tmp_path / "b.png") == 1
+
+
+# Warnings and examples
+
+
+def test_a_jpeg_without_its_end_is_cut_and_said(tmp_path, capsys):
+    buffer = io.BytesIO()
+    Image.fromarray(PHOTO).save(buffer, "JPEG")
+    (tmp_path / "a.jpg").write_bytes(buffer.getvalue()[:-2])
+    assert run("auto", tmp_path / "a.jpg", "-o", tmp_path / "a.png") == 0
+    assert f"fretsaw: {tmp_path / 'a.jpg'}: the file lacks its last bytes; all of its pixels are there" in capsys.readouterr().err
+
+
+def examples(command: str) -> list[str]:
+    text = next(found.callback.__doc__ for found in cli.app.registered_commands if found.callback.__name__ == command)
+    return [line.strip() for line in text.splitlines() if re.match(r" {6}(fretsaw|ffmpeg) ", line)]
+
+
+@pytest.mark.parametrize("line", [line for name in ("auto", "click", "text", "semantic", "frames", "convert") for line in examples(name)])
+def test_the_examples_of_the_help_run(line, tmp_path, monkeypatch, piped, capsysbinary):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(addresses, "_fetched", lambda address: CONTENT)
+    monkeypatch.setattr(pipes.time, "sleep", lambda seconds: (_ for _ in ()).throw(KeyboardInterrupt))
+    big = np.zeros((720, 1280, 3), np.uint8)
+    big[100:300, 100:300] = 255
+    for name in ("photo.jpg", "room.jpg", "street.jpg", "photos/a.jpg", "inbox/a.jpg", "mine.png"):
+        write_image(name, big if name != "mine.png" else big[..., 0])
+    square = [[2, 2, 90, 2, 90, 80, 2, 80]]
+    rows = [{"id": 1, "image_id": 1, "category_id": 1, "segmentation": square, "bbox": [2, 2, 88, 78], "area": 1, "iscrowd": 0}]
+    content = {"images": [{"id": 1, "file_name": "a.jpg", "width": 1280, "height": 720}], "categories": [{"id": 1, "name": "cat"}], "annotations": rows}
+    Path("instances.json").write_text(json.dumps(content))
+    Path("detections.json").write_text(json.dumps(content | {"annotations": [{key: rows[0][key] for key in ("id", "image_id", "category_id", "bbox")}]}))
+    assert run("convert", "instances.json", "-o", "VOC2012", "--to", "voc") == 0
+    capsysbinary.readouterr()
+    [part] = [part for part in line.split(" | ") if part.startswith("fretsaw ")]
+    words = shlex.split(part)[1:]
+    piped(Path(words[words.index("<") + 1]).read_bytes() if "<" in words else big.tobytes())
+    words = words[: words.index("<")] if "<" in words else words
+    assert run(*words) == 0, capsysbinary.readouterr().err
 
 
 # Watching

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import warnings
 from collections import Counter
@@ -261,6 +262,7 @@ def doctor(as_json: Json = False) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; a user's mistake, and what the system refuses, end in one line on standard error and exit status 1."""
     warnings.filterwarnings("ignore", module="PIL")  # a broken file is reported once, by us
+    logging.getLogger("fretsaw.images").addHandler(_WARNINGS)
     try:
         with unwinding():
             app(args=list(arguments) if arguments is not None else None)
@@ -273,6 +275,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except Interrupted as stop:
         print(f"fretsaw: {stop}", file=sys.stderr)
         sys.exit(stop.status)
+
+
+class _OneLine(logging.Handler):
+    """Says a warning on standard error as all else is said there."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(f"fretsaw: {record.getMessage()}", file=sys.stderr)
+
+
+_WARNINGS = _OneLine(logging.WARNING)
 
 
 def say_notes(sources: Sources) -> None:
