@@ -164,3 +164,10 @@ def test_lists_with_a_name_or_id_twice_are_refused():
 def test_colours_however_they_are_written(value, color):
     assert color_text(value) == color
     assert not color or color_text(list(color_numbers(color))) == color
+
+
+def test_the_lists_of_semantic_data_sets_are_class_lists():
+    from fretsaw.data.classes import class_list, class_words
+
+    assert class_list("voc20").names == tuple(words[0] for words in class_words("voc20"))
+    assert [entry.id for entry in class_list("cityscapes")] == list(range(19))

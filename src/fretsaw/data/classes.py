@@ -12,6 +12,7 @@ from importlib import resources
 import numpy as np
 
 from fretsaw.errors import ConfigError
+from fretsaw.interchange.classes import ClassList
 
 CLASS_LISTS = ("voc20", "cityscapes", "context59", "ade20k", "coco80", "coco_stuff")
 IGNORED = 255
@@ -42,7 +43,16 @@ def class_names(name: str) -> tuple[str, ...]:
     Raises:
         ConfigError: If there is no list of this name.
     """
-    return tuple(words[0] for words in class_words(name))
+    return class_list(name).names
+
+
+def class_list(name: str) -> ClassList:
+    """Return a list's classes; their ids are their places in it, from 0.
+
+    Raises:
+        ConfigError: If there is no list of this name.
+    """
+    return ClassList.in_order(words[0] for words in class_words(name))
 
 
 def cityscapes_classes(label_ids: np.ndarray) -> np.ndarray:
