@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import io
+import json
+import os
 import random
 import threading
 import time
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 
+from fretsaw.images import encode_image
 from served import ServerProcess
 from serving import make_folder
 
@@ -110,3 +116,141 @@ def test_nothing_answered_is_lost(tmp_path):
 @pytest.mark.parametrize("seed", range(10, 110, 10))
 def test_nothing_answered_is_lost_at_any_moment(tmp_path, seed):
     killed(seed, tmp_path)
+
+
+# Killed in the midst of an import, an upload, an export
+
+MANY = 30
+"""Pictures of such a round: enough for a kill to fall between two of them."""
+
+
+def annotate(folder: Path) -> None:
+    """Write labelme's annotations of two objects beside each picture."""
+    for path in sorted(folder.rglob("*.png")):
+        corners = [[[10, 10], [50, 12], [40, 60]], [[70, 20], [100, 20], [100, 70], [70, 70]]]
+        shapes = [{"label": f"thing {number}", "points": points, "shape_type": "polygon"} for number, points in enumerate(corners)]
+        row = {"version": "5.0.0", "imagePath": path.name, "imageHeight": 90, "imageWidth": 120, "shapes": shapes}
+        path.with_suffix(".json").write_text(json.dumps(row))
+
+
+def ended(client: httpx.Client, job: str) -> dict:
+    """Wait for a job's end."""
+    while (row := client.get(f"/api/jobs/{job}").json())["state"] in ("waiting", "running"):
+        time.sleep(0.01)
+    return row
+
+
+def objects(client: httpx.Client) -> dict[str, list[tuple[str, dict]]]:
+    """Names and masks by picture; no picture is damaged."""
+    rows = client.get("/api/images").json()["images"]
+    assert [row["name"] for row in rows if row["damaged"]] == []
+    return {row["name"]: [(item["name"], item["rle"]) for item in client.get(f"/api/images/{row['id']}/state").json()["objects"]] for row in rows}
+
+
+def leftovers(data: Path) -> list[str]:
+    """Files that a server takes away at its start, and unfinished ones."""
+    return [path.name for name in ("incoming", "exports") for path in (data / name).iterdir()] + [path.name for path in data.rglob("*.part")]
+
+
+def killed_while_importing(tmp_path: Path, moment: float) -> None:
+    annotate(make_folder(tmp_path / "photos", MANY))
+    server = ServerProcess(tmp_path / "photos", tmp_path / "data")
+    try:
+        server.client.post("/api/imports", json={})
+        time.sleep(moment)
+    finally:
+        server.kill()
+    server = ServerProcess(tmp_path / "photos", tmp_path / "data")
+    try:
+        assert {len(rows) for rows in objects(server.client).values()} <= {0, 2}, "a picture's objects come all together or not at all"
+        assert leftovers(tmp_path / "data") == []
+        assert ended(server.client, server.client.post("/api/imports", json={}).json()["id"])["state"] == "done"
+        found = objects(server.client)
+        assert len(found) == MANY
+        assert len({json.dumps(rows) for rows in found.values()}) == 1
+        assert [name for name, _ in next(iter(found.values()))] == ["thing 0", "thing 1"]
+    finally:
+        server.kill()
+
+
+def killed_while_uploading(tmp_path: Path, moment: float) -> None:
+    server = ServerProcess(make_folder(tmp_path / "photos", 1), tmp_path / "data")
+    answered: dict[str, bytes] = {}
+
+    def send(first: int) -> None:
+        for number in range(first, 10_000, 2):
+            content = encode_image(np.random.default_rng(number).integers(0, 256, (90, 120, 3), dtype=np.uint8), ".png")
+            try:
+                reply = server.client.post("/api/images", params={"name": f"{number}.png"}, content=content)
+            except httpx.HTTPError:
+                return
+            if reply.status_code == 201:
+                answered[reply.json()["id"]] = content
+
+    threads = [threading.Thread(target=send, args=(first,)) for first in range(2)]
+    try:
+        for thread in threads:
+            thread.start()
+        time.sleep(moment)
+    finally:
+        server.kill()
+        for thread in threads:
+            thread.join(60)
+    server = ServerProcess(tmp_path / "photos", tmp_path / "data")
+    try:
+        there = {row["id"] for row in server.client.get("/api/images").json()["images"] if row["uploaded"]}
+        objects(server.client)
+        assert answered.keys() <= there
+        assert len(there - answered.keys()) <= len(threads), "more than what was under way came without an answer"
+        for identity in there:
+            assert server.client.get(f"/api/images/{identity}").json()["width"] == 120
+            kept = (tmp_path / "data" / "images" / identity / "original").read_bytes()
+            assert answered.get(identity, kept) == kept
+        assert leftovers(tmp_path / "data") == []
+        assert {path.name for path in (tmp_path / "data" / "images").iterdir()} <= there | {
+            row["id"] for row in server.client.get("/api/images").json()["images"]
+        }, "no folder of a picture that nobody knows"
+    finally:
+        server.kill()
+
+
+def killed_while_exporting(tmp_path: Path, moment: float) -> None:
+    annotate(make_folder(tmp_path / "photos", MANY))
+    server = ServerProcess(tmp_path / "photos", tmp_path / "data")
+    try:
+        ended(server.client, server.client.post("/api/imports", json={}).json()["id"])
+        before = objects(server.client)
+        server.client.post("/api/exports", json={"format": "png"})
+        time.sleep(moment)
+    finally:
+        server.kill()
+    server = ServerProcess(tmp_path / "photos", tmp_path / "data")
+    try:
+        assert objects(server.client) == before
+        assert leftovers(tmp_path / "data") == []
+        job = server.client.post("/api/exports", json={"format": "png"}).json()["id"]
+        assert ended(server.client, job)["state"] == "done"
+        with zipfile.ZipFile(io.BytesIO(server.client.get(f"/api/jobs/{job}/file").content)) as archive:
+            assert archive.testzip() is None
+            assert sum(name.endswith(".png") for name in archive.namelist()) >= MANY
+    finally:
+        server.kill()
+
+
+KILLED = {"import": killed_while_importing, "upload": killed_while_uploading, "export": killed_while_exporting}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", KILLED)
+def test_a_kill_in_the_midst_of_long_work_leaves_all_or_nothing_of_each_picture(tmp_path, name):
+    KILLED[name](tmp_path, 0.4)
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+@pytest.mark.parametrize("number", range(10))
+@pytest.mark.parametrize("name", KILLED)
+def test_a_kill_at_any_moment_of_long_work_leaves_all_or_nothing_of_each_picture(tmp_path, name, number):
+    seed = int(os.environ.get("FRETSAW_FAULT_SEED", random.randrange(10**6)))
+    print(f"FRETSAW_FAULT_SEED={seed}")
+    KILLED[name](tmp_path, random.Random(f"{seed} {name} {number}").uniform(0.0, 1.5))

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import threading
+import time
 
 import numpy as np
 import pytest
 
 from fretsaw.errors import OutputError
-from fretsaw.images import read_image, write_image
+from fretsaw.images import encode_image, read_image, write_image
 from fretsaw.server.refusals import ReplacedError
 from serving import photo
 
@@ -212,3 +214,92 @@ def test_nothing_makes_a_folder_anew_that_was_moved_away(make_bench, tmp_path, w
         (tmp_path / "moved").rename(place)
         assert picture.view().exists()
         assert len(picture.objects.extend(number, "click", {}, lambda session: session.click(30, 45)).clicks) == 2
+
+
+# Disks that turn read-only, and clocks that jump
+
+
+@pytest.fixture
+def own_disk(tmp_path):
+    """A disk of its own below the server's lock, which may be turned read-only while the server is at work."""
+    place = tmp_path / "data" / "images"
+    place.mkdir(parents=True)
+    if shutil.which("mount") is None:
+        pytest.skip("needs mount, which is Linux's")
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", place], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"may not mount: {done.stderr.strip()}")
+    yield place
+    subprocess.run(["umount", "-l", place], check=True)
+
+
+def test_a_disk_that_turns_read_only_costs_what_was_not_answered_and_no_more(own_disk, client):
+    first = opened(client)
+    before = client.get(f"{first}/state").json()
+    subprocess.run(["mount", "-o", "remount,ro", own_disk], check=True)
+    for method, path, body in (
+        ("POST", "objects/1/clicks", {"x": 5, "y": 5}),
+        ("POST", "objects/1/undo", None),
+        ("POST", "objects/1/reset", None),
+        ("POST", "objects", {}),
+        ("PATCH", "objects/1", {"name": "x"}),
+        ("POST", "objects/1/auto", None),
+    ):
+        reply = client.request(method, f"{first}/{path}", json=body)
+        assert (reply.status_code, "Read-only file system" in reply.json()["reason"]) == (507, True), path
+    assert client.delete(first).status_code == 507
+    assert client.post("/api/images", content=encode_image(photo(3), ".png")).status_code == 507
+    # What only looks goes on.
+    assert client.get(f"{first}/state").json() == before
+    assert client.post(f"{first}/preview", json={"x": 5, "y": 5, "object": 1}).status_code == 200
+    assert client.get(f"{first}/export?format=coco").status_code == 200
+    others = [row["id"] for row in client.get("/api/images").json()["images"][1:]]
+    assert client.get(f"/api/images/{others[0]}").status_code == 507
+    subprocess.run(["mount", "-o", "remount,rw", own_disk], check=True)
+    assert client.get(f"{first}/state").json() == before
+    assert len(client.post(f"{first}/objects/1/undo").json()["clicks"]) == 1
+    assert client.get(f"/api/images/{others[0]}").status_code == 200
+
+
+DAY = 86_400.0
+
+
+@pytest.mark.parametrize("jump", [-20_000 * DAY, -DAY, 40_000 * DAY], ids=["to 1971", "a day back", "a century on"])
+def test_clocks_that_jump_change_no_answer(make_client, monkeypatch, jump):
+    client = make_client()
+    first = opened(client)
+    before, clock = client.get(first).json()["objects"], time.time
+    monkeypatch.setattr(time, "time", lambda: max(0.0, clock() + jump))
+    assert client.get(first).json()["objects"] == before
+    assert client.post(f"{first}/objects/1/undo", headers={"fretsaw-person": "Ada"}).status_code == 200
+    uploaded = client.post("/api/images?name=late.png", content=encode_image(photo(3), ".png")).json()["id"]
+    monkeypatch.setattr(time, "time", clock)
+    assert client.post(f"{first}/objects/1/redo").json()["rle"] == before[0]["rle"]
+    client = make_client(disk_bytes=0)
+    log = client.get(f"{first}/log").json()
+    assert [row["revision"] for row in log] == list(range(1, len(log) + 1))
+    assert [row["name"] for row in log][-2:] == ["undo", "redo"]
+    assert log[-2]["person"] == "Ada"
+    assert (log[-2]["time"] - log[-3]["time"] < 0) == (jump < 0)
+    assert client.get(first).json()["objects"][0]["rle"] == before[0]["rle"]
+    assert uploaded in [row["id"] for row in client.get("/api/images").json()["images"]]
+
+
+@pytest.mark.parametrize("jump", [-20_000 * DAY, 40_000 * DAY])
+def test_times_of_files_that_jump_leave_caches_right(make_client, folder, tmp_path, jump):
+    """Pictures, embeddings and thumbnails whose times lie in another century."""
+    client = make_client()
+    first = opened(client)
+    thumbnail, before = client.get(f"{first}/thumbnail.jpg").content, client.get(first).json()
+    now = time.time() + jump
+    for path in (*(tmp_path / "data").rglob("*"), *folder.rglob("*.png")):
+        if path.is_file():
+            os.utime(path, (max(0.0, now), max(0.0, now)))
+    assert client.get(first).json() == before
+    assert client.get(f"{first}/thumbnail.jpg").content == thumbnail
+    client = make_client()
+    assert client.post(f"{first}/objects/1/undo").json()["undoable"] == 1
+    write_image(folder / "0.png", OTHER)
+    os.utime(folder / "0.png", (0, 0))
+    assert client.get(first).json()["width"] == 80
+    assert client.get(f"{first}/thumbnail.jpg").content != thumbnail

@@ -196,8 +196,8 @@ class OpenPicture:
     def forget(self) -> None:
         """Delete the work on the picture, and its file if it was uploaded; whatever still waits for the picture is refused."""
         with self.changing():
+            self.store.forget(self.record.id)  # where the disk refuses, the picture is still here
             self._forgotten = True
-            self.store.forget(self.record.id)
             self.let_go()
 
     def _replace(self, found: str, size: tuple[int, int]) -> None:

@@ -242,13 +242,19 @@ class Store:
             OutputError: If that is not possible; nothing is left behind then.
         """
         identity = secrets.token_hex(12)
-        place = self.place(identity)
+        record = ImageRecord(identity, name, uploaded=True)
+        # File and log come together, or not at all: a kill leaves no file that no log knows.
+        made = self.incoming()
         try:
-            place.mkdir(mode=PRIVATE_FOLDER)
-            os.replace(received, place / ORIGINAL)
-            self.begin(ImageRecord(identity, name, uploaded=True), "upload")
+            made.mkdir(mode=PRIVATE_FOLDER)
+            (made / STEPS).mkdir(mode=PRIVATE_FOLDER)
+            os.replace(received, made / ORIGINAL)
+            _sync_file(made / ORIGINAL)
+            picture_log.append(made / LOG, Command(1, time.time(), PERSON.get(), "upload", {}, [picture_effect(None, record)]), 0, 0)
+            os.replace(made, self.place(identity))
+            sync_folder(self.folder / "images")
         except (OSError, OutputError) as error:
-            shutil.rmtree(place, ignore_errors=True)
+            shutil.rmtree(made, ignore_errors=True)
             raise OutputError(f"{name}: expected to keep the file, got: {getattr(error, 'strerror', None) or error}") from error
         return identity
 
@@ -431,6 +437,14 @@ class Store:
         text = IMAGE_RECORD.dump_json(record)
         head = b'{"log_bytes":%d,"checksum":"%08x","record":' % (log_bytes, zlib.crc32(text))
         self.keep_file(record.id, RECORD, head + text + b"}", durable=True)
+
+
+def _sync_file(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _has_files(folder: Path) -> bool:
