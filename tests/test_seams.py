@@ -22,6 +22,7 @@ PROBED = {
     "path": "a route of Starlette, absent for unknown addresses; a file of any library",
     "name": "a route of Starlette, as above; a user's file object may have no name",
     "filename": "Pillow: an image that was not read from a file has none",
+    "__len__": "a value of pydicom that may be a sequence or a single number",
     "fp": "Pillow: an image that is not read from a file has none",
     "read": "tells a user's file object from other arguments",
     "shape": "describes any wrong argument in a message",
