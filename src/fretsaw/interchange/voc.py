@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import io
 import tempfile
+import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from xml.etree import ElementTree
 
@@ -217,7 +218,7 @@ def _listed(files: Mapping[str, bytes]) -> list[str]:
 def _indices(content: bytes, place: str, by_color: Mapping[tuple[int, int, int], int]) -> np.ndarray:
     """Return the numbers of a PNG's pixels: by their colours, where these are known; else as they stand in a palette or grey image; else by VOC's palette."""
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(content)) as image:
             mode, palette = image.mode, np.array(image.getpalette() or [], np.uint8).reshape(-1, 3) if image.mode == "P" else None
     except Exception:  # what is wrong with it is said below
         mode, palette = "", None
