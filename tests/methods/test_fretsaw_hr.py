@@ -77,27 +77,26 @@ def test_shifted_windows_are_those_of_a_map_with_zeros_around_it(sam2, height, w
     torch.testing.assert_close(block.attended(x), x + mixed[:, 7 : 7 + height, 7 : 7 + width], atol=1e-5, rtol=1e-5)
 
 
-def test_with_an_anchor_as_fine_as_the_map_every_token_is_seen(sam2, monkeypatch):
-    """One window over the whole map sees each token twice: itself and its anchor, which weighs as much. So attention is that of the global block."""
-    original = sam2.trunk.blocks[3]
-    monkeypatch.setattr("fretsaw.methods.fretsaw_hr.TRAINED_SIDE", 16 * 12)
-    block = HighResolutionBlock(copy.deepcopy(original), HighResolutionParts(window=12, shift=0, anchor=12, state_size=0)).requires_grad_(False)
-    x = torch.randn(2, 12, 12, 32)
-    torch.testing.assert_close(block(x), original(x), atol=1e-5, rtol=1e-5)
+@pytest.mark.parametrize("side", [128, 256])
+def test_up_to_the_side_of_training_it_is_sam_2_itself(sam2, side):
+    ours, theirs = high_resolution(sam2, HighResolutionParts())(pixels(side, side)), sam2(pixels(side, side))
+    for mine, its in zip((ours.final, *ours.high_res), (theirs.final, *theirs.high_res), strict=True):
+        torch.testing.assert_close(mine, its, atol=1e-5, rtol=1e-5)
 
 
-def test_an_anchor_token_weighs_as_many_tokens_as_it_stands_for(sam2):
-    """Where all tokens are the same, so are all keys, and how much the anchor weighs shows in how much its own values count."""
+@pytest.mark.parametrize("side", [8, 12])
+def test_tokens_weigh_what_they_stand_for_and_add(sam2, side):
+    """Where all tokens are the same, so are all keys, and how much the anchor map weighs shows in how much its own values count."""
     block = HighResolutionBlock(copy.deepcopy(sam2.trunk.blocks[3]), HighResolutionParts(window=8, shift=0, anchor=8, state_size=0)).requires_grad_(False)
-    x = torch.randn(1, 1, 1, 32).expand(1, 16, 16, 32)
-    plain = block.mixed(x)[1]
+    x = torch.randn(1, 1, 1, 32).expand(1, side, side, 32)
+    plain = block.mixed(x)[1][:, :8, :8]
     block.anchor.bias[32:] += 1
-    weight = 8 * 8 * (64 / 8) ** 2
-    torch.testing.assert_close(block.mixed(x)[1] - plain, torch.full_like(plain, weight / (weight + 8 * 8)))
+    anchor, window = 8 * 8 * (64 / 8) ** 2, 8 * 8 * (1 - 8 * 8 / side**2)
+    torch.testing.assert_close(block.mixed(x)[1][:, :8, :8] - plain, torch.full_like(plain, anchor / (anchor + window)))
 
 
 def test_gradients_change_nothing_about_what_is_computed(sam2):
-    encoder = shaken(high_resolution(sam2, HighResolutionParts()))
+    encoder = shaken(high_resolution(sam2, HighResolutionParts(anchor=4)))
     with torch.no_grad():
         plain = encoder(pixels(256, 224))
     assert plain.final.requires_grad is False
@@ -114,7 +113,7 @@ def test_each_part_changes_the_embedding_and_can_be_left_out(sam2, part):
 
 
 def test_bands_and_pieces_change_nothing(sam2, monkeypatch):
-    encoder = shaken(high_resolution(sam2, HighResolutionParts()))
+    encoder = shaken(high_resolution(sam2, HighResolutionParts(anchor=4)))
     whole = encoder(pixels(512, 512))
     monkeypatch.setattr("fretsaw.methods.fretsaw_hr.TOKENS_AT_ONCE", {"windows": 200, "band": 500})
     torch.testing.assert_close(encoder(pixels(512, 512)).final, whole.final, atol=1e-5, rtol=1e-5)

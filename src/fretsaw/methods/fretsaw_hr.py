@@ -9,12 +9,15 @@ A block with global attention becomes
                                       a learned token at each virtual place  (KV padding)
                                       the anchor map's tokens                (the whole map, pooled to a fixed grid)
 
-All other blocks stay SAM 2's and work in windows already. The last linear layer of the scan starts at zero and the padding token at the zeros that Hiera pads
-with, so that without the anchor map an untrained block is SAM 2's with windows in place of global attention.
+All other blocks stay SAM 2's and work in windows already. The anchor map has as many tokens as SAM 2's global attention saw in training, at 1024. Up to that
+side it is the map itself, and the block is SAM 2's own; above, it is pooled to that size, and the windows see finer. The scan's last linear layer starts at
+zero and the padding token at the zeros that Hiera pads with, so that without the anchor map an untrained block is SAM 2's with windows in place of global
+attention.
 
 Source: HRSAM (Huang et al. 2024), sec. 3.2 to 3.6; the blocks around them: Hiera (Ryali et al. 2023), SAM 2 (Ravi et al. 2024), appendix D.1.
-Deviation: the anchor map is the map at hand, pooled to a fixed grid, and every window sees all of it as keys and values; HRSAM++ encodes the image a
-second time at 512 and mixes both by scans. SAM 2's keys and values keep their meaning when they are averaged: this stands for global attention untrained.
+Deviation: the anchor map is the map at hand, pooled to a fixed grid, and every window sees all of it as keys and values; HRSAM++ encodes the image a second
+time at 512 and mixes both by scans. SAM 2's keys and values keep their meaning when they are averaged: this stands for global attention untrained.
+Deviation: a window's own tokens weigh less the less they add to the anchor map, and nothing where that is the map itself; HRSAM has no such keys twice.
 """
 
 from __future__ import annotations
@@ -66,7 +69,7 @@ class HighResolutionParts:
     window: int = 14
     shift: int = 7
     padding: bool = True
-    anchor: int = 32
+    anchor: int = 64
     state_size: int = 8
 
 
@@ -124,15 +127,19 @@ class HighResolutionBlock(nn.Module):
         tokens = self.layer_norm1(x)
         anchor = self._anchor(tokens) if self.parts.anchor else None
         tokens, shapes = tokens.flatten(1, 2), ((height, width),)
-        if torch.is_grad_enabled():
+        own = 1.0 - anchor.shape[3] / (height * width) if anchor is not None else 1.0
+        if not own:
+            assert anchor is not None
+            out = self._attend_anchor(tokens, anchor)
+        elif torch.is_grad_enabled():
             groups = window_groups(shapes, self.parts.window, self.parts.shift)
-            pieces = [self._attend(tokens[:, group.tokens.to(x.device)], group, anchor).flatten(1, 2) for group in groups]
+            pieces = [self._attend(tokens[:, group.tokens.to(x.device)], group, anchor, own).flatten(1, 2) for group in groups]
             out = torch.cat(pieces, dim=1)[:, group_inverse(shapes, self.parts.window, self.parts.shift).to(x.device)]
         else:
             out = torch.empty_like(tokens)
             for group in self._pieces(shapes, len(x)):
                 places = group.tokens.to(x.device)
-                out[:, places.flatten()] = self._attend(tokens[:, places], group, anchor).flatten(1, 2)
+                out[:, places.flatten()] = self._attend(tokens[:, places], group, anchor, own).flatten(1, 2)
         return x, out.unflatten(1, (height, width))
 
     def _pieces(self, shapes: Shapes, batch: int) -> Iterator[WindowGroup]:
@@ -147,17 +154,23 @@ class HighResolutionBlock(nn.Module):
         pooled = F.adaptive_avg_pool2d(tokens.permute(0, 3, 1, 2), sides).flatten(2).transpose(1, 2)
         return self.anchor(pooled).unflatten(2, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
 
-    def _attend(self, x: Tensor, group: WindowGroup, anchor: Tensor | None) -> Tensor:
-        """Attend inside windows of one kind: (B, W, n, C) -> (B, W, n, C)."""
+    def _attend_anchor(self, x: Tensor, anchor: Tensor) -> Tensor:
+        """Let all tokens (B, L, C) see the anchor map alone, (2, B, heads, A, d), which is the map itself: (B, L, C)."""
+        channels = x.shape[2]
+        query = F.linear(x, self.qkv.weight[:channels], self.qkv.bias[:channels]).unflatten(2, (self.heads, -1)).transpose(1, 2)
+        return F.scaled_dot_product_attention(query, anchor[0], anchor[1]).transpose(1, 2).flatten(2)
+
+    def _attend(self, x: Tensor, group: WindowGroup, anchor: Tensor | None, own: float) -> Tensor:
+        """Attend inside windows of one kind, whose own tokens weigh `own`: (B, W, n, C) -> (B, W, n, C)."""
         batch, count, length, _ = x.shape
         query, key, value = self.qkv(x.flatten(0, 1)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        keys, values, weights = [key], [value], [0.0] * length
+        keys, values, weights = [key], [value], [math.log(own)] * length
         if self.parts.padding and len(group.virtual):
             # Virtual places have the same key and value, so that one key with the logarithm of their number stands for all of them.
             extra = self.qkv(self.padding).unflatten(1, (3, self.heads, -1))[:, 1:].permute(1, 0, 2, 3)[:, :, :, None]
             keys.append(extra[0].expand(len(key), -1, -1, -1))
             values.append(extra[1].expand(len(key), -1, -1, -1))
-            weights.append(math.log(len(group.virtual)))
+            weights.append(math.log(own * len(group.virtual)))
         if anchor is not None:
             keys.append(anchor[0].repeat_interleave(count, dim=0))
             values.append(anchor[1].repeat_interleave(count, dim=0))

@@ -48,7 +48,7 @@ class FretsawHrConfig:
     allow_held_out: str = ""
     window: int = 14
     shift: int = 7
-    anchor: int = 32
+    anchor: int = 64
     state_size: int = 8
     calibration: int = 32
     size: int = 1024
