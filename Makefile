@@ -81,5 +81,5 @@ clean:
 
 .venv/.test: .venv/.python pyproject.toml
 	@echo "== installing fretsaw and what its tests need into .venv"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[convert,evaluate,parquet,serve,train,dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[convert,dicom,evaluate,heif,parquet,serve,train,dev]"
 	@touch $@

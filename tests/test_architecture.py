@@ -31,6 +31,8 @@ DIRECTION = (
         "edges",
         "outlines",
         "masks",
+        "dicom_child",
+        "dicom",
         "picture_kinds",
         "images",
         "segmentation",

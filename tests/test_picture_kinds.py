@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +53,7 @@ def test_heic_is_read_with_its_extra():
 
 
 def test_heic_without_its_extra_names_it(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "pillow_heif.as_plugin", None)
+    monkeypatch.setitem(sys.modules, "pillow_heif.as_plugin", None)
     for brands in (b"heic\0\0\0\0mif1heic", b"mif1\0\0\0\0mif1heic"):
         content = (8 + len(brands)).to_bytes(4, "big") + b"ftyp" + brands
         with pytest.raises(
@@ -78,6 +80,94 @@ def test_a_folder_takes_them_and_names_the_rest(tmp_path):
     assert note.startswith(f"{tmp_path}: 4 files that are no pictures by their names are left out (2 .txt, 1 ")
     assert note.endswith("), first f.cr2")
     assert ".heif" in IMAGE_SUFFIXES
+
+
+# DICOM
+
+
+def dicom(pixels: np.ndarray, **changes: object) -> bytes:
+    """A DICOM file of a picture, or of frames; with a patient's name that nobody may see."""
+    pydicom = pytest.importorskip("pydicom", reason="needs pydicom, the extra dicom")
+    from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
+
+    meta = pydicom.dataset.FileMetaDataset()
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID, meta.TransferSyntaxUID = SecondaryCaptureImageStorage, "1.2.3", ExplicitVRLittleEndian
+    found = pydicom.Dataset()
+    found.file_meta, found.PatientName, found.SOPClassUID, found.SOPInstanceUID = meta, "Secret^Person", SecondaryCaptureImageStorage, "1.2.3"
+    colour = pixels.ndim == 3 and pixels.shape[2] == 3
+    found.Rows, found.Columns = pixels.shape[:2] if colour or pixels.ndim == 2 else pixels.shape[1:3]
+    if pixels.ndim == 3 and not colour:
+        found.NumberOfFrames = len(pixels)
+    found.SamplesPerPixel, found.PhotometricInterpretation = (3, "RGB") if colour else (1, "MONOCHROME2")
+    if colour:
+        found.PlanarConfiguration = 0
+    found.BitsAllocated = found.BitsStored = pixels.dtype.itemsize * 8
+    found.HighBit, found.PixelRepresentation = found.BitsStored - 1, int(pixels.dtype.kind == "i")
+    found.PixelData = pixels.tobytes()
+    for name, value in changes.items():
+        if value is None:
+            delattr(found, name)
+        else:
+            setattr(found, name, value)
+    buffer = io.BytesIO()
+    pydicom.dcmwrite(buffer, found, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+def test_dicom_is_read_by_its_window():
+    values = (np.arange(600, dtype=np.int16) * 4 - 1000).reshape(20, 30)
+    content = dicom(values, WindowCenter=40, WindowWidth=400, RescaleSlope=1, RescaleIntercept=0)
+    read = images.read_image(content)
+    assert images.picture_size(content) == read.shape[:2] == (20, 30)
+    expected = np.rint(np.clip((values - (40 - 0.5 - 399 / 2)) / 399, 0, 1) * 255).astype(np.uint8)
+    assert (read == expected[..., None]).all()
+    inverse = dicom(values, WindowCenter=40, WindowWidth=400, PhotometricInterpretation="MONOCHROME1")
+    assert (images.read_image(inverse) == 255 - expected[..., None]).all()
+    assert (images.read_image(dicom(values))[[0, -1], [0, -1], 0] == [0, 255]).all()  # without a window: all there is
+    assert (images.read_image(dicom(np.stack([values, -values]), WindowCenter=40, WindowWidth=400)) == read).all()  # the first frame
+    assert (images.read_image(dicom(photo())) == photo()).all()
+
+
+def test_odd_dicom_is_refused_in_a_line_that_says_nothing_of_the_patient():
+    content = dicom(np.zeros((20, 30), np.uint8))
+    place = content.index(b"\xe0\x7f\x10\x00")
+    cases = [
+        (content[: place + 40], "pixels cannot be decoded"),
+        (content[:180], "header cannot be read|without pixels"),
+        (dicom(np.zeros((20, 30), np.uint8), Rows=9000), "at most 8192 x 8192"),
+        (content.replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.9\0"), "another transfer syntax|header cannot be read"),
+    ]
+    for odd, message in cases:
+        with pytest.raises(ImageError, match=message) as error:
+            images.read_image(odd)
+        assert "Secret" not in str(error.value)
+        assert str(error.value).startswith("bytes: expected ")
+
+
+def test_a_decoder_that_is_killed_costs_its_file(monkeypatch):
+    from fretsaw import dicom as parent
+
+    content = dicom(np.zeros((20, 30), np.uint8))
+    monkeypatch.setattr(parent.sys, "executable", "/bin/false")
+    with pytest.raises(ImageError, match="its decoder broke off"):
+        images.read_image(content)
+
+
+@pytest.mark.parametrize(
+    "attempt",
+    ["__import__('socket').socket()", "open('x', 'w')", "__import__('os').system('true')", "__import__('subprocess').run(['true'])", "bytes(3 * 2**30)"],
+)
+def test_a_decoder_may_not_do_anything_else(attempt):
+    code = f"from fretsaw import dicom_child as child\nchild._limit()\ntry:\n    {attempt}\nexcept (PermissionError, MemoryError):\n    print('refused')\n"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "refused\n"
+
+
+def test_dicom_without_its_extra_names_it(monkeypatch):
+    from fretsaw import dicom as parent
+
+    monkeypatch.setattr(parent, "find_spec", lambda name: None)
+    with pytest.raises(ImageError, match=r"got DICOM, which needs an extra: pip install 'fretsaw\[dicom\]'"):
+        images.read_image(bytes(128) + b"DICM" + bytes(100))
 
 
 # Depth

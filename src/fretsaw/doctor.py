@@ -10,7 +10,9 @@ from typing import Any, cast
 
 EXTRAS = {
     "convert": ("onnx", "onnxruntime"),
+    "dicom": ("pydicom",),
     "evaluate": ("skimage", "matplotlib"),
+    "heif": ("pillow_heif",),
     "parquet": ("pyarrow",),
     "serve": ("fastapi", "starlette", "uvicorn", "prometheus_client"),
     "train": ("lightning_fabric", "matplotlib"),

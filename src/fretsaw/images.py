@@ -271,7 +271,7 @@ def _identified(file: IO[bytes], name: str, pixel_limit: int) -> Generator[Image
     """
     Image.preinit()  # BMP, GIF, JPEG, PNG and PPM; what can run programs, as EPS does, stays out
     with _complaints(name), _pillow_allows(pixel_limit):
-        beginning = file.read(64)
+        beginning = file.read(132)
         if not beginning:
             raise ImageError(f"{name}: expected an image file, got an empty one")
         for kind in READABLE:
@@ -284,6 +284,8 @@ def _identified(file: IO[bytes], name: str, pixel_limit: int) -> Generator[Image
             file.seek(0)
             try:
                 image = factory(file, "")
+            except ImageError as error:
+                raise ImageError(f"{name}: {error}") from error
             except (SyntaxError, IndexError, TypeError, struct.error) as error:
                 reason = " ".join(str(error).split())[:120]
                 if kind == "TIFF" and (layout := tiff_layout(file)) and "unknown pixel mode" in reason:
@@ -304,6 +306,8 @@ def _decoded(
         file, deep = getattr(image, "fp", None), has_deep_colours(image)
         try:
             image.load()
+        except ImageError as error:  # of a decoder in a process of its own
+            raise ImageError(f"{name}: {error}") from error
         except OSError:
             whole = whole_jpeg(image, name)
             if whole is None:

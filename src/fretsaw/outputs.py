@@ -27,7 +27,7 @@ from fretsaw.errors import ImageError, OutputError
 IMAGE_SUFFIXES = frozenset(
     {
         *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm", ".pbm", ".pnm"),
-        *(".avif", ".jp2", ".j2k", ".j2c", ".jpx", ".heic", ".heif", ".hif"),
+        *(".avif", ".jp2", ".j2k", ".j2c", ".jpx", ".heic", ".heif", ".hif", ".dcm"),
     }
 )
 """Files with these suffixes are taken from a folder."""

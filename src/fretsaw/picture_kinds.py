@@ -17,12 +17,13 @@ import PIL.TiffImagePlugin
 import PIL.WebPImagePlugin  # like those for TIFF, AVIF and JPEG 2000 it registers itself with Pillow
 from PIL import Image, ImageCms
 
+from fretsaw.dicom import DicomImage, begins_as_dicom
 from fretsaw.errors import ImageError
 
 LOGGER = logging.getLogger("fretsaw.images")
 
-READABLE = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF", "PPM", "HEIF", "AVIF", "JPEG2000")
-"""Formats that are read, by Pillow's names; a file's content decides, not its suffix. HEIF needs the extra `heif`."""
+READABLE = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF", "PPM", "HEIF", "AVIF", "JPEG2000", "DICOM")
+"""Formats that are read, by Pillow's names; a file's content decides, not its suffix. HEIF needs the extra `heif`, DICOM the extra `dicom`."""
 
 DEPTHS = (8, 10, 12, 14)
 """Bits that are common for values in files of 16 bits, beside all 16."""
@@ -41,13 +42,15 @@ def opener(kind: str, beginning: bytes) -> Callable[[IO[bytes], str], Image.Imag
 
     Args:
         kind: One of `READABLE`.
-        beginning: Its first 64 bytes.
+        beginning: Its first 132 bytes.
 
     Raises:
         ImageError: If it is such a file, and its decoder is not installed.
     """
     if kind == "HEIF":
         return _heif_opener() if _is_heif(beginning) else None
+    if kind == "DICOM":
+        return (lambda file, name: DicomImage(file.read())) if begins_as_dicom(beginning) else None
     factory, accepts = Image.OPEN[kind]
     return factory if accepts is not None and accepts(beginning[:16]) is True else None
 
