@@ -34,7 +34,7 @@ from fretsaw.interchange.pictures import AnnotatedPicture
 from fretsaw.interchange.untrusted import came
 from fretsaw.outputs import IMAGE_SUFFIXES
 
-MOST_FILES = 50_000
+MOST_FILES = 500_000
 MOST_BYTES = 2**30
 LARGE = 2**23
 """Bytes from which on a COCO file is read element by element; what is read at once takes some 20 times its size."""
