@@ -281,7 +281,7 @@ def test_recipes_do_not_import_each_other():
 
 # Where a string from outside is read: options, settings, requests, formats, data sets, protocols, and names in weight files.
 EDGES = {"cli", "server", "interchange", "compat", "recipes", "evaluation", "data", "catalog", "weights", "backbones"}
-EDGES |= {"doctor", "outputs", "coco_file", "session_file", "segmentation", "images", "api", "addresses"}
+EDGES |= {"doctor", "outputs", "coco_file", "session_file", "segmentation", "images", "picture_kinds", "dicom", "dicom_child", "api", "addresses"}
 EDGE_FILES = {"build.py", "stored.py", "settings.py"}  # of a method's folder: they read the variant in a weight file, and the words of a benchmark's settings
 FACTS = {"type", "kind", "device", "suffix", "mode", "__name__", "platform"}  # of a device, a file, an error, a system: no names of ours
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import fretsaw
 from fretsaw import cli
 from fretsaw.api import Segmenter
 from fretsaw.catalog import Parts
-from fretsaw.images import write_image
+from fretsaw.images import write_bytes, write_image
 from fretsaw.interchange import coco, labelme, reading
 from fretsaw.interchange.formats import WRITERS
 from fretsaw.interchange.losses import LACKS, Losses
@@ -140,6 +142,46 @@ def test_files_appear_when_all_of_them_are_there(tmp_path, monkeypatch):
     assert run("convert", tmp_path / "in", "-o", tmp_path / "out", "--to", "yolo") == 1  # not empty
     assert run("convert", tmp_path / "in", "-o", tmp_path / "out", "--to", "png", "--overwrite") == 0
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"a", "b", "c", "labels", "data.yaml"}
+
+
+FAULTS = [
+    *(
+        ValueError("x\ny"),
+        LookupError("x"),
+        KeyError(2),
+        AttributeError("x"),
+        IndexError("x"),
+        TypeError("x"),
+        MemoryError(),
+        RecursionError(),
+        OSError(5, "x"),
+    ),
+    *(UnicodeDecodeError("utf-8", b"x", 0, 1, "x"), ZeroDivisionError(), OverflowError("x"), Image.DecompressionBombError("x"), struct.error("x")),
+]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: type(fault).__name__)
+@pytest.mark.parametrize("format", sorted(set(reading.READABLE) & set(WRITERS)))
+def test_whatever_a_reader_raises_is_one_line_that_names_the_file(format, fault, tmp_path, capsys, monkeypatch):
+    """One boundary for all formats: the file is named, and neither Python's words nor its exceptions get through."""
+    picture = AnnotatedPicture("a.png", (20, 30), (NamedMask("cat", mask(1, 5, 1, 5)),))
+    for path, content in WRITERS[format]([picture]):
+        write_bytes(tmp_path / "in" / path, content)
+    if format == "yolo":
+        write_image(tmp_path / "in" / "images" / "a.png", np.zeros((20, 30, 3), np.uint8))
+
+    def broken(*arguments, **options):
+        raise fault
+
+    monkeypatch.setattr(AnnotatedPicture, "__post_init__", broken)
+    assert run("convert", tmp_path / "in", "-o", tmp_path / "out", "--to", "png") == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "Traceback" not in said.err
+    [line] = said.err.splitlines()
+    assert line.startswith("fretsaw: ")
+    assert "KeyError" not in line
+    assert not (tmp_path / "out").exists()
 
 
 # Names

@@ -466,3 +466,18 @@ def test_rows_that_could_not_be_imported_are_told(client, first):
     assert "; first: odd.json: category 2: " in job["note"]
     assert [item["name"] for item in client.get(first).json()["objects"]] == ["ball"]
     assert client.get("/api/images").status_code == 200
+
+
+@pytest.mark.parametrize("fault", [KeyError(2), MemoryError(), RecursionError(), OSError(5, "x"), IndexError("x")], ids=lambda fault: type(fault).__name__)
+def test_whatever_a_reader_raises_ends_an_import_in_one_line(client, fault, monkeypatch):
+    sent = next(iter(coco.write([AnnotatedPicture("1.png", (90, 120), (NamedMask("sent", np.ones((90, 120), bool)),))])))[1]
+
+    def broken(*arguments, **options):
+        raise fault
+
+    monkeypatch.setattr(AnnotatedPicture, "__post_init__", broken)
+    job = wait(client, client.post("/api/annotations?name=mine.json", content=sent).json())
+    assert job["state"] == "failed"
+    assert job["reason"].startswith("mine.json: expected COCO's annotations")
+    assert "KeyError" not in job["reason"]
+    assert client.get("/api/images").status_code == 200
