@@ -13,6 +13,7 @@ from fretsaw.catalog.clicked import build_clicked as build_clicked
 from fretsaw.catalog.entries import OtherModels, Parts
 from fretsaw.catalog.first_cut import with_first_cut
 from fretsaw.catalog.grc import build_grc as build_grc
+from fretsaw.catalog.high_resolution import assemble_high_resolution as assemble_high_resolution
 from fretsaw.catalog.high_resolution import build_high_resolution
 from fretsaw.catalog.named import build_maskclip as build_maskclip
 from fretsaw.catalog.named import build_s2clip as build_s2clip

@@ -144,6 +144,13 @@ CATALOGUE: dict[str, Entry] = {
     "sam2.1-hiera-small": _sam21_hiera("small", "ee5bba1d82bb8749febdf90f45e84b687142ba03", 184305280),
     "sam2.1-hiera-base-plus": _sam21_hiera("base-plus", "b7320756a13354e7530a63935656d35b2f91a290", 323476296),
     "sam2.1-hiera-large": _sam21_hiera("large", "665f8e2ad61cf5f53d65644ff27c8ee525124610", 897897416),
+    "fretsaw-hr": Entry(
+        "click, auto",
+        Weights("fretsaw-hr", (), "Apache-2.0", "Fretsaw, SAM 2 Hiera-T with HRSAM's parts in place of its global attention", _SAM2_HIERA_TINY.size),
+        networks={"sam": "sam2-hiera-tiny"},
+        assemble=builders.assemble_high_resolution,
+        needs=FIRST_CUT,
+    ),
     CLICKED.name: Entry("click, auto", CLICKED, builders.build_clicked, needs=("sam2-hiera-tiny",)),
     "pmg-tiny": Entry("click, auto", PMG_TINY, builders.build_pmg, needs=("sam2-hiera-tiny",)),
     PMG_FRETSAW_TINY.name: Entry("backbone", PMG_FRETSAW_TINY),

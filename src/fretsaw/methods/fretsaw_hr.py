@@ -264,13 +264,14 @@ def build_encoder(encoder: Sam2ImageEncoder, parts: HighResolutionParts, stored:
     Args:
         encoder: SAM 2's; it is taken over.
         parts: What the file states.
-        stored: As `change_of` returned it, of any float type.
+        stored: As `change_of` returned it, of any float type; {} for an untrained encoder.
 
     Raises:
         StateDictError: If the parameters do not fit.
     """
     made = HighResolutionEncoder(encoder, parts)
-    load_trained(made, stored, started(made))
+    if stored:
+        load_trained(made, stored, started(made))
     return made.eval()
 
 
