@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import random
+import tempfile
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
+import foreign
 from fretsaw import masks
 from fretsaw.data.datasets import coco_json
 from fretsaw.data.label_folders import read_class_names, read_groups
@@ -182,7 +186,7 @@ def annotations(format: str, files: dict[str, bytes], folder: Path) -> bool:
     past = False
     refusal: DataError | None = None
     found = []
-    for _, read in readers(the_source(folder / whole[format] if format in whole else folder, format)):
+    for _, read in readers(the_source(folder / whole[format] if whole.get(format) in files else folder, format)):
         try:
             for picture in read():
                 past = True
@@ -222,18 +226,35 @@ def label_studio_files(rng: random.Random) -> dict[str, bytes]:
     return json_format(rng, label_studio.write, label_studio.PATH)
 
 
+LABELME_SHAPES = {
+    "polygon": [[1, 1], [5, 1], [5, 4.5]],
+    "rectangle": [[1, 1], [5, 4.5]],
+    "circle": [[4, 4], [4, 6]],
+    "line": [[1, 1], [5, 4]],
+    "linestrip": [[1, 1], [5, 4], [2, 6]],
+    "point": [[3, 3]],
+    "points": [[3, 3], [4, 4]],
+    "mask": [[2, 2], [5, 6]],
+}
+
+
+def labelme_shape(rng: random.Random) -> dict[str, Any]:
+    """Return a sound shape of any type."""
+    kind = rng.choice([*LABELME_SHAPES, "polygon", "mask"])
+    mask = base64.b64encode(encode_image(rng.choice([0, 255]) * np.ones((5, 4), np.uint8), ".png")).decode() if kind == "mask" else None
+    named = {"label": rng.choice(["x", "y"]), "points": LABELME_SHAPES[kind], "group_id": rng.choice([None, None, 1]), "shape_type": kind, "flags": {}}
+    return named | ({"mask": mask} if mask else {})
+
+
 def labelme_files(rng: random.Random) -> dict[str, bytes]:
-    files = json_format(rng, labelme.write, "a.json")
-    if rng.random() < 0.5:
-        shape = {
-            "label": "x",
-            "points": [[1, 1], [5, 1], [5, 4.5]],
-            "group_id": rng.choice([None, 1]),
-            "shape_type": rng.choice(["polygon", "rectangle", None, "circle"]),
-        }
-        content = {"shapes": [shape] * 2, "imagePath": "a.png", "imageHeight": 8, "imageWidth": 10}
-        files = {"a.json": json_bytes(rng, mutate_tree(rng, content, _times(rng)))}
-    return files
+    """The file's head is a few values, its body a shape for each object: most of what is altered is in the body, where most of the reader looks."""
+    content = json.loads(next(iter(dict(labelme.write(sound_pictures(rng)[:1])).values())))
+    if rng.random() < 0.6:
+        content = {"shapes": [labelme_shape(rng) for _ in range(rng.randrange(1, 5))], "imagePath": "a.png", "imageHeight": 8, "imageWidth": 10}
+    if rng.random() < 0.7:
+        content["shapes"] = [mutate_tree(rng, shape, _times(rng)) for shape in content["shapes"]]
+        return {"a.json": json.dumps(content).encode("utf-8", "surrogatepass")}
+    return {"a.json": json_bytes(rng, mutate_tree(rng, content, _times(rng)))}
 
 
 def cvat_files(rng: random.Random) -> dict[str, bytes]:
@@ -268,13 +289,22 @@ def yolo_files(rng: random.Random) -> dict[str, bytes]:
 
 
 def png_files(rng: random.Random) -> dict[str, bytes]:
-    files = dict(png.write(sound_pictures(rng)[:1]))
+    """Several pictures' masks and their lists of names. Where a list says no size, nothing is read: mostly its rows are altered, one by one."""
+    files = dict(png.write(sound_pictures(rng)))
+    whole = rng.random() < 0.25
     for path, content in list(files.items()):
         if path.endswith(png.NAMES):
-            files[path] = json_bytes(rng, mutate_tree(rng, json.loads(content), _times(rng)))
+            names = json.loads(content)
+            files[path] = (
+                json_bytes(rng, mutate_tree(rng, names, _times(rng))) if whole else json.dumps(_rows_mutated(rng, names)).encode("utf-8", "surrogatepass")
+            )
         elif rng.random() < 0.2:
             files[path] = mutate_png(rng, content)
     return files
+
+
+def _rows_mutated(rng: random.Random, names: dict[str, Any]) -> dict[str, Any]:
+    return names | {"objects": [mutate_tree(rng, row, _times(rng)) if rng.random() < 0.5 else row for row in names["objects"]]}
 
 
 def data_set(content: bytes, folder: Path) -> bool:
@@ -307,6 +337,29 @@ def data_set(content: bytes, folder: Path) -> bool:
 ONE_PIXEL = encode_image(np.zeros((1, 1), np.uint8), ".png")
 
 
+def _foreign(layout: str) -> Callable[[random.Random], dict[str, bytes]]:
+    """Return what makes the files of a layout of another tool's, of which the JSON and XML are altered."""
+
+    def make(rng: random.Random) -> dict[str, bytes]:
+        # Pictures of two folders would lie over each other in some layouts, and a video has one size.
+        pictures = sound_pictures(rng)[:1]
+        with tempfile.TemporaryDirectory() as place:
+            foreign.LAYOUTS[layout](pictures, Path(place))
+            files = {path.relative_to(place).as_posix(): path.read_bytes() for path in Path(place).rglob("*") if path.is_file()}
+        for path, content in files.items():
+            if path.endswith("json"):
+                files[path] = json_bytes(rng, mutate_tree(rng, json.loads(content), _times(rng)))
+            elif path.endswith(".xml"):
+                files[path] = mutate_xml(rng, content, _times(rng))
+            elif path.endswith((".yaml", ".txt", ".names")):
+                files[path] = mutate_text(rng, content.decode(), rng.choice([0, 1, 2])).encode("utf-8", "surrogatepass")
+            elif path.endswith(".png") and rng.random() < 0.2:
+                files[path] = mutate_png(rng, content)
+        return files
+
+    return make
+
+
 def _reader(format: str, make: Any, module: str) -> Target:
     covers = (f"fretsaw.interchange.{module}", *(f"fretsaw.interchange.{name}" for name in ("untrusted", "pictures", "reading")))
     return Target(format, seeded(make), partial(annotations, format), covers, seconds=SECONDS, memory=MEMORY)
@@ -333,4 +386,23 @@ TARGETS = [
     _reader("voc", voc_files, "voc"),
     _reader("yolo", yolo_files, "yolo"),
     _reader("png", png_files, "png"),
+    *(
+        Target(name, seeded(_foreign(layout)), partial(annotations, format), (f"fretsaw.interchange.{module}",), share=0.5, seconds=SECONDS, memory=MEMORY)
+        for name, layout, format, module in (
+            ("coco-results", "coco-results", "coco-results", "coco_results"),
+            ("sa1b", "sa1b", "sa1b", "sa1b"),
+            ("datumaro", "datumaro", "datumaro", "datumaro"),
+            ("isat", "isat", "isat", "isat"),
+            ("via", "via", "via", "via"),
+            ("supervisely", "supervisely", "supervisely", "supervisely"),
+            ("geojson", "geojson (QuPath)", "geojson", "geojson"),
+            ("cvat-video", "cvat (video)", "cvat", "cvat"),
+            ("label-studio-shapes", "label-studio (polygons)", "label-studio", "label_studio"),
+            ("labelme-shapes", "labelme (polygons)", "labelme", "labelme"),
+            ("yolo-roboflow", "yolo (Roboflow)", "yolo", "yolo"),
+            ("yolo-predictions", "yolo (predictions)", "yolo", "yolo"),
+            ("voc-masks", "voc (CVAT's masks)", "voc", "voc"),
+            ("voc-polygons", "voc (Supervision)", "voc", "voc"),
+        )
+    ),
 ]
