@@ -105,7 +105,7 @@ def main(python: str) -> int:
         put(pictures, place)
         torch = next(path for path in sys.path if (Path(path) / "torch").is_dir())
         environment = {**os.environ, "YOLO_CONFIG_DIR": temporary, "YOLO_OFFLINE": "True", "QT_QPA_PLATFORM": "offscreen", "OMP_NUM_THREADS": "1"}
-        command = [python, str(HERE / "tools.py"), str(place), str(out), torch]
+        command = [os.path.abspath(python), str(HERE / "tools.py"), str(place), str(out), torch]
         done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=temporary, env=environment, timeout=600)
         try:
             said = json.loads(done.stdout.splitlines()[-1])
