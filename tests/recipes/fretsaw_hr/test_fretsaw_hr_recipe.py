@@ -139,3 +139,8 @@ def test_a_side_between_is_refused_and_so_is_a_file_over_another_network(photos,
         catalog.build_file(path, None)
     with pytest.raises(ConfigError, match="SAM 2 as the teacher"):
         fretsaw_hr.run(config(photos, tmp_path, out=str(tmp_path / "other")))
+
+
+def test_views_so_small_that_there_is_nothing_to_learn_are_refused(photos, tmp_path):
+    with pytest.raises(ConfigError, match=r"expected views larger than 256 pixels.*got 256"):
+        fretsaw_hr.run(config(photos, tmp_path, anchor=16))

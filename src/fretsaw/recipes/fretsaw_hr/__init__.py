@@ -9,6 +9,8 @@ data     any folder of photos; no mask is read
                                                                                      |                       |
                                                      what the teacher's three blocks attend to      the teacher's embedding
 
+Up to 1024 pixels an untrained student with the default anchor map is the teacher itself; so it learns from larger views, which the teacher sees as well.
+
 What is frozen is computed once a view and kept on disk together with what the teacher makes of it, so that a step costs the blocks from the first changed
 one on. Before the first step, the last layer of every block's attention and the projections to the embedding are fitted by least squares to the teacher's
 maps: a minute of arithmetic that saves hundreds of steps.

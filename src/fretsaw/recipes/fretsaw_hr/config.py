@@ -19,7 +19,7 @@ class FretsawHrConfig:
         anchor: Side of the anchor map in tokens; 0 leaves it out.
         state_size: States per channel of the cycle-scan; 0 leaves it out.
         calibration: Views that the student is fitted on before the first step; 0 starts from SAM 2's layers as they are.
-        size: Side of the views in pixels, a multiple of 32.
+        size: Side of the views in pixels, a multiple of 32; larger than 16 times `anchor`, up to where the untrained student is the teacher itself.
         side: Side of the student's input where nobody asks for another.
         views: Fixed views to learn from; each is encoded when it is first needed.
         held_out: Views to decide by, which come after those.
@@ -51,8 +51,8 @@ class FretsawHrConfig:
     anchor: int = 64
     state_size: int = 8
     calibration: int = 32
-    size: int = 1024
-    side: int = 1024
+    size: int = 1536
+    side: int = 2048
     views: int = 512
     held_out: int = 16
     cache: str = ""

@@ -16,7 +16,7 @@ from fretsaw.backbones.sam2 import Sam2ImageEncoder
 from fretsaw.data.views import list_photos
 from fretsaw.errors import ConfigError
 from fretsaw.images import write_bytes
-from fretsaw.methods.fretsaw_hr import HighResolutionEncoder, HighResolutionParts, change_of, describe_parts
+from fretsaw.methods.fretsaw_hr import STRIDE, HighResolutionEncoder, HighResolutionParts, change_of, describe_parts
 from fretsaw.methods.sam_clicks import SamClicks
 from fretsaw.recipes.fretsaw_hr.config import FretsawHrConfig
 from fretsaw.recipes.fretsaw_hr.data import StoredViews
@@ -45,12 +45,14 @@ def run(config: FretsawHrConfig, watcher: Watcher | None = None) -> int:
         The number of steps made.
 
     Raises:
-        ConfigError: If the photos are a set's that is held out, or the teacher is no SAM 2.
+        ConfigError: If the photos are a set's that is held out, the teacher is no SAM 2, or the views are so small that there is nothing to learn.
         DataError: If there are no photos.
         WeightsError: If the teacher's weights are missing and cannot be fetched.
     """
     from fretsaw import catalog
 
+    if config.size <= STRIDE * config.anchor:
+        raise ConfigError(f"expected views larger than {STRIDE * config.anchor} pixels, up to where a student with this anchor map is SAM 2, got {config.size}")
     excluded = [Path(file) for file in config.exclude.split(",") if file]
     photos = list_photos([Path(folder) for folder in config.photos.split(",")], excluded, config.allow_held_out.split(","))
     teacher = catalog.build(config.teacher, size=config.size).clicks
