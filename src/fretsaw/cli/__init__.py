@@ -15,7 +15,7 @@ import typer
 
 from fretsaw.cli import convert, evaluate, models, raw_frames, semantic, serve, text, train
 from fretsaw.cli.batch import Batch, Record, finish, run, said
-from fretsaw.cli.interrupts import Commands, Interrupted, unwinding
+from fretsaw.cli.interrupts import MESSAGE, Commands, Interrupted, status_of, unwinding
 from fretsaw.cli.loading import load_for
 from fretsaw.cli.options import Device, Dtype, Inputs, Json, OneInput, Out, Overwrite, Private, Range, Recursive, Refiner, Size, Watch
 from fretsaw.cli.pipes import PIPE, check_watched, inputs_of, reading_in, require_one, results_at
@@ -148,17 +148,20 @@ def _one_coco_file(sources: Sources, out: Path, load: Callable[[], Callable[[Ima
 
     jobs = _one_file_jobs(sources, out)
     say_notes(sources)
-    with CocoFile(out, overwrite) as coco:
-        names = {path: below.as_posix() for path, below in sources.images}
-        cut = load() if any(names[job.source] not in coco for job in jobs) else None
+    try:
+        with CocoFile(out, overwrite) as coco:
+            names = {path: below.as_posix() for path, below in sources.images}
+            cut = load() if any(names[job.source] not in coco for job in jobs) else None
 
-        def annotate(job: ImageTask) -> Record:
-            assert cut is not None
-            result = cut(job)
-            coco.add(names[job.source], result)
-            return _facts(result)
+            def annotate(job: ImageTask) -> Record:
+                assert cut is not None
+                result = cut(job)
+                coco.add(names[job.source], result)
+                return _facts(result)
 
-        return run(jobs, annotate, lambda job: names[job.source] in coco, as_json)
+            return run(jobs, annotate, lambda job: names[job.source] in coco, as_json)
+    except KeyboardInterrupt as stop:  # before the first image: the summary is due all the same
+        return Batch(untried=len(jobs), reason=MESSAGE, status=status_of(stop))
 
 
 @app.command()
