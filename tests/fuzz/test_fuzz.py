@@ -35,6 +35,10 @@ def test_refusals_and_values_are_counted(name, planted_scores):
     assert (score.inputs, score.past_header, score.refused) == (2, *(2 * number for number in planted.SOUND[name][1]))
 
 
+READERS = ("coco", "label-studio", "cvat", "labelme", "voc", "yolo", "png", "picture-log", "picture-record", "image")
+"""Targets that read files; each meets the code behind the header often enough."""
+
+
 @pytest.mark.slow
 def test_no_input_gets_past_its_reader_unanswered(tmp_path):
     """`python -m tests.fuzz --count 50000` is the same with more inputs; `--replay FILE` tries one that failed again."""
@@ -43,3 +47,6 @@ def test_no_input_gets_past_its_reader_unanswered(tmp_path):
     assert not report.failures, report.table()
     assert report.inputs >= 2000
     assert report.past_header >= 0.4
+    shares = {score.name: score.past_header / score.inputs for score in report.scores if score.name in READERS}
+    assert shares.keys() == set(READERS)
+    assert min(shares.values()) >= 0.3, shares  # 0.4 over many inputs; so few as here may be unlucky

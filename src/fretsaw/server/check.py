@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fretsaw.errors import OutputError, StaleSessionError
 from fretsaw.server.gallery import Gallery
+from fretsaw.server.places import printable
 from fretsaw.server.records import ImageRecord
 from fretsaw.server.refusals import DamagedError
 from fretsaw.server.store import Store
@@ -69,7 +70,7 @@ def _examined(store: Store, identity: str, name: str | None) -> Finding:
     if unreadable:
         trouble.append(f"{unreadable} interactions cannot be read")
         mended.append("their objects keep their masks, and are corrected from there")
-    return Finding(identity, record.name if record is not None else identity, "; ".join(trouble), "; ".join(mended), lost)
+    return Finding(identity, printable(record.name) if record is not None else identity, "; ".join(trouble), "; ".join(mended), lost)
 
 
 def _unreadable_steps(store: Store, record: ImageRecord) -> int:

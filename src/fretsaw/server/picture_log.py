@@ -25,6 +25,9 @@ from fretsaw.server.changes import Command
 PRIVATE = 0o600
 
 
+MOST_REVISIONS = 10**9
+"""A picture has fewer; a larger number is damage."""
+
 FIRST = b'{"revision":1,'
 """How the first command's line goes on behind its checksum."""
 
@@ -160,7 +163,16 @@ def _parsed(line: bytes) -> Command | None:
     try:
         if int(checksum, 16) != zlib.crc32(text):
             return None
-        row: dict[str, Any] = json.loads(text)
-        return Command(**row)
+        row: Any = json.loads(text)
+        command = Command(**row)
+        return command if _is_sound(row) else None
     except (ValueError, TypeError, RecursionError):
         return None
+
+
+def _is_sound(row: Any) -> bool:
+    """Return whether a command from a file has the types that it should; what its effects hold, the replay finds out."""
+    revision, moment = row.get("revision"), row.get("time")
+    counts = type(revision) is int and 0 < revision <= MOST_REVISIONS and isinstance(moment, int | float) and abs(moment) < 1e15
+    texts = all(isinstance(row.get(name), str) for name in ("person", "name"))
+    return counts and texts and isinstance(row.get("arguments"), dict) and isinstance(row.get("effects"), list)

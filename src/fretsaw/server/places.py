@@ -41,8 +41,13 @@ class FolderHider:
         text = text[: 20 * LONGEST_TEXT]
         for pattern, name in self._rules:
             text = pattern.sub((upload if name is None else name).replace("\\", r"\\"), text)
-        line = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in " ".join(text.split()))
+        line = printable(" ".join(text.split()))
         return line if len(line) <= LONGEST_TEXT else f"{line[: LONGEST_TEXT - 4]} ..."
+
+
+def printable(text: str) -> str:
+    """Return a text with what would move a terminal's cursor, or cannot be shown, written as Python writes it."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 def _data_rules(root: str) -> list[tuple[re.Pattern[str], str | None]]:

@@ -77,6 +77,11 @@ class ObjectRecord:
     parts: list[PartRecord] = field(default_factory=list[PartRecord])
     revision: int = 0
 
+    @property
+    def is_text(self) -> bool:
+        """Whether all that it calls by a name can be written."""
+        return is_text(self.name, self.color, *self.steps, *(part.name for part in self.parts), *map(str, self.rle.values()))
+
 
 @dataclass(slots=True)
 class ImageRecord:
@@ -110,6 +115,11 @@ class ImageRecord:
         return [item for item in self.objects if not item.deleted]
 
     @property
+    def is_text(self) -> bool:
+        """Whether all that it calls by a name can be written."""
+        return is_text(self.name, self.hash, self.notice) and all(item.is_text for item in self.objects)
+
+    @property
     def nbytes(self) -> int:
         """About what it takes in memory."""
         return RECORD_BYTES + sum(_memory_of(item) for item in self.objects)
@@ -123,6 +133,15 @@ def shown_prompt(prompt: Prompt) -> dict[str, Any]:
         "scribbles": list(prompt.strokes),
         "prompt_box": (box.x0, box.y0, box.x1, box.y1) if box is not None else None,
     }
+
+
+def is_text(*texts: str) -> bool:
+    """Return whether texts can be written; JSON can hold halves of letters (lone surrogates) that no file can."""
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def object_color(number: int) -> str:

@@ -6,6 +6,7 @@ end; what is missing in their middle is taken from the interactions' files where
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from fretsaw.server.changes import Command
-from fretsaw.server.records import IMAGE_RECORD, OBJECT_RECORD, ImageRecord, ObjectRecord, object_color
+from fretsaw.server.records import IMAGE_RECORD, OBJECT_RECORD, ImageRecord, ObjectRecord, is_text, object_color
 
 NUMBERS_SHOWN = 5
 """Of lost commands, in a sentence."""
@@ -76,7 +77,7 @@ def salvage(state: Mapping[str, Any], commands: Sequence[Command], files: Sequen
     if not rows and not fields:
         return None
     last = max([*later, first - 1])
-    lost = _missing([number for number in range(first, last + 1) if number not in later])
+    lost = _missing(first, last, later)
     if unfit:
         lost.append(f"{unfit} commands had effects that do not fit")
     size = _size(fields, rows)
@@ -93,6 +94,8 @@ def salvage(state: Mapping[str, Any], commands: Sequence[Command], files: Sequen
         record = IMAGE_RECORD.validate_python(plain | {"changed": max([float(state.get("changed", 0.0)), *(row.time for row in later.values())])})
     except (ValidationError, TypeError, ValueError):
         return None
+    record.name = record.name if is_text(record.name) else name
+    record.notice, record.hash = (text if is_text(text) else "" for text in (record.notice, record.hash))
     record.objects = objects
     return Salvage(record, first - 1 + applied, tuple(lost), frozenset(gaps & {item.id for item in objects}))
 
@@ -134,12 +137,18 @@ def _object(row: dict[str, Any], size: tuple[int, int]) -> ObjectRecord | None:
         return None
     if tuple(item.rle.get("size", ())) != tuple(size):
         return None
+    if not item.is_text:
+        item.name, item.parts = "", []
+    if not item.is_text:
+        return None
     item.position = max(0, min(item.position, len(item.steps)))
     return item
 
 
-def _missing(numbers: Sequence[int]) -> list[str]:
-    if not numbers:
+def _missing(first: int, last: int, later: Mapping[int, Command]) -> list[str]:
+    count = last - first + 1 - len(later)
+    if not count:
         return []
-    shown = ", ".join(map(str, numbers[:NUMBERS_SHOWN])) + (f" and {len(numbers) - NUMBERS_SHOWN} more" if len(numbers) > NUMBERS_SHOWN else "")
-    return [f"command {shown} is lost" if len(numbers) == 1 else f"commands {shown} are lost"]
+    shown = ", ".join(map(str, itertools.islice((number for number in range(first, last + 1) if number not in later), NUMBERS_SHOWN)))
+    shown += f" and {count - NUMBERS_SHOWN} more" if count > NUMBERS_SHOWN else ""
+    return [f"command {shown} is lost" if count == 1 else f"commands {shown} are lost"]

@@ -38,6 +38,7 @@ from fretsaw.images import sync_folder, write_bytes
 from fretsaw.ownership import own
 from fretsaw.server import picture_log
 from fretsaw.server.changes import PERSON, Command, picture_effect, replay
+from fretsaw.server.places import printable
 from fretsaw.server.records import IMAGE_RECORD, ImageRecord, ObjectRecord, shown_prompt
 from fretsaw.server.refusals import DamagedError, NotHereError
 from fretsaw.server.salvage import Salvage, salvage
@@ -393,7 +394,7 @@ class Store:
             if found is not None:
                 record = replace(found.record, uploaded=is_upload)
                 self._write_record(record, 0)
-                said = f"{record.name}: repaired; {found.commands} commands and {len(record.living)} objects could be read"
+                said = f"{printable(record.name)}: repaired; {found.commands} commands and {len(record.living)} objects could be read"
                 return "; ".join((said, *found.lost, f"the damaged files are in {aside}")), bool(found.lost)
             if is_upload:
                 self.begin(ImageRecord(identity, f"picture-{identity[:8]}", uploaded=True), "upload")
@@ -486,6 +487,8 @@ def _validated(state: dict[str, Any], identity: str) -> ImageRecord:
         raise DataError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
     if record.id != identity:
         raise DataError("the record is of another picture")
+    if not record.is_text:
+        raise DataError("a name is no text")
     for item in record.objects:
         if tuple(item.rle.get("size", ())) != record.size or not 0 <= item.position <= len(item.steps):
             raise DataError(f"object {item.id} does not fit its picture")
