@@ -16,6 +16,7 @@ import numpy as np
 
 from fretsaw import addresses, catalog, images, session_file
 from fretsaw.catalog import refiners
+from fretsaw.click_true import ClickRules
 from fretsaw.errors import DeviceError, ModelError
 from fretsaw.segmentation import LabelMap, Segmentation
 from fretsaw.session import Session
@@ -51,13 +52,17 @@ class Segmenter:
         parts: The networks and methods behind it, for callers that need more than this interface.
         refiner: Improves every answer to a click, or None.
         zoom: When a session looks only at a part of the image because the object is small; None for never.
+        rules: How sessions hold answers to the clicks; None leaves them as the decoder gives them.
     """
 
-    def __init__(self, name: str, parts: catalog.Parts, refiner: Refiner[Any] | None = None, zoom: ZoomRules | None = None) -> None:
+    def __init__(
+        self, name: str, parts: catalog.Parts, refiner: Refiner[Any] | None = None, zoom: ZoomRules | None = None, rules: ClickRules | None = None
+    ) -> None:
         self.name = name
         self.parts = parts
         self.refiner = refiner
         self.zoom = zoom
+        self.rules = rules
 
     def __repr__(self) -> str:
         return f"Segmenter({self.name!r})"
@@ -80,7 +85,7 @@ class Segmenter:
 
         pixels, model = _pixels(image), TorchClickModel(self.parts.clicks, self.refiner)
         embedding, history = session_file.read(Path(saved), pixels, model) if saved is not None else (None, ())
-        return Session(pixels, model, self.parts.automatic, embedding, history, self.parts.text, self.zoom, self.parts.taps)
+        return Session(pixels, model, self.parts.automatic, embedding, history, self.parts.text, self.zoom, self.parts.taps, self.rules)
 
     def auto(self, image: ImageLike, instances: bool = False) -> Segmentation:
         """Cut an image without any prompt.
@@ -156,6 +161,7 @@ def load(
     size: int | None = None,
     refiner: str | Path | None = None,
     zoom: bool | None = None,
+    click_true: bool = True,
     networks: Mapping[str, str] | None = None,
     device: str | None = None,
     dtype: str | None = None,
@@ -170,6 +176,8 @@ def load(
             clicks alone; without zooming in it also refines what four clicks and more have made.
         zoom: Whether sessions zoom in on small objects from the third click on: more exact, for one more encoding; see `fretsaw.zoom`. None is the model's own
             choice: those whose decoder Fretsaw trained do, and all with a refiner; published models answer as published.
+        click_true: Whether sessions hold every answer to the clicks, see `fretsaw.click_true`: each click lies on its own side of the outline, and a mask of
+            one's own or an automatic cut changes around the clicks alone. False gives the decoder's answers as they are.
         networks: For a model that is made of several, such as s2clip: {role: name or path} of those to exchange. The roles are "clip", "dino" and "sam";
             {"sam": "sam2-hiera-tiny"} lets SAM 2 refine, {"sam": "runs/tiny/student.safetensors"} a student of the recipe hrsam_lite,
             {"dino": "dinov2-vit-s14"} takes patch affinities from DINOv2.
@@ -202,7 +210,7 @@ def load(
     zooms = parts.zooms or refiner is not None if zoom is None else zoom
     if improves is not None:
         improves = improves.to(target).for_answers(precision, zooms)
-    return Segmenter(name, parts, improves, ZoomRules() if zooms else None)
+    return Segmenter(name, parts, improves, ZoomRules() if zooms else None, ClickRules() if click_true else None)
 
 
 def _require_memory(parts: catalog.Parts, device: torch.device, dtype: torch.dtype) -> None:

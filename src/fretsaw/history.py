@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from fretsaw.click_true import Patch
 from fretsaw.errors import PromptError
 from fretsaw.masks import MaskRuns
 from fretsaw.segmentation import Segmentation
@@ -21,7 +22,8 @@ class Step:
         prompt: Clicks, box and, as `previous_logits`, the low-resolution logits for the next interaction.
         score: The model's own quality estimate of the mask, [0, 1].
         full: The mask at the image's size, if it did not come from the decoder: (H, W) float32 logits of an automatic cut, or the runs of a user's own
-            mask. None if the low-resolution logits alone make the mask.
+            mask. None if the low-resolution logits alone make the mask. Steps that correct it by clicks share it.
+        patches: Where the mask differs from that, or from what the low-resolution logits make, in the order in which the parts were changed.
         instances: Parts of an automatic cut.
         refiner_state: What the refiner returned last, or None if no refiner made this step.
         name: The mask's class, or "" if it has no name.
@@ -35,12 +37,14 @@ class Step:
     refiner_state: RefinerState[np.ndarray] | None = None
     name: str = ""
     view: Box | None = None
+    patches: tuple[Patch, ...] = ()
 
     @property
     def nbytes(self) -> int:
-        """Memory of its masks, logits and refiner's state."""
+        """Memory of its masks, logits and refiner's state; of its patches the last, since the steps before hold the others."""
         logits = self.prompt.previous_logits
         own = (self.full.nbytes if self.full is not None else 0) + (logits.nbytes if logits is not None else 0)
+        own += self.patches[-1].nbytes if self.patches else 0
         error_map = self.refiner_state.error_map if self.refiner_state is not None else None
         return own + (error_map.nbytes if error_map is not None else 0) + sum(part.logits.nbytes for part in self.instances)
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from fretsaw import frames
+from fretsaw.click_true import ClickRules, Patch, obeyed, only_at, patched, without_crumbs
 from fretsaw.clicks.strokes import evenly
 from fretsaw.errors import ModelError, PromptError, ShapeError
 from fretsaw.history import History, Step
@@ -42,6 +43,7 @@ class Session:
         text: Names masks, or None.
         zoom: When to answer a click on a part of the image; with None a session never starts to.
         taps: Intermediate tensors of the image encoder that `automatic` and `text` read.
+        rules: How answers are held to the clicks, see `fretsaw.click_true`; None leaves them as the model gives them.
 
     Attributes:
         image: The image, read-only.
@@ -49,6 +51,7 @@ class Session:
         embedding: The image's embedding, computed once.
         step: The current step of the history.
         zoom: As above.
+        rules: As above.
         views: What the model computed of the parts of the image that it looked at.
     """
 
@@ -62,11 +65,12 @@ class Session:
         text: TextLabels | None = None,
         zoom: ZoomRules | None = None,
         taps: Sequence[str] = (),
+        rules: ClickRules | None = None,
     ) -> None:
         self.image = image.view()
         self.image.flags.writeable = False
         self._model, self._automatic, self._text = model, automatic, text
-        self.zoom, self.views = zoom, Views(self.image, model)
+        self.zoom, self.views, self.rules = zoom, Views(self.image, model), rules
         self._lock = threading.RLock()
         self._history = History.of(history)
         self._whole = model.look(self.image, embedding, taps)
@@ -320,8 +324,31 @@ class Session:
         if view != step.view:
             prompt, state = replace(prompt, previous_logits=self._start_of(self._segmentation(step).logits, view, seen)), RefinerState[np.ndarray]()
         answer = self._model.answer(seen, prompt if view is None else prompt_within(prompt, view), state)
-        full = self._keep_untouched(step, answer.logits) if self._model.refines and view is None else None
-        return Step(replace(prompt, previous_logits=answer.logits), answer.score, full, refiner_state=answer.state, view=view)
+        after = Step(replace(prompt, previous_logits=answer.logits), answer.score, refiner_state=answer.state, view=view)
+        if self.rules is not None:
+            return self._click_true(step, after, seen, self.rules)
+        return replace(after, full=self._keep_untouched(step, answer.logits)) if self._model.refines and view is None else after
+
+    def _click_true(self, before: Step, after: Step, seen: Seen, rules: ClickRules) -> Step:
+        """Hold the model's answer to the clicks. All lie on their own side of the outline; a mask that came from elsewhere changes at the new ones alone."""
+        answer = self._segmentation(after).logits
+        prompt = after.prompt
+        new = prompt.clicks[len(before.prompt.clicks) :]
+        if before.full is None or not new or prompt.box != before.prompt.box:
+            held = obeyed(without_crumbs(answer, prompt.clicks, self._cell(after.view), rules), prompt.clicks, rules)
+            patch = Patch.between(answer, held)
+            return replace(after, patches=(patch,) if patch is not None else ())
+        given = self._segmentation(before).logits
+        held = obeyed(only_at(given, answer, new, rules), prompt.clicks, rules)
+        patch = Patch.between(given, held)
+        patches = (*before.patches, patch) if patch is not None else before.patches
+        # The model continues from the mask as it is, not from its own answer, most of which was not taken.
+        return replace(after, prompt=replace(prompt, previous_logits=self._start_of(held, after.view, seen)), full=before.full, patches=patches)
+
+    def _cell(self, view: Box | None) -> float:
+        """Return the side of a cell of the model's logits in pixels of the image."""
+        height, width = self.image.shape[:2]
+        return (max(height, width) if view is None else max(view.x1 - view.x0, view.y1 - view.y0)) / self.logit_side
 
     def _view_for(self, step: Step, prompt: Prompt) -> Box | None:
         """Return the part of the image to look at for the next answer, or None for all of it. A session without zoom stays on a step's view while all clicks
@@ -365,7 +392,7 @@ class Session:
             logits = frames.logits_to_image(step.prompt.previous_logits, self.frame)[0, 0]
         else:
             logits = np.full(self.image.shape[:2], EMPTY_LOGIT, np.float32)
-        return Segmentation(logits, step.score, image=self.image, instances=step.instances, name=step.name)
+        return Segmentation(patched(logits, step.patches), step.score, image=self.image, instances=step.instances, name=step.name)
 
     def start_from(self, mask: np.ndarray) -> np.ndarray:
         """Return the low-resolution logits (1, 1, k, k) float32 that `mask` makes of a user's own mask.

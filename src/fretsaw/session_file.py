@@ -7,7 +7,7 @@ the embedding of another image would give plausible but wrong masks.
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any, cast
 import numpy as np
 
 from fretsaw import images
+from fretsaw.click_true import Patch
 from fretsaw.errors import FretsawError, StaleSessionError, shown
 from fretsaw.frames import MASK_PROMPT_LOGIT
 from fretsaw.history import Step
@@ -50,9 +51,11 @@ def write(path: Path, image: np.ndarray, model: ClickModel, embedding: Embedding
     """
     arrays = {f"{EMBEDDING}{name}": array for name, array in model.pack(embedding).items()}
     steps: list[dict[str, Any]] = []
+    before = None
     for i, step in enumerate(history):
-        steps.append(_step_to_json(step))
-        arrays |= {f"step.{i}.{name}": array for name, array in _step_arrays(step).items()}
+        steps.append(_step_to_json(step, before))
+        arrays |= {f"step.{i}.{name}": array for name, array in _step_arrays(step, before).items()}
+        before = step
     metadata = _identity(image, model) | {"format": FORMAT, "steps": json.dumps(steps)}
     return images.write_bytes(path, _packed(arrays, metadata))
 
@@ -70,27 +73,34 @@ def read(path: Path, image: np.ndarray, model: ClickModel) -> tuple[Embedding, l
         own = _grouped(arrays)
         expected = Expected((image.shape[0], image.shape[1]), model.preprocessing.logit_side)
         for i, step in enumerate(_list(_json(metadata, "steps"), "steps")):
-            history.append(_step_from(step, own.get(i, {}), expected))
+            history.append(_step_from(step, own.get(i, {}), expected, history[-1] if history else None))
         return embedding, history
 
 
-def write_step(path: Path, step: Step) -> Path:
+def write_step(path: Path, step: Step, before: Step | None = None) -> Path:
     """Write one step to a file of its own, atomically and durably, and return its path; for those who save after every interaction.
+
+    Args:
+        path: The file.
+        step: The step.
+        before: The step before it in the history, whose file is written already. A step that corrects the same mask refers to that file and holds only what
+            is new.
 
     Raises:
         OutputError: If the folder cannot be written.
     """
-    content = _packed(_step_arrays(step), {"format": STEP_FORMAT, "step": json.dumps(_step_to_json(step))})
+    content = _packed(_step_arrays(step, before), {"format": STEP_FORMAT, "step": json.dumps(_step_to_json(step, before))})
     return images.write_bytes(path, content, durable=True, mode=0o600)
 
 
-def read_step(path: Path, size: tuple[int, int] | None = None, side: int | None = None) -> Step:
+def read_step(path: Path, size: tuple[int, int] | None = None, side: int | None = None, before: Step | None = None) -> Step:
     """Read a file that `write_step` made.
 
     Args:
         path: The file.
         size: (H, W) of the image that it belongs to; None accepts the size that the file states.
         side: Of the decoder's logits, S / 4; None accepts any.
+        before: The step before it, to which it may refer.
 
     Raises:
         StaleSessionError: If the file is no step, is broken, or belongs to an image or a model of another size.
@@ -98,7 +108,15 @@ def read_step(path: Path, size: tuple[int, int] | None = None, side: int | None 
     with _opened(path, "a step") as (metadata, arrays):
         if metadata.get("format") != STEP_FORMAT:
             raise StaleSessionError(f"expected a step ({STEP_FORMAT}) at {path}, got {shown(metadata.get('format', 'another kind of file'))}")
-        return _step_from(_json(metadata, "step"), arrays, Expected(size, side))
+        return _step_from(_json(metadata, "step"), arrays, Expected(size, side), before)
+
+
+def read_steps(paths: Iterable[Path], size: tuple[int, int] | None = None, side: int | None = None) -> list[Step]:
+    """Read the files of a history's steps in order, without the empty start; see `read_step`."""
+    steps: list[Step] = []
+    for path in paths:
+        steps.append(read_step(path, size, side, steps[-1] if steps else None))
+    return steps
 
 
 def _packed(arrays: Mapping[str, np.ndarray], metadata: dict[str, str]) -> bytes:
@@ -158,7 +176,16 @@ def _check_identity(path: Path, found: dict[str, str], expected: dict[str, str])
             raise StaleSessionError(f"{path} belongs to another {name}: expected {value[:16]}, got {shown(str(found.get(name))[:16])}; open the image anew")
 
 
-def _step_to_json(step: Step) -> dict[str, Any]:
+def _shared_patches(step: Step, before: Step | None) -> int | None:
+    """Return how many patches a step shares with the one before, or None if it does not correct the same mask."""
+    if before is None or step.full is None or step.full is not before.full or len(step.patches) < len(before.patches):
+        return None
+    return len(before.patches) if all(a is b for a, b in zip(before.patches, step.patches, strict=False)) else None
+
+
+def _step_to_json(step: Step, before: Step | None) -> dict[str, Any]:
+    shared = _shared_patches(step, before)
+    patches = [{"x": patch.x, "y": patch.y} for patch in step.patches[shared or 0 :]]
     box = asdict(step.prompt.box) if step.prompt.box is not None else None
     parts = [{"place": _kept_box(part), "size": list(part.logits.shape), "score": part.score, "name": part.name} for part in step.instances]
     return {
@@ -169,14 +196,19 @@ def _step_to_json(step: Step) -> dict[str, Any]:
         "name": step.name,
         "instances": parts,
         "view": asdict(step.view) if step.view is not None else None,
+        **({"same_mask": True} if shared is not None else {}),
+        **({"patches": patches} if patches else {}),
     }
 
 
-def _step_arrays(step: Step) -> dict[str, np.ndarray]:
-    arrays: dict[str, np.ndarray] = {}
+def _step_arrays(step: Step, before: Step | None) -> dict[str, np.ndarray]:
+    shared = _shared_patches(step, before)
+    arrays = {f"patch.{number}": patch.logits for number, patch in enumerate(step.patches[shared or 0 :])}
     if step.prompt.previous_logits is not None:
         arrays["logits"] = step.prompt.previous_logits
-    if isinstance(step.full, MaskRuns):
+    if shared is not None:
+        pass  # the mask stands in the file of the step before
+    elif isinstance(step.full, MaskRuns):
         arrays["mask_size"] = np.array(step.full.size, np.int64)
         if 8 * step.full.nbytes <= step.full.size[0] * step.full.size[1]:
             arrays["runs"] = step.full.lengths
@@ -241,14 +273,18 @@ MOST_SIDE = 4096
 MOST_PARTS = 4096
 """Parts of an automatic cut."""
 
+MOST_PATCHES = 10_000
+"""Changes of one mask."""
+
 MOST_PIXELS = 2**31
 """Of an image whose size is not known."""
 
 
-def _step_from(step: Any, arrays: Mapping[str, np.ndarray], expected: Expected) -> Step:
+def _step_from(step: Any, arrays: Mapping[str, np.ndarray], expected: Expected, before: Step | None) -> Step:
     """Return a step. Every value is checked against the image and the model before memory is allocated for it."""
     step = _object(step, "a step")
-    size = expected.size or _stated_size(step, arrays)
+    same = _same_mask(step, before)
+    size = expected.size or _stated_size(step, arrays) or (same.size if same is not None else None)
     logits = _logits(arrays["logits"], expected.side) if "logits" in arrays else None
     prompt = Prompt(
         clicks=tuple(_click(row, size) for row in _list(step["clicks"], "clicks")),
@@ -261,15 +297,52 @@ def _step_from(step: Any, arrays: Mapping[str, np.ndarray], expected: Expected) 
         raise ValueError(f"expected at most {MOST_PARTS} parts, got {len(rows)}")
     parts = tuple(_part(row, arrays.get(f"instance.{number}"), size) for number, row in enumerate(rows))
     view: Any = step.get("view")
+    patches = _list(step.get("patches", []), "patches")
+    if len(patches) > MOST_PATCHES:
+        raise ValueError(f"expected at most {MOST_PATCHES} patches, got {len(patches)}")
+    own = tuple(_patch(row, arrays.get(f"patch.{number}"), size) for number, row in enumerate(patches))
     return Step(
         prompt,
         _number(step["score"], "score"),
-        _full_from(arrays, size),
+        same.full if same is not None else _full_from(arrays, size),
         parts,
         _state_from(arrays, logits),
         _name(step.get("name", "")),
         _view(view, size) if view is not None else None,
+        (*same.patches, *own) if same is not None else own,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _SameMask:
+    """The mask of the step before, which a step corrects further: its size (H, W), the mask, and what was changed of it."""
+
+    size: tuple[int, int]
+    full: np.ndarray | MaskRuns
+    patches: tuple[Patch, ...]
+
+
+def _same_mask(step: Mapping[str, Any], before: Step | None) -> _SameMask | None:
+    same = step.get("same_mask", False)
+    if not isinstance(same, bool):
+        raise TypeError(f"expected same_mask as true or false, got {shown(same)}")
+    if not same:
+        return None
+    if before is None or before.full is None:
+        raise ValueError("expected the step before it, whose mask it corrects, got none")
+    height, width = before.full.size if isinstance(before.full, MaskRuns) else before.full.shape
+    return _SameMask((height, width), before.full, before.patches)
+
+
+def _patch(row: Any, logits: np.ndarray | None, size: tuple[int, int] | None) -> Patch:
+    row = _object(row, "a patch")
+    x, y = row["x"], row["y"]
+    if logits is None or logits.ndim != 2 or logits.dtype != np.float16 or not logits.size or not np.isfinite(logits).all():
+        raise ValueError(f"expected a patch's logits as finite 16-bit fractions (h, w), got {'none' if logits is None else shown(logits.shape)}")
+    fits = type(x) is int and type(y) is int and min(x, y) >= 0
+    if not fits or size is None or y + logits.shape[0] > size[0] or x + logits.shape[1] > size[1]:
+        raise ValueError(f"expected a patch inside the image {size}, got {shown(logits.shape)} at {shown((x, y))}")
+    return Patch(x, y, _frozen(logits))
 
 
 def _stated_size(step: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> tuple[int, int] | None:

@@ -76,9 +76,11 @@ def _examined(store: Store, identity: str, name: str | None) -> Finding:
 def _unreadable_steps(store: Store, record: ImageRecord) -> int:
     count = 0
     for item in record.objects:
+        before = None
         for name in item.steps:
             try:
-                read_step(store.step_path(record.id, name), record.size)
+                before = read_step(store.step_path(record.id, name), record.size, before=before)
             except StaleSessionError:
+                before = None
                 count += 1
     return count

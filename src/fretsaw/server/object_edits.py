@@ -18,7 +18,7 @@ from fretsaw.segmentation import Segmentation
 from fretsaw.server.records import ObjectRecord, PartRecord, object_color, shown_prompt
 from fretsaw.server.refusals import LimitError, NotHereError, ReplacedError
 from fretsaw.session import Session
-from fretsaw.session_file import read_step
+from fretsaw.session_file import read_steps
 from fretsaw.types import Click, Stroke
 
 if TYPE_CHECKING:
@@ -376,7 +376,9 @@ class ObjectEdits:
     def _restored(self, item: ObjectRecord) -> Session:
         root, store, identity = self._picture.embed(), self._picture.store, self._picture.record.id
         lines: dict[Stroke, Stroke] = {}
-        steps = [_with_shared_lines(_with_logits(read_step(store.step_path(identity, name)), root), lines) for name in item.steps]
+        height, width = root.image.shape[:2]
+        read = read_steps((store.step_path(identity, name) for name in item.steps), (height, width))
+        steps = [_with_shared_lines(_with_logits(step, root), lines) for step in read]
         session = root.sibling((Step(), *steps), undone=len(steps) - item.position)
         self._sessions[item.id] = session
         self._names[item.id] = dict(zip(steps, item.steps, strict=True))
@@ -404,12 +406,12 @@ class ObjectEdits:
         steps, known = (*session.history[1:], *session.undone), self._names[item.id]
         last = max(map(_step_number, known.values()), default=0)
         names: dict[Step, str] = {}
-        for step in steps:
+        for before, step in zip((None, *steps), steps, strict=False):
             name = known.get(step)
             if name is None:
                 last += 1
                 name = f"{item.id}-{last}"
-                self._picture.store.keep_step(self._picture.record.id, name, step)
+                self._picture.store.keep_step(self._picture.record.id, name, step, before)
             names[step] = name
         after = replace(
             item,

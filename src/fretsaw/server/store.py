@@ -263,8 +263,10 @@ class Store:
         """Return the path of an interaction's file."""
         return self.place(identity) / STEPS / name
 
-    def keep_step(self, identity: str, name: str, step: Step) -> None:
-        """Write an interaction's file. A folder of the picture that was moved away is not made anew: it would stand in the way of its return.
+    def keep_step(self, identity: str, name: str, step: Step, before: Step | None = None) -> None:
+        """Write an interaction's file; `before` is the interaction before it, to whose file it may refer.
+
+        A folder of the picture that was moved away is not made anew: it would stand in the way of its return.
 
         Raises:
             OutputError: If the disk is full, or the folder is gone or not writable.
@@ -272,7 +274,7 @@ class Store:
         path = self.step_path(identity, name)
         try:
             path.parent.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
-            write_step(path, step)
+            write_step(path, step, before)
         except (OSError, OutputError) as error:
             cause = error if isinstance(error, OSError) else error.__cause__
             raise OutputError(f"expected to save the change, got: {getattr(cause, 'strerror', None) or error}") from error
