@@ -112,10 +112,9 @@ def only_at(before: np.ndarray, after: np.ndarray, clicks: Sequence[Click], rule
     result = before.copy()
     for click in clicks:
         y, x = _place(click, before.shape)
-        sign = 1.0 if click.positive else -1.0
-        if sign * result[y, x] > 0 or sign * after[y, x] <= 0:
+        if (result[y, x] > 0) == click.positive or (after[y, x] > 0) != click.positive:
             continue
-        piece = piece_at((sign * result <= 0) & (sign * after > 0), x, y, rules)
+        piece = piece_at(((result > 0) != click.positive) & ((after > 0) == click.positive), x, y, rules)
         result[piece] = after[piece]
     return result
 
@@ -137,12 +136,12 @@ def obeyed(logits: np.ndarray, clicks: Sequence[Click], rules: ClickRules) -> np
     places = [(*_place(click, logits.shape), click.positive) for click in clicks]
     result = logits
     for y, x, positive in places:
-        sign = 1.0 if positive else -1.0
-        if sign * result[y, x] > 0:
+        if (result[y, x] > 0) == positive:
             continue
         if result is logits:
             result = logits.copy()
-        wrong = sign * result <= 0
+        sign = 1.0 if positive else -1.0
+        wrong = (result > 0) != positive
         piece = piece_at(wrong & (sign * result >= sign * result[y, x]), x, y, rules)
         piece |= _dot(wrong, x, y, rules)
         contrary = [(row, column) for row, column, other in places if other != positive]
@@ -253,7 +252,13 @@ def _small(region: np.ndarray, clicked: Sequence[tuple[int, int]], origin: tuple
 
 def _dot(wrong: np.ndarray, x: int, y: int, rules: ClickRules) -> np.ndarray:
     """Return the wrong pixels near a click that are joined to it."""
-    return _joined(wrong & _disc(wrong.shape, x, y, max(2.0, rules.dot * max(wrong.shape))), x, y)
+    radius = int(np.ceil(max(2.0, rules.dot * max(wrong.shape))))
+    left, top = max(0, x - radius), max(0, y - radius)
+    window = np.s_[top : y + radius + 1, left : x + radius + 1]
+    near = wrong[window]
+    dot = np.zeros(wrong.shape, bool)
+    dot[window] = _joined(near & _disc(near.shape, x - left, y - top, radius), x - left, y - top)
+    return dot
 
 
 def _place(click: Click, shape: tuple[int, ...]) -> tuple[int, int]:

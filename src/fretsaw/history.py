@@ -95,8 +95,9 @@ class History:
 
     @property
     def nbytes(self) -> int:
-        """Memory of all steps."""
-        return sum(step.nbytes for step in self.steps)
+        """Memory of all steps; masks that they share count once."""
+        shared = {id(step.full): step.full.nbytes for step in self.steps if step.full is not None}
+        return sum(step.nbytes - (step.full.nbytes if step.full is not None else 0) for step in self.steps) + sum(shared.values())
 
     def push(self, step: Step) -> History:
         """Return the history with one more step and without the undone ones."""
