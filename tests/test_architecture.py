@@ -312,6 +312,7 @@ BOOLEANS = {
     "training/processes.py agree wanted": "what one process wants",
     "evaluation/instances.py auto instances": "whether instances are split as well",
     "evaluation/runner.py run_samples keep_journal": "whether the journal stays when the run is complete",
+    "evaluation/adapters.py load_segmenter click_true": "whether answers are held to the clicks, as `fretsaw.load` takes it",
     "evaluation/predictors.py _open zoomed": "whether the crop is part of an image",
 }
 

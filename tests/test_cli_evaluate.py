@@ -70,9 +70,9 @@ def test_clicks_writes_a_report_and_prints_a_table(loads, data, tmp_path):
     assert (report.task, report.protocol, report.dataset, report.model, report.device, report.dtype) == ("clicks", "sam", "data", "tiny", "cpu", "float32")
     assert len(report.samples) == 3
     assert report.weights_checksum == "0" * 64
-    assert report.settings == {"size": None, "refiner": None, "zoom": None, "threads": 1, "limit": None}
+    assert report.settings == {"size": None, "refiner": None, "zoom": None, "click_true": True, "threads": 1, "limit": None}
     assert f"{report.metrics['NoC@90']:.2f}" in text
-    assert loads == [{"name": "tiny", "size": None, "device": "cpu", "dtype": "float32", "refiner": None, "zoom": None}]
+    assert loads == [{"name": "tiny", "size": None, "device": "cpu", "dtype": "float32", "refiner": None, "zoom": None, "click_true": True}]
     assert not (tmp_path / "r.json.journal").exists()
 
 

@@ -32,12 +32,14 @@ def clicks(request: ClicksRequest) -> None:
     from fretsaw.evaluation.protocols import click_protocol, for_dataset
 
     rules = click_protocol(request.protocol)
-    if request.zoom is not None and not adapters.uses_sessions(rules):
-        raise ConfigError(f"expected --zoom or --no-zoom with a protocol that clicks as a session does (sam), got {request.protocol}")
+    of_sessions = {"--zoom or --no-zoom": request.zoom, "--click-true or --no-click-true": request.click_true}
+    given = [name for name, value in of_sessions.items() if value is not None]
+    if given and not adapters.uses_sessions(rules):
+        raise ConfigError(f"expected {given[0]} with a protocol that clicks as a session does (sam), got {request.protocol}")
     if request.target_iou is not None:
         rules = replace(rules, target_iou=request.target_iou)
     rules = replace(rules, detour_size=request.detour) if request.detour is not None else rules
-    build, options = prepare(request, refiner=request.refiner, zoom=request.zoom)
+    build, options = prepare(request, refiner=request.refiner, zoom=request.zoom, click_true=request.click_true is not False)
     objects = open_data(request.data, request.dataset, request.split)
     check_outputs(objects.samples, [request.split, request.model, request.refiner], [request.report, request.plot], request.save_masks, request.data)
     load = partial(adapters.load_predictor, **build.keywords)

@@ -16,7 +16,7 @@ from typing import Annotated, Any, ClassVar, TypeVar, get_type_hints
 
 import typer
 
-from fretsaw.cli.options import Device, Refiner, Size, Zoom
+from fretsaw.cli.options import ClickTrue, Device, Refiner, Size, Zoom
 
 Data = Annotated[Path, typer.Argument(metavar="DATA", help="The data set's folder, or a COCO file; NAME:PATH says its layout as well.", show_default=False)]
 Model = Annotated[
@@ -80,6 +80,7 @@ class ClicksRequest(DataSetRequest):
     timed: Annotated[int, typer.Option("--timed", help="Measure SPC on the first so many samples, and SAT latency, after the run.")] = 0
     refiner: Refiner = None
     zoom: Zoom = None
+    click_true: ClickTrue = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -83,6 +83,7 @@ def prepare(
     *,
     refiner: str | None = None,
     zoom: bool | None = None,
+    click_true: bool = True,
     mode: str | None = None,
     check: Callable[[Segmenter], None] = lambda segmenter: None,
 ) -> tuple[partial[Segmenter], RunOptions]:
@@ -92,6 +93,7 @@ def prepare(
         request: What the command was asked.
         refiner: Name or file of a refiner.
         zoom: Whether sessions zoom in; None leaves it to the model.
+        click_true: Whether sessions hold answers to the clicks.
         mode: The catalogue's word for what the model must offer; None for the task's own.
         check: Raises if a loaded model does not fit the task; called where only a loaded model can tell.
     """
@@ -116,13 +118,14 @@ def prepare(
     on_cpu = place == "cpu"
     if workers is None:
         workers = max(1, min(MOST_WORKERS, cores() // threads)) if on_cpu else 1
-    settings: dict[str, Any] = {"size": request.size, "refiner": refiner, "zoom": zoom, "threads": threads if on_cpu else None}
+    settings: dict[str, Any] = {"size": request.size, "refiner": refiner, "zoom": zoom, "click_true": click_true, "threads": threads if on_cpu else None}
     if refiner is not None:
         settings["refiner_checksum"] = sha256_of(refiner_path(refiner, name))
     if request.report is not None:
         journal = request.report.with_name(request.report.name + ".journal")
     else:
-        key = [request.task, str(request.data.resolve()), request.protocol, name, refiner, zoom, request.size, place, request.dtype, threads, request.seed]
+        asked = [request.task, str(request.data.resolve()), request.protocol, request.size, request.dtype, request.seed]
+        key = [*asked, name, refiner, zoom, click_true, place, threads]
         journal = cache_folder() / "evaluations" / f"{fingerprint({'run': key})[:16]}.journal"
     options = RunOptions(
         model=name if refiner is None else f"{name} + {refiner}",
@@ -143,6 +146,7 @@ def prepare(
         "dtype": request.dtype,
         "refiner": refiner,
         "zoom": zoom,
+        "click_true": click_true,
         "threads": threads if on_cpu else None,
     }
     build = partial(load_segmenter, **keywords)

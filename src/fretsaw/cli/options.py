@@ -38,4 +38,12 @@ Zoom = Annotated[
         show_default=False,
     ),
 ]
+ClickTrue = Annotated[
+    bool | None,
+    typer.Option(
+        "--click-true/--no-click-true",
+        help="Hold answers to the clicks: each on its own side of the outline, given masks changed there alone; default: yes.",
+        show_default=False,
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print what was done as JSON, and no progress.")]

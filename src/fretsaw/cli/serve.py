@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fretsaw.cli.options import Device, Refiner, Zoom
+from fretsaw.cli.options import ClickTrue, Device, Refiner, Zoom
 from fretsaw.errors import MissingExtraError, OutputError
 from fretsaw.ownership import own
 
@@ -42,6 +42,7 @@ def serve(
     ] = None,
     refiner: Refiner = None,
     zoom: Zoom = None,
+    click_true: ClickTrue = None,
     device: Device = None,
 ) -> None:
     """Serve a web page on which things are cut out of pictures by clicking, and the HTTP interface behind it.
@@ -80,7 +81,7 @@ def serve(
     if not read_only and settings.data.is_dir():
         with own(settings.data, "a server"):  # a second server is refused before its model is loaded; the server's own lock comes with its store
             pass
-    segmenter = fretsaw.load(model, refiner=refiner, zoom=zoom, device=device)
+    segmenter = fretsaw.load(model, refiner=refiner, zoom=zoom, click_true=click_true is not False, device=device)
     with _private_copy(settings) if read_only else nullcontext(settings) as settings, listen(host, port, settings) as door:
         app = create_app(segmenter, settings)
         query = f"/?token={settings.token}" if settings.token else ""

@@ -137,7 +137,16 @@ def decoder_of(segmenter: Segmenter, choose: Choice = best_of_three) -> DecoderP
     return DecoderPredictor(segmenter.parts.clicks, choose, refiner=segmenter.refiner)
 
 
-def load_segmenter(name: str, size: int | None, device: str, dtype: str, refiner: str | None, threads: int | None, zoom: bool | None = None) -> Segmenter:
+def load_segmenter(
+    name: str,
+    size: int | None,
+    device: str,
+    dtype: str,
+    refiner: str | None,
+    threads: int | None,
+    zoom: bool | None = None,
+    click_true: bool = True,
+) -> Segmenter:
     """Load a model for measuring.
 
     Args:
@@ -149,13 +158,14 @@ def load_segmenter(name: str, size: int | None, device: str, dtype: str, refiner
         threads: Number of threads on the CPU, or None to leave it as it is. It is fixed because sums are rounded differently on another number, and a report
             must not depend on the number of workers.
         zoom: As `fretsaw.load` takes it.
+        click_true: As `fretsaw.load` takes it.
     """
     from fretsaw import api
 
     if threads is not None:
         torch.set_num_threads(threads)
         cv2.setNumThreads(threads)
-    return api.load(name, size=size, device=device, dtype=dtype, refiner=refiner, zoom=zoom)
+    return api.load(name, size=size, device=device, dtype=dtype, refiner=refiner, zoom=zoom, click_true=click_true)
 
 
 def load_predictor(protocol: ClickProtocol, **keywords: Any) -> ClickPredictor:

@@ -16,14 +16,19 @@ from fretsaw import images
 from fretsaw.clicks.simulate import simulate_click, simulate_click_around, simulate_click_hrsam
 from fretsaw.data.samples import Dataset, Sample
 from fretsaw.errors import ConfigError, DataError, ShapeError
+from fretsaw.evaluation.overlap import boundary_iou
 from fretsaw.evaluation.predictors import ClickPredictor, Unit, logits, probabilities, wrap
 from fretsaw.evaluation.protocols import ClickProtocol, for_dataset
 from fretsaw.evaluation.report import Report
 from fretsaw.evaluation.runner import Progress, RunOptions, evaluate_dataset, with_mask_folder
+from fretsaw.masks import components as component_table
 from fretsaw.types import Click
 
 TARGETS = (0.80, 0.85, 0.90, 0.95)
 """The IoUs q of NoC@q and NoF@q."""
+
+PER_CLICK = {"obeyed": "clicks obeyed", "kept": "right pixels kept", "components": "components"}
+"""What is recorded of every click, and the names of its means."""
 
 SIZE_RANGES = ((0, 1024), (1024, 2048), (2048, 3072), (3072, 4096))
 """Longest sides, above the first and up to the second (HRSAM, paper 003, table 2)."""
@@ -31,11 +36,23 @@ SIZE_RANGES = ((0, 1024), (1024, 2048), (2048, 3072), (3072, 4096))
 
 @dataclass(frozen=True)
 class Trace:
-    """One object clicked through: clicks, the IoU after each, and the last mask (H, W) bool."""
+    """One object clicked through.
+
+    Attributes:
+        clicks: In their order.
+        ious: After each click.
+        mask: (H, W) bool, the last one.
+        obeyed: After each click, the share of all clicks so far that lie on their own side of the mask's outline.
+        kept: At each click, the share of the pixels that were right before it and still are.
+        components: After each click, the number of the mask's 8-connected components.
+    """
 
     clicks: tuple[Click, ...]
     ious: tuple[float, ...]
     mask: np.ndarray = field(repr=False)
+    obeyed: tuple[float, ...] = ()
+    kept: tuple[float, ...] = ()
+    components: tuple[int, ...] = ()
 
 
 def click_through(predictor: ClickPredictor, image: np.ndarray, truth: np.ndarray, protocol: ClickProtocol, rng: np.random.Generator) -> Trace:
@@ -60,6 +77,9 @@ def click_through(predictor: ClickPredictor, image: np.ndarray, truth: np.ndarra
     previous: np.ndarray | None = None
     clicks: list[Click] = []
     ious: list[float] = []
+    obeyed: list[float] = []
+    kept: list[float] = []
+    components: list[int] = []
     while len(clicks) < protocol.max_clicks:
         click = next_click(mask, truth, clicked, protocol, rng)
         if click is None:
@@ -69,12 +89,20 @@ def click_through(predictor: ClickPredictor, image: np.ndarray, truth: np.ndarra
         values = opened.predict(tuple(clicks), previous)
         if values.shape != truth.shape:
             raise ShapeError(f"expected a map of the image's size {truth.shape} from the predictor, got {values.shape}")
+        right = _right(mask, truth)
         mask = threshold(values, predictor.unit, protocol)
+        obeyed.append(sum(bool(mask[int(click.y), int(click.x)]) == click.positive for click in clicks) / len(clicks))
+        kept.append(np.count_nonzero(right & _right(mask, truth)) / max(1, np.count_nonzero(right)))
+        components.append(len(component_table(mask)[1]) - 1)
         previous = handed_back(values, mask, predictor.unit, protocol)
         ious.append(iou(mask, truth))
         if protocol.target_iou is not None and ious[-1] >= protocol.target_iou:
             break
-    return Trace(tuple(clicks), tuple(ious), mask)
+    return Trace(tuple(clicks), tuple(ious), mask, tuple(obeyed), tuple(kept), tuple(components))
+
+
+def _right(mask: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    return (mask == (truth == 1)) & (truth != -1)
 
 
 def next_click(mask: np.ndarray, truth: np.ndarray, clicked: np.ndarray, protocol: ClickProtocol, rng: np.random.Generator) -> Click | None:
@@ -122,6 +150,9 @@ class ClickTally:
         self._at_last = dict.fromkeys(self._targets, 0)
         self._never = dict.fromkeys(self._targets, 0)
         self._ious = np.zeros(max_clicks)
+        self._sums = dict.fromkeys(PER_CLICK.values(), 0.0)
+        self._told = dict.fromkeys(PER_CLICK.values(), 0)
+        self._boundary: list[float] = []
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Count one object; `record["ious"]` holds the IoU after each click."""
@@ -134,6 +165,11 @@ class ClickTally:
             self._at_last[target] += noc == self._max_clicks
             self._never[target] += reached is None
         self._ious += carried(ious, self._max_clicks)
+        # Journals of earlier versions do not hold these.
+        for kind, name in PER_CLICK.items():
+            self._sums[name] += sum(record.get(kind, ()))
+            self._told[name] += len(record.get(kind, ()))
+        self._boundary += [record["boundary_iou"]] if "boundary_iou" in record else []
 
     def metrics(self) -> dict[str, float]:
         """Return the figures.
@@ -141,6 +177,8 @@ class ClickTally:
         - "NoC@90": clicks to the first IoU of at least 0.90, else the most a protocol makes; mean over objects.
         - "NoF@90": objects whose NoC@90 equals the most, as the papers count: one that is solved exactly at the last click is among them.
         - "NoF@90 never": objects that never reached it.
+        - "clicks obeyed", "right pixels kept", "components": mean over all clicks of what `Trace` says of each.
+        - "boundary IoU": of the last masks, mean over objects.
         - "IoU@5", "5-mIoU": mean IoU after 5 clicks, as a fraction and in percent as the papers print it. A sample that ended early, at its target, counts
           with the IoU it ended with.
         """
@@ -151,6 +189,9 @@ class ClickTally:
         for target in self._targets:
             figures[f"NoF@{round(100 * target)}"] = float(self._at_last[target])
             figures[f"NoF@{round(100 * target)} never"] = float(self._never[target])
+        for name, total in self._sums.items():
+            figures[name] = total / self._told[name] if self._told[name] else math.nan
+        figures["boundary IoU"] = sum(self._boundary) / len(self._boundary) if self._boundary else math.nan
         for k, total in enumerate(self._ious, start=1):
             figures[f"IoU@{k}"] = float(total / n) if n else math.nan
         for k, total in enumerate(self._ious, start=1):
@@ -245,4 +286,8 @@ def _measure(predictor: ClickPredictor, sample: Sample, protocol: ClickProtocol,
         "size": [image.shape[1], image.shape[0]],
         "clicks": [[click.x, click.y, click.positive] for click in trace.clicks],
         "ious": list(trace.ious),
+        "obeyed": list(trace.obeyed),
+        "kept": list(trace.kept),
+        "components": list(trace.components),
+        "boundary_iou": boundary_iou(trace.mask & (truth != -1), truth == 1),
     }
