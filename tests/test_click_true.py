@@ -115,10 +115,10 @@ def test_a_crumb_and_a_pinhole_go_unless_they_are_clicked():
     logits[20:80, 20:80] = 3
     logits[40:42, 40:42] = -1
     logits[90:92, 90:92] = 1
-    clean = without_crumbs(logits, [Click(30, 30)], 1.0, RULES)
+    clean = without_crumbs(logits, [Click(30, 30)], 3.0, RULES)
     assert clean[40, 40] > 0
     assert clean[90, 90] < 0
-    kept = without_crumbs(logits, [Click(30, 30), Click(90, 90), Click(40, 40, positive=False)], 1.0, RULES)
+    kept = without_crumbs(logits, [Click(30, 30), Click(90, 90), Click(40, 40, positive=False)], 3.0, RULES)
     assert kept is logits
 
 

@@ -13,8 +13,9 @@ Deviation: both take a box around the connected change; here it is the connected
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -51,8 +52,12 @@ class ClickRules:
     width: float = 2.0
     reach: float = 4.0
     dot: float = 0.004
-    crumb: float = 0.005
-    cells: float = 4.0
+    crumb: float = 0.001
+    cells: float = 1.0
+
+    def unbounded(self) -> ClickRules:
+        """Return the rules for the decoder's own masks, where a piece may be as wide and as long as the decoder's logits say."""
+        return replace(self, width=math.inf, reach=math.inf)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -335,7 +335,7 @@ class Session:
         prompt = after.prompt
         new = prompt.clicks[len(before.prompt.clicks) :]
         if before.full is None or not new or prompt.box != before.prompt.box:
-            held = obeyed(without_crumbs(answer, prompt.clicks, self._cell(after.view), rules), prompt.clicks, rules)
+            held = obeyed(without_crumbs(answer, prompt.clicks, self._cell(after.view), rules), prompt.clicks, rules.unbounded())
             patch = Patch.between(answer, held)
             return replace(after, patches=(patch,) if patch is not None else ())
         given = self._segmentation(before).logits
