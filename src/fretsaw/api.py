@@ -177,7 +177,7 @@ def load(
         zoom: Whether sessions zoom in on small objects from the third click on: more exact, for one more encoding; see `fretsaw.zoom`. None is the model's own
             choice: those whose decoder Fretsaw trained do, and all with a refiner; published models answer as published.
         click_true: Whether sessions hold every answer to the clicks, see `fretsaw.click_true`: each click lies on its own side of the outline, and a mask of
-            one's own or an automatic cut changes around the clicks alone. False gives the decoder's answers as they are.
+            one's own changes around the clicks alone. False gives the decoder's answers as they are.
         networks: For a model that is made of several, such as s2clip: {role: name or path} of those to exchange. The roles are "clip", "dino" and "sam";
             {"sam": "sam2-hiera-tiny"} lets SAM 2 refine, {"sam": "runs/tiny/student.safetensors"} a student of the recipe hrsam_lite,
             {"dino": "dinov2-vit-s14"} takes patch affinities from DINOv2.

@@ -1,6 +1,6 @@
 """Answers that hold to what was clicked, whatever the network says: no weights, no image, only masks and places.
 
-    decoder's answer --only_at--> a mask that came from elsewhere changes at the new clicks alone
+    decoder's answer --only_at--> a user's own mask changes at the new clicks alone
                      --without_crumbs--> small pieces and pinholes of the decoder's own making go
                      --obeyed--> every click lies on its own side of the outline
 

@@ -42,7 +42,7 @@ ClickTrue = Annotated[
     bool | None,
     typer.Option(
         "--click-true/--no-click-true",
-        help="Hold answers to the clicks: each on its own side of the outline, given masks changed there alone; default: yes.",
+        help="Hold answers to the clicks: each on its own side of the outline, own masks changed there alone; default: yes.",
         show_default=False,
     ),
 ]
