@@ -53,7 +53,18 @@ class Quick:
         self.cuts += 1
         if self.cuts == int(os.environ.get("QUICK_SWALLOWED", 0)):
             Dropped()
+        if self.cuts == int(os.environ.get("QUICK_TURNED", 0)):
+            turn_an_interrupt_into_an_error()
         return Segmentation(pixels.mean(2).astype(np.float32) - 127.5, 0.9, image=pixels)
+
+
+def turn_an_interrupt_into_an_error() -> None:
+    """What a library does that wraps whatever its callback raises."""
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.01)
+    except KeyboardInterrupt as error:
+        raise RuntimeError("the callback failed") from error
 
 
 class Dropped:

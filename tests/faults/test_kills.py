@@ -158,6 +158,16 @@ def test_who_insists_ends_a_command_at_once(undisturbed, tmp_path):
     assert time.monotonic() - began > 2
 
 
+def test_an_image_whose_interrupt_became_an_error_of_a_library_did_not_fail(tmp_path):
+    photos(tmp_path / "in")
+    child = start("auto", tmp_path / "in" / "images", "-o", tmp_path / "out", "--json", QUICK_TURNED=5)
+    status, out, err = finish(child)
+    assert (status, err) == (130, "fretsaw: interrupted; what was finished is kept\n")
+    records = json.loads(out)
+    assert len(records) == 4
+    assert not any("error" in record for record in records)
+
+
 def test_an_interrupt_that_a_library_swallowed_stops_the_run_before_the_next_image(tmp_path):
     photos(tmp_path / "in")
     child = start("auto", tmp_path / "in" / "images", "-o", tmp_path / "out", "--json", QUICK_SWALLOWED=5)

@@ -63,7 +63,7 @@ def run(jobs: Sequence[ImageTask], work: Callable[[ImageTask], Record], skip: Ca
                 if skip(job):
                     record["skipped"] = "the output exists"
                 else:
-                    record |= work(job)
+                    record |= _done(work, job)
                     record["seconds"] = round(time.perf_counter() - started, 3)
             except KeyboardInterrupt as stop:
                 finished = len(record) > 2
@@ -83,6 +83,15 @@ def run(jobs: Sequence[ImageTask], work: Callable[[ImageTask], Record], skip: Ca
             if batch.reason:
                 return batch
     return batch
+
+
+def _done(work: Callable[[ImageTask], Record], job: ImageTask) -> Record:
+    """Do one job. What fails after a signal has come failed by it, most likely: libraries turn an interrupt in their midst into errors of their own."""
+    try:
+        return work(job)
+    except Exception:
+        raise_if_interrupted()
+        raise
 
 
 def finish(batch: Batch, as_json: bool, describe: Callable[[Record], str] | None = None) -> None:
