@@ -77,12 +77,13 @@ def own_modules(folder: Path) -> frozenset[str]:
 def imported(folder: Path) -> dict[str, set[Path]]:
     """The third-party modules that the files below a folder import, also inside functions and for type checking, with the files."""
     found: dict[str, set[Path]] = {}
+    known = {*sys.stdlib_module_names, *own_modules(folder), "fretsaw", "benchmarks", "experiments", "_typeshed"}
     for path in folder.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 names = [node.module]
-            for name in {name.partition(".")[0] for name in names} - set(sys.stdlib_module_names) - own_modules(folder) - {"fretsaw", "_typeshed"}:
+            for name in {name.partition(".")[0] for name in names} - known:
                 found.setdefault(name, set()).add(path)
     return found
 

@@ -54,8 +54,11 @@ def fretsaw_commands(text: str) -> Iterator[list[str]]:
 
 
 def options_of(script: Path) -> set[str]:
-    """Return the options that a program declares by `add_argument`."""
-    calls = (node for node in ast.walk(ast.parse(script.read_text(encoding="utf-8"))) if isinstance(node, ast.Call))
+    """Return the options that a program, or a program beside it that it imports from, declares by `add_argument`."""
+    tree = ast.parse(script.read_text(encoding="utf-8"))
+    beside = [script.with_name(f"{node.module}.py") for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module]
+    nodes = [node for one in (tree, *(ast.parse(path.read_text(encoding="utf-8")) for path in beside if path.is_file())) for node in ast.walk(one)]
+    calls = (node for node in nodes if isinstance(node, ast.Call))
     added = [call for call in calls if isinstance(call.func, ast.Attribute) and call.func.attr == "add_argument"]
     names = {part.value for call in added for part in call.args if isinstance(part, ast.Constant) and isinstance(part.value, str)}
     return {name for name in names if name.startswith("-")} | {"--help"}
