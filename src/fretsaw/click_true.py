@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from fretsaw.masks import mask_to_box
+from fretsaw.masks import components, mask_to_box
 from fretsaw.types import Click
 
 LEAST_CERTAIN = 0.5
@@ -238,14 +238,14 @@ def _opened(depths: np.ndarray, radius: float) -> np.ndarray:
 
 def _small(region: np.ndarray, clicked: Sequence[tuple[int, int]], origin: tuple[int, int], least: float, neighbours: int) -> np.ndarray:
     """Return the pieces of a region (h, w) that are smaller than `least` pixels and hold no click; for holes (four neighbours) those at the border stay."""
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(region.astype(np.uint8), connectivity=neighbours)
+    labels, stats = components(region, neighbours)
     areas = stats[:, cv2.CC_STAT_AREA]
     small = areas < least
     small[0] = False
     if neighbours == _FOUR_NEIGHBOURS:
         for edge in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
             small[edge] = False
-    elif count > 1:
+    elif len(areas) > 1:
         small[1 + int(areas[1:].argmax())] = False
     height, width = region.shape
     for row, column in clicked:
