@@ -352,7 +352,7 @@ def test_pictures_are_dropped_on_the_page(chromium, address, tmp_path):
         (tmp_path / "mine.json").write_bytes(dict(coco.write([annotated]))[coco.PATH])
         hand.press("Delete")
         page.set_input_files("#file", [tmp_path / "mine.json"])
-        page.wait_for_function("() => document.querySelector('#toast').textContent.includes('Read 1 objects')")
+        page.wait_for_function("() => document.querySelector('#toast').textContent.includes('Read 1 object')")
         hand.settle()
         [item] = objects_of(hand)
         assert item["name"] == "read"

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from fretsaw.types import AutomaticCut, Movable, SemanticLabels, SplittingCut, TextLabels
 from fretsaw.weights import Weights
 
 if TYPE_CHECKING:
     from torch import device
 
     from fretsaw.methods.sam_clicks import SamClicks
+    from fretsaw.types import AutomaticCut, Movable, SemanticLabels, SplittingCut, TextLabels
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +39,15 @@ class Parts:
     @property
     def splitting(self) -> SplittingCut | None:
         """The automatic cut, if it can look for the separate objects in its result."""
+        from fretsaw.types import SplittingCut  # brings numpy, which listing models does without
+
         return self.automatic if isinstance(self.automatic, SplittingCut) else None
 
     @property
     def movable(self) -> tuple[Movable, ...]:
         """The parts whose networks lie on a device."""
+        from fretsaw.types import Movable
+
         return tuple(part for part in (self.clicks, self.automatic, self.semantic, self.text) if isinstance(part, Movable))
 
     def to(self, device: device) -> None:
