@@ -13,12 +13,13 @@ from fretsaw.api import Segmenter
 from fretsaw.data.views import list_photos
 from fretsaw.errors import ConfigError, ModelError, ShapeError
 from fretsaw.methods.fretsaw_hr import HighResolutionEncoder
-from fretsaw.recipes.fretsaw_hr.data import ENTRY, StoredViews
+from fretsaw.recipes.fretsaw_hr.data import ENTRY, seen
 from fretsaw.recipes.fretsaw_hr.fitting import fit_student
 from fretsaw.recipes.fretsaw_hr.run import Config, parts_of, train
 from fretsaw.recipes.fretsaw_hr.steps import FretsawHrDistillation, parameter_groups
 from fretsaw.training.embedding_cache import EmbeddingCache
 from fretsaw.training.loop import read_log
+from fretsaw.training.stored_views import StoredViews
 from tiny import tiny_sam, tiny_sam2
 
 SIZE = 256
@@ -46,7 +47,7 @@ def config(photos, tmp_path, **changes) -> Config:
 
 def stored(photos, teacher, tmp_path) -> StoredViews:
     cache = EmbeddingCache(tmp_path / "views", teacher.checksum, teacher.preprocessing.key)
-    return StoredViews(list_photos([photos]), teacher, SIZE, 0, cache, "cpu")
+    return StoredViews(list_photos([photos]), teacher, SIZE, 0, cache, "cpu", seen)
 
 
 def student_of(teacher, settings: Config) -> HighResolutionEncoder:

@@ -20,9 +20,10 @@ from fretsaw.methods.sam_clicks import build_sam2
 from fretsaw.recipes.fretsaw_tiny.cut import cut, without_fourth_stage
 from fretsaw.recipes.fretsaw_tiny.run import Config, train
 from fretsaw.recipes.fretsaw_tiny.steps import continued
-from fretsaw.recipes.fretsaw_tiny.views import STEM, StemViews
+from fretsaw.recipes.fretsaw_tiny.views import STEM, seen
 from fretsaw.training.embedding_cache import EmbeddingCache
 from fretsaw.training.loop import read_log
+from fretsaw.training.stored_views import StoredViews
 from fretsaw.weights import load_state_dict
 from tiny import TINY_SAM2, random_weights
 
@@ -67,9 +68,9 @@ def config(photos, tmp_path, **changes) -> Config:
     return Config(str(photos), str(tmp_path / "run"), **(settings | {"prompts": 2, "validate_every": 0} | changes))
 
 
-def stored(photos, teacher, tmp_path) -> StemViews:
+def stored(photos, teacher, tmp_path) -> StoredViews:
     cache = EmbeddingCache(tmp_path / "views", teacher.checksum, teacher.preprocessing.key)
-    return StemViews(list_photos([photos]), teacher, SIZE, 0, cache, "cpu")
+    return StoredViews(list_photos([photos]), teacher, SIZE, 0, cache, "cpu", seen)
 
 
 def pixels_of(photos, teacher, index=0):

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from fretsaw.backbones.sam2 import join_final
 from fretsaw.methods.fretsaw_hr import HighResolutionBlock, HighResolutionEncoder
 from fretsaw.methods.sam_clicks import SamClicks
-from fretsaw.recipes.fretsaw_hr.data import ENTRY, StoredViews, attended
+from fretsaw.recipes.fretsaw_hr.data import ENTRY, attended
 from fretsaw.training.least_squares import fit_change
+from fretsaw.training.stored_views import StoredViews
 
 ROWS = 3
 """Every third token is fitted on: neighbours say nearly the same. Odd, since Hiera's position table repeats every two tokens of the third stage."""

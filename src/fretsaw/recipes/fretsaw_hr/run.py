@@ -19,13 +19,14 @@ from fretsaw.images import write_bytes
 from fretsaw.methods.fretsaw_hr import STRIDE, HighResolutionEncoder, HighResolutionParts, change_of, describe_parts
 from fretsaw.methods.sam_clicks import SamClicks
 from fretsaw.recipes.fretsaw_hr.config import FretsawHrConfig
-from fretsaw.recipes.fretsaw_hr.data import StoredViews
+from fretsaw.recipes.fretsaw_hr.data import seen
 from fretsaw.recipes.fretsaw_hr.fitting import fit_student
 from fretsaw.recipes.fretsaw_hr.steps import FretsawHrDistillation, agreement, parameter_groups
 from fretsaw.training.embedding_cache import EmbeddingCache
 from fretsaw.training.embeddings import stack, to_device
 from fretsaw.training.loop import Schedule, Watcher, cosine, fit, say
 from fretsaw.training.provenance import settings_text
+from fretsaw.training.stored_views import StoredViews
 from fretsaw.types import ImageEmbedding
 from fretsaw.weights import load_state_dict, load_strictly
 
@@ -73,7 +74,7 @@ def train(config: FretsawHrConfig, teacher: SamClicks, photos: list[Path], watch
     """Fit a student and let it learn, or go on with both; returns the number of steps made and the student."""
     teacher.requires_grad_(False).to(config.device)
     cache = EmbeddingCache(Path(config.cache or f"{config.out}/views"), teacher.checksum, teacher.preprocessing.key)
-    views = StoredViews(photos, teacher, config.size, config.seed, cache, config.device)
+    views = StoredViews(photos, teacher, config.size, config.seed, cache, config.device, seen)
     theirs: Any = teacher.image_encoder
     torch.manual_seed(config.seed)
     student = HighResolutionEncoder(copy.deepcopy(theirs), parts_of(config)).to(config.device)

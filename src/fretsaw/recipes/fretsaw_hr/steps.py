@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from fretsaw.methods.fretsaw_hr import HighResolutionBlock, HighResolutionEncoder
 from fretsaw.methods.sam_clicks import SamClicks
 from fretsaw.recipes.fretsaw_hr.config import FretsawHrConfig
-from fretsaw.recipes.fretsaw_hr.data import ENTRY, StoredViews, attended
+from fretsaw.recipes.fretsaw_hr.data import ENTRY, attended
 from fretsaw.training.embeddings import to_device
 from fretsaw.training.losses import standardised_mse
 from fretsaw.training.prompt_losses import prompted_losses, random_prompts
+from fretsaw.training.stored_views import StoredViews
 from fretsaw.types import ImageEmbedding
 
 NEW = ("padding", "scan.")

@@ -13,9 +13,10 @@ from torch.nn import functional as F
 from fretsaw.methods.sam_clicks import SamClicks, build_sam2
 from fretsaw.recipes.fretsaw_tiny.config import FretsawTinyConfig
 from fretsaw.recipes.fretsaw_tiny.pruning import narrow
-from fretsaw.recipes.fretsaw_tiny.views import STEM, StemViews
+from fretsaw.recipes.fretsaw_tiny.views import STEM
 from fretsaw.training.embedding_cache import SHARD_VIEWS
 from fretsaw.training.least_squares import fit_linear
+from fretsaw.training.stored_views import StoredViews
 from fretsaw.types import ImageEmbedding
 
 
@@ -23,7 +24,7 @@ def cut(
     weights: Mapping[str, Tensor],
     table: Mapping[str, Any],
     teacher: SamClicks,
-    views: StemViews,
+    views: StoredViews,
     config: FretsawTinyConfig,
     said: Callable[[str], None] = lambda text: None,
 ) -> SamClicks:

@@ -19,11 +19,12 @@ from fretsaw.recipes.fretsaw_tiny.config import FretsawTinyConfig
 from fretsaw.recipes.fretsaw_tiny.cut import cut
 from fretsaw.recipes.fretsaw_tiny.files import export, state_of, with_decoder
 from fretsaw.recipes.fretsaw_tiny.steps import FretsawTinyDistillation, agreement
-from fretsaw.recipes.fretsaw_tiny.views import StemViews
+from fretsaw.recipes.fretsaw_tiny.views import seen
 from fretsaw.training.embedding_cache import EmbeddingCache
 from fretsaw.training.embeddings import stack, to_device
 from fretsaw.training.loop import Schedule, Watcher, cosine, fit, say
 from fretsaw.training.provenance import settings_text
+from fretsaw.training.stored_views import StoredViews
 from fretsaw.types import ImageEmbedding
 from fretsaw.weights import load_state_dict
 
@@ -70,7 +71,7 @@ def train(
     """Cut the student out of the teacher and let it learn, or go on with both; returns the number of steps made and the student."""
     teacher.requires_grad_(False).to(config.device)
     cache = EmbeddingCache(Path(config.cache or f"{config.out}/views"), teacher.checksum, teacher.preprocessing.key)
-    views = StemViews(photos, teacher, config.size, config.seed, cache, config.device)
+    views = StoredViews(photos, teacher, config.size, config.seed, cache, config.device, seen)
     started = Path(config.out) / "start.safetensors"
     if started.exists():  # the cut is fitted once a run
         student = build_sam2(load_state_dict(started), table, config.size)

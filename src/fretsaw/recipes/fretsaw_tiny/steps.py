@@ -12,10 +12,11 @@ from torch.nn import functional as F
 from fretsaw.methods.sam_clicks import SamClicks
 from fretsaw.recipes.fretsaw_tiny.config import FretsawTinyConfig
 from fretsaw.recipes.fretsaw_tiny.cut import third_stage
-from fretsaw.recipes.fretsaw_tiny.views import STEM, StemViews
+from fretsaw.recipes.fretsaw_tiny.views import STEM
 from fretsaw.training.embeddings import to_device
 from fretsaw.training.losses import standardised_mse
 from fretsaw.training.prompt_losses import prompted_losses, random_prompts
+from fretsaw.training.stored_views import StoredViews
 from fretsaw.types import ImageEmbedding
 
 
@@ -50,7 +51,7 @@ class FretsawTinyDistillation(nn.Module):
         return {"loss": total, **losses}
 
 
-def agreement(student: SamClicks, teacher: SamClicks, views: StemViews, config: FretsawTinyConfig) -> dict[str, float]:
+def agreement(student: SamClicks, teacher: SamClicks, views: StoredViews, config: FretsawTinyConfig) -> dict[str, float]:
     """Return how near the student comes on held-out views: "final", as in training, and "mask IoU", of its masks with the teacher's."""
     distances: list[float] = []
     overlaps: list[Tensor] = []
