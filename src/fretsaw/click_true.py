@@ -81,6 +81,8 @@ class Patch:
     @classmethod
     def between(cls, before: np.ndarray, after: np.ndarray) -> Patch | None:
         """Return what makes logits (H, W) into others of the same size; None where they are equal."""
+        if before is after:
+            return None
         changed = before != after
         x0, y0, x1, y1 = mask_to_box(changed)
         if x0 == x1:
@@ -252,7 +254,7 @@ def _small(region: np.ndarray, clicked: Sequence[tuple[int, int]], origin: tuple
         row, column = row - origin[0], column - origin[1]
         if 0 <= row < height and 0 <= column < width:
             small[labels[row, column]] = False
-    return small[labels]
+    return small[labels] if small.any() else np.zeros(region.shape, bool)
 
 
 def _dot(wrong: np.ndarray, x: int, y: int, rules: ClickRules) -> np.ndarray:
